@@ -1,0 +1,42 @@
+//! facelatch: a door that knows its people.
+//!
+//! One daemon on one single-board computer: camera in; decision, relay and log out.
+//!
+//! ```text
+//! Camera → Frame → Detection → AlignedFace → Embedding → Match → Decision → LatchCommand → Latch
+//!                                                                     └→ Event (log, attendance)
+//! ```
+//!
+//! Data moves from left to right, and nothing on the right is imported by anything on its left. Three threads share the
+//! work: *capture* keeps only the newest frame, *recognise* turns a frame into a decision, *latch* owns the relay and
+//! locks again by itself at a deadline, so that a stalled camera or model can never hold a door open.
+//!
+//! Modules, in reading order:
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`vision`] | frames, boxes, the MTCNN cascade, tracks, quality, alignment, embeddings |
+//! | [`gallery`] | templates of known people; nearest and runner-up person |
+//! | [`policy`] | the only place that decides to open |
+//! | [`latch`] | the relay's pulse and the LEDs, over the lines of [`gpio`] |
+//! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
+//! | [`store`] | people and events on disk |
+//! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
+//! | [`config`] | the TOML file, its units, ranges and contradictions |
+//! | [`daemon`] | the wiring: threads, signals, order of start and of shutdown |
+//! | [`control`] | the unix socket through which commands ask the running daemon |
+//! | [`cli`] | the commands |
+//! | [`telemetry`] | logging and counters |
+#![forbid(unsafe_code)]
+
+pub mod camera;
+pub mod config;
+pub mod control;
+pub mod enroll;
+pub mod gallery;
+pub mod gpio;
+pub mod latch;
+pub mod policy;
+pub mod store;
+pub mod telemetry;
+pub mod vision;
