@@ -1,5 +1,7 @@
 //! The one TOML file: sections, units, defaults, and what cannot be right.
 
+mod defaults;
+
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
@@ -232,4 +234,10 @@ pub struct ControlConfig {
 pub struct LogConfig {
     /// error, warn, info, debug or trace; or env_logger's filter syntax. The environment's RUST_LOG goes first.
     pub level: String,
+}
+
+impl<'de> Deserialize<'de> for FalseMatchRate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        f64::deserialize(deserializer).map(FalseMatchRate)
+    }
 }
