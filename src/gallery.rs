@@ -1,8 +1,11 @@
 //! The templates of the people known, and the search for the nearest person. No threshold lives here.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
+use ndarray::{Array2, ArrayView1, Axis};
 use serde::{Deserialize, Serialize};
+
+use crate::vision::embed::{Embedding, ModelId};
 
 /// A person's number in the store. It stays when the person is renamed, and is not given again when the person is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,4 +25,194 @@ pub struct Match {
     pub distance: f32,
     /// The nearest of all other people, if there is one.
     pub runner_up: Option<(PersonId, f32)>,
+}
+
+/// One enrolled picture of a person, as an embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    pub person: PersonId,
+    pub embedding: Embedding,
+}
+
+/// How a person's several templates become one distance.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplateFusion {
+    /// Distance to the unit-length mean of the person's templates.
+    Mean,
+    /// Distance to the nearest of them.
+    Best,
+}
+
+/// Everybody who can be recognised, as one contiguous matrix of unit-length rows.
+#[derive(Clone, Debug)]
+pub struct Gallery {
+    model: ModelId,
+    /// Whose row each is.
+    owners: Vec<PersonId>,
+    /// [rows, dimension]
+    rows: Array2<f32>,
+    templates: usize,
+}
+
+impl Gallery {
+    /// Lays out the templates that were made by `model`; those of any other model cannot be compared and are left out.
+    pub fn new(model: ModelId, fusion: TemplateFusion, templates: &[Template]) -> Gallery {
+        let usable = || templates.iter().filter(|template| template.embedding.model() == model);
+        let dimension = usable().next().map_or(0, |template| template.embedding.values().len());
+        let fitting = || usable().filter(|template| template.embedding.values().len() == dimension);
+        let lines: Vec<(PersonId, Vec<f32>)> = match fusion {
+            TemplateFusion::Best => fitting().map(|t| (t.person, t.embedding.values().to_vec())).collect(),
+            TemplateFusion::Mean => means(fitting(), model),
+        };
+        let mut rows = Array2::zeros((0, dimension));
+        let mut owners = Vec::with_capacity(lines.len());
+        for (person, values) in lines {
+            rows.push_row(ArrayView1::from(&values)).expect("every line has the gallery's dimension, filtered above");
+            owners.push(person);
+        }
+        Gallery { model, owners, rows, templates: fitting().count() }
+    }
+
+    pub fn model(&self) -> ModelId {
+        self.model
+    }
+
+    pub fn people(&self) -> usize {
+        let mut owners = self.owners.clone();
+        owners.sort_unstable();
+        owners.dedup();
+        owners.len()
+    }
+
+    /// Templates that can be matched.
+    pub fn templates(&self) -> usize {
+        self.templates
+    }
+
+    /// The person nearest to the probe and the next nearest other person. None when nobody is enrolled or the probe is of another model.
+    pub fn search(&self, probe: &Embedding) -> Option<Match> {
+        if probe.model() != self.model || self.rows.is_empty() || probe.values().len() != self.rows.ncols() {
+            return None;
+        }
+        // Of unit vectors the nearest is the one with the largest inner product: |a − b|² = 2 − 2 a·b.
+        let likeness = self.rows.dot(&ArrayView1::from(probe.values()));
+        let mut nearest: Option<(usize, f32)> = None;
+        let mut runner_up: Option<(usize, f32)> = None;
+        for (row, &value) in likeness.iter().enumerate() {
+            let same_person = nearest.is_some_and(|(best, _)| self.owners[best] == self.owners[row]);
+            if nearest.is_none_or(|(_, best)| value > best) {
+                if !same_person {
+                    runner_up = nearest;
+                }
+                nearest = Some((row, value));
+            } else if !same_person && runner_up.is_none_or(|(_, next)| value > next) {
+                runner_up = Some((row, value));
+            }
+        }
+        // The distance itself is summed up anew: 2 − 2 a·b loses digits where it matters, near 0.
+        let distance = |row: usize| {
+            let square = self.rows.index_axis(Axis(0), row).iter().zip(probe.values()).map(|(a, b)| (a - b) * (a - b));
+            square.sum::<f32>().sqrt()
+        };
+        nearest.map(|(row, _)| Match {
+            person: self.owners[row],
+            distance: distance(row),
+            runner_up: runner_up.map(|(row, _)| (self.owners[row], distance(row))),
+        })
+    }
+}
+
+/// Unit-length means, one line per person in the order of their numbers. Templates that cancel each other out have no mean
+/// direction; such a person, whom no real pictures make, is left out.
+fn means<'a>(templates: impl Iterator<Item = &'a Template>, model: ModelId) -> Vec<(PersonId, Vec<f32>)> {
+    let mut sums: HashMap<PersonId, Vec<f32>> = HashMap::new();
+    for template in templates {
+        let sum = sums.entry(template.person).or_insert_with(|| vec![0.0; template.embedding.values().len()]);
+        sum.iter_mut().zip(template.embedding.values()).for_each(|(sum, value)| *sum += value);
+    }
+    let mut people: Vec<_> = sums.into_iter().collect();
+    people.sort_unstable_by_key(|(person, _)| *person);
+    people
+        .into_iter()
+        .filter_map(|(person, sum)| Embedding::new(sum, model).ok().map(|mean| (person, mean.values().to_vec())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MODEL: ModelId = ModelId([7; 16]);
+    const OTHER_MODEL: ModelId = ModelId([8; 16]);
+
+    fn template(person: u32, values: &[f32]) -> Template {
+        Template { person: PersonId(person), embedding: Embedding::new(values.to_vec(), MODEL).unwrap() }
+    }
+
+    fn templates() -> impl Strategy<Value = Vec<Template>> {
+        let one = (0u32..5, proptest::array::uniform4(0.01f32..1.0));
+        proptest::collection::vec(one.prop_map(|(person, values)| template(person, &values)), 0..30)
+    }
+
+    /// By the definition: each person's distance, sorted.
+    fn naive(templates: &[Template], fusion: TemplateFusion, probe: &Embedding) -> Vec<(PersonId, f32)> {
+        let mut people: Vec<PersonId> = templates.iter().map(|t| t.person).collect();
+        people.sort();
+        people.dedup();
+        let mut distances: Vec<(PersonId, f32)> = people
+            .into_iter()
+            .map(|person| {
+                let of = || templates.iter().filter(|t| t.person == person).map(|t| &t.embedding);
+                let distance = match fusion {
+                    TemplateFusion::Best => of().map(|e| e.distance(probe).unwrap()).fold(f32::INFINITY, f32::min),
+                    TemplateFusion::Mean => {
+                        let sum = (0..4).map(|i| of().map(|e| e.values()[i]).sum()).collect();
+                        Embedding::new(sum, MODEL).unwrap().distance(probe).unwrap()
+                    }
+                };
+                (person, distance)
+            })
+            .collect();
+        distances.sort_by(|a, b| a.1.total_cmp(&b.1));
+        distances
+    }
+
+    proptest! {
+        #[test]
+        fn the_search_finds_what_the_naive_one_finds(templates in templates(), probe in proptest::array::uniform4(0.01f32..1.0)) {
+            let probe = Embedding::new(probe.to_vec(), MODEL).unwrap();
+            for fusion in [TemplateFusion::Best, TemplateFusion::Mean] {
+                let found = Gallery::new(MODEL, fusion, &templates).search(&probe);
+                let expected = naive(&templates, fusion, &probe);
+                prop_assert_eq!(found.is_some(), !expected.is_empty());
+                if let Some(found) = found {
+                    prop_assert!((found.distance - expected[0].1).abs() < 1e-4);
+                    prop_assert_eq!(found.runner_up.is_some(), expected.len() > 1);
+                    if let Some((person, distance)) = found.runner_up {
+                        prop_assert!((distance - expected[1].1).abs() < 1e-4);
+                        prop_assert_ne!(person, found.person, "the runner-up is another person");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn templates_of_another_model_never_match() {
+        let stranger = Embedding::new(vec![1.0, 0.0], OTHER_MODEL).unwrap();
+        let mixed = [template(1, &[1.0, 0.0]), Template { person: PersonId(2), embedding: stranger.clone() }];
+        let gallery = Gallery::new(MODEL, TemplateFusion::Mean, &mixed);
+        assert_eq!((gallery.people(), gallery.templates()), (1, 1));
+        assert_eq!(gallery.search(&stranger), None, "a probe of another model finds nobody");
+        let own = Embedding::new(vec![0.0, 1.0], MODEL).unwrap();
+        assert_eq!(gallery.search(&own).unwrap().runner_up, None, "and person 2 is not there at all");
+    }
+
+    #[test]
+    fn an_empty_gallery_knows_nobody() {
+        let probe = Embedding::new(vec![1.0, 0.0], MODEL).unwrap();
+        assert_eq!(Gallery::new(MODEL, TemplateFusion::Mean, &[]).search(&probe), None);
+    }
 }

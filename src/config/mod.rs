@@ -6,6 +6,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+use crate::gallery::TemplateFusion;
+
 /// Everything a person may set. Every key has a default, so an empty file is a valid configuration of the default paths.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -143,16 +145,6 @@ pub enum SeveralFaces {
     Refuse,
     /// Any known face opens, whoever stands beside it.
     AnyKnown,
-}
-
-/// How a person's several templates become one distance.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum TemplateFusion {
-    /// Distance to the unit-length mean of the person's templates.
-    Mean,
-    /// Distance to the nearest of them.
-    Best,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]

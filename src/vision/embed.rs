@@ -1,8 +1,17 @@
 //! From an aligned face to a unit-length embedding.
 
-use std::fmt;
+use std::{fmt, io::Cursor};
 
+use ndarray::{Array2, ArrayView1};
+use ndarray_npy::ReadNpyExt;
 use serde::{Deserialize, Serialize};
+
+use super::{
+    align::{self, AlignedFace},
+    geometry::Detection,
+    manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, PixelEntry, Precision},
+    net::{Net, NetError, NetFile},
+};
 
 /// Identifies what made an embedding: backbone, last layer, preparation of pixels and alignment. The same for every
 /// precision of the same net. Embeddings of different models are never compared.
@@ -60,5 +69,159 @@ impl Embedding {
     pub fn distance(&self, other: &Embedding) -> Option<f32> {
         let same = self.model == other.model && self.values.len() == other.values.len();
         same.then(|| self.values.iter().zip(&other.values).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt())
+    }
+}
+
+/// A backbone and, if it is kept apart, its last layer: what turns an aligned face into an [`Embedding`]. Clones share the net.
+#[derive(Clone)]
+pub struct Embedder {
+    net: Net,
+    /// [dimension, features]; None when the net's own output is the embedding.
+    last_layer: Option<Array2<f32>>,
+    pixels: PixelEntry,
+    alignment: AlignmentEntry,
+    dimension: usize,
+    model: ModelId,
+}
+
+/// Why a face has no embedding, or an embedder cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error("{file}: {problem}")]
+    LastLayer { file: String, problem: String },
+    #[error("net \"{net}\": {problem}")]
+    Shape { net: String, problem: String },
+    #[error(transparent)]
+    NoDirection(#[from] NoDirection),
+}
+
+impl Embedder {
+    /// Loads an embedder of the manifest, its files verified.
+    ///
+    /// # Errors
+    /// A file is missing, changed or of the wrong shape, or a weight is not a finite number.
+    pub fn load(manifest: &Manifest, entry: &NetEntry, precision: Precision) -> Result<Embedder, EmbedError> {
+        let shape_error = |problem: String| EmbedError::Shape { net: entry.name.clone(), problem };
+        let file = NetFile::read(&entry.name, &manifest.read_net(entry)?, precision)?;
+        let last_layer = match &entry.last_layer {
+            None => None,
+            Some(layer) => {
+                let problem = |problem: String| EmbedError::LastLayer { file: layer.file.clone(), problem };
+                let weights = Array2::<f32>::read_npy(Cursor::new(manifest.read_layer(layer)?))
+                    .map_err(|error| problem(format!("not a two-dimensional array of f32: {error}")))?;
+                if weights.iter().any(|weight| !weight.is_finite()) {
+                    return Err(problem("a weight is not a finite number".into()));
+                }
+                Some(weights)
+            }
+        };
+        let (Some(dimension), Some(alignment)) = (entry.dimension, entry.alignment.clone()) else {
+            return Err(shape_error("an embedder needs dimension and alignment".into()));
+        };
+        let embedder = Embedder {
+            net: file.plan(entry.input[0], entry.input[1])?,
+            last_layer,
+            pixels: entry.pixels,
+            alignment,
+            dimension,
+            model: entry.model_id(),
+        };
+        // One run on grey shows that the shapes fit together, at start and not at the first visitor.
+        let grey = vec![0.0; 3 * entry.input[0] * entry.input[1]];
+        let made = embedder.project(embedder.net.run(&grey)?.values()).map_err(shape_error)?.len();
+        if made != dimension {
+            return Err(shape_error(format!("it makes {made} numbers, the manifest says {dimension}")));
+        }
+        Ok(embedder)
+    }
+
+    pub fn model(&self) -> ModelId {
+        self.model
+    }
+
+    /// Numbers in an embedding.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// Cuts the face out as this embedder was trained on it; None for degenerate landmarks.
+    pub fn align(&self, picture: &image::RgbImage, detection: &Detection) -> Option<AlignedFace> {
+        let (height, width) = self.net.input();
+        align::align(picture, detection, &self.alignment, (width as u32, height as u32))
+    }
+
+    /// The face's embedding.
+    ///
+    /// # Errors
+    /// The net failed, or its output has no direction.
+    pub fn embed(&self, face: &AlignedFace) -> Result<Embedding, EmbedError> {
+        let output = self.net.run(&self.prepare(face))?;
+        let values =
+            self.project(output.values()).map_err(|problem| EmbedError::Shape { net: "embedder".into(), problem })?;
+        Ok(Embedding::new(values, self.model)?)
+    }
+
+    fn prepare(&self, AlignedFace(face): &AlignedFace) -> Vec<f32> {
+        let PixelEntry { order, mean, scale } = self.pixels;
+        let channels = match order {
+            ChannelOrder::Rgb => [0, 1, 2],
+            ChannelOrder::Bgr => [2, 1, 0],
+        };
+        let plane = |channel: usize| face.pixels().map(move |pixel| (f32::from(pixel[channel]) - mean) * scale);
+        channels.into_iter().flat_map(plane).collect()
+    }
+
+    fn project(&self, features: &[f32]) -> Result<Vec<f32>, String> {
+        match &self.last_layer {
+            None => Ok(features.to_vec()),
+            Some(layer) if layer.ncols() == features.len() => Ok(layer.dot(&ArrayView1::from(features)).to_vec()),
+            Some(layer) => Err(format!("it makes {} features, its last layer takes {}", features.len(), layer.ncols())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MODEL: ModelId = ModelId([1; 16]);
+
+    proptest! {
+        #[test]
+        fn embeddings_have_unit_length_or_are_refused(values in proptest::collection::vec(-1e3f32..1e3, 1..64)) {
+            match Embedding::new(values.clone(), MODEL) {
+                Ok(e) => prop_assert!((e.values().iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-4),
+                Err(_) => prop_assert!(values.iter().all(|v| v.abs() < 1e-18)),
+            }
+        }
+
+        #[test]
+        fn distances_lie_between_0_and_2(a in proptest::array::uniform8(-1f32..1.0), b in proptest::array::uniform8(-1f32..1.0)) {
+            if let (Ok(a), Ok(b)) = (Embedding::new(a.to_vec(), MODEL), Embedding::new(b.to_vec(), MODEL)) {
+                let d = a.distance(&b).unwrap();
+                prop_assert!((0.0..=2.0001).contains(&d));
+                prop_assert!(a.distance(&a).unwrap() < 1e-3);
+                prop_assert!((d - b.distance(&a).unwrap()).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_direction_is_no_embedding() {
+        for bad in [vec![0.0; 4], vec![f32::NAN, 1.0], vec![f32::INFINITY, 1.0], vec![]] {
+            assert!(Embedding::new(bad, MODEL).is_err());
+        }
+    }
+
+    #[test]
+    fn embeddings_of_different_models_have_no_distance() {
+        let one = Embedding::new(vec![1.0, 0.0], MODEL).unwrap();
+        let other = Embedding::new(vec![1.0, 0.0], ModelId([2; 16])).unwrap();
+        assert_eq!(one.distance(&other), None);
     }
 }

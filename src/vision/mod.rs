@@ -1,6 +1,127 @@
 //! From a camera's bytes to a unit-length embedding: nothing here knows people, thresholds, doors or the time of day.
 
+pub mod align;
 pub mod embed;
 pub mod frame;
 pub mod geometry;
+pub mod manifest;
+pub mod mtcnn;
+pub mod net;
 pub mod pixels;
+mod precision;
+pub mod quality;
+pub mod resize;
+pub mod track;
+
+use std::path::Path;
+
+use image::RgbImage;
+
+use embed::{EmbedError, Embedder, Embedding};
+use geometry::Detection;
+use manifest::{Manifest, ManifestError, NetEntry, Precision, Role};
+use mtcnn::{Mtcnn, MtcnnSettings};
+use net::{NetError, NetFile};
+use quality::Quality;
+
+/// Detector and embedder, loaded. Clones share the nets, so each thread can have one.
+#[derive(Clone)]
+pub struct Vision {
+    detector: Mtcnn,
+    embedder: Embedder,
+}
+
+/// Why the models cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum VisionError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+    #[error("embedder \"{net}\" cannot be run as {wanted}; the manifest offers {offered}")]
+    Precision { net: String, wanted: Precision, offered: String },
+}
+
+/// A face of a picture with all that is known about it but whose it is.
+#[derive(Clone, Debug)]
+pub struct Face {
+    pub detection: Detection,
+    pub quality: Quality,
+    pub embedding: Embedding,
+}
+
+impl Vision {
+    /// Loads the detector and the embedder of that name from the folder of the manifest, every file verified.
+    ///
+    /// Nets that do not offer `precision` (P-Net is always calculated in floating point, its integer form being slower) use
+    /// the one they have; the embedder must offer it.
+    ///
+    /// # Errors
+    /// What is missing, changed or of another shape than the manifest says.
+    pub fn load(
+        dir: &Path,
+        embedder: &str,
+        precision: Precision,
+        settings: MtcnnSettings,
+    ) -> Result<Vision, VisionError> {
+        let manifest = Manifest::load(dir)?;
+        let entry = manifest.embedder(embedder)?;
+        if !entry.precisions.contains(&precision) {
+            let offered = entry.precisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(VisionError::Precision { net: entry.name.clone(), wanted: precision, offered });
+        }
+        let file = |role: Role| -> Result<NetFile, VisionError> {
+            let net = manifest.detector(role)?;
+            Ok(NetFile::read(&net.name, &manifest.read_net(net)?, offered(net, precision))?)
+        };
+        let detector = Mtcnn::new(file(Role::Pnet)?, &file(Role::Rnet)?, &file(Role::Onet)?, settings)?;
+        Ok(Vision { detector, embedder: Embedder::load(&manifest, entry, precision)? })
+    }
+
+    /// The same nets looking for faces of another size.
+    pub fn with_settings(&self, settings: MtcnnSettings) -> Vision {
+        Vision { detector: self.detector.with_settings(settings), embedder: self.embedder.clone() }
+    }
+
+    pub fn settings(&self) -> MtcnnSettings {
+        self.detector.settings()
+    }
+
+    pub fn embedder(&self) -> &Embedder {
+        &self.embedder
+    }
+
+    /// Finds the faces of a picture, the most certain first.
+    ///
+    /// # Errors
+    /// A net failed.
+    pub fn detect(&mut self, picture: &RgbImage) -> Result<Vec<Detection>, VisionError> {
+        Ok(self.detector.detect(picture)?)
+    }
+
+    /// Quality of a detected face and the picture to embed; None for degenerate landmarks.
+    pub fn look(&self, picture: &RgbImage, detection: &Detection) -> Option<(Quality, align::AlignedFace)> {
+        let aligned = self.embedder.align(picture, detection)?;
+        Some((Quality::of(detection, &aligned), aligned))
+    }
+
+    /// Detects, aligns, measures and embeds every face of a picture.
+    ///
+    /// # Errors
+    /// A net failed.
+    pub fn faces(&mut self, picture: &RgbImage) -> Result<Vec<Face>, VisionError> {
+        let detections = self.detect(picture)?;
+        let whole = detections.into_iter().filter_map(|detection| {
+            let (quality, aligned) = self.look(picture, &detection)?;
+            Some(self.embedder.embed(&aligned).map(|embedding| Face { detection, quality, embedding }))
+        });
+        Ok(whole.collect::<Result<_, _>>()?)
+    }
+}
+
+/// The precision wanted where the net offers it, or else the first it offers.
+fn offered(net: &NetEntry, wanted: Precision) -> Precision {
+    if net.precisions.contains(&wanted) { wanted } else { net.precisions[0] }
+}

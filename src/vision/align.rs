@@ -1,0 +1,277 @@
+//! From a detection to the fixed picture of a face that an embedder was trained on.
+
+use image::{Rgb, RgbImage};
+
+use super::{
+    geometry::{BoundingBox, Detection, Landmarks, Point},
+    manifest::AlignmentEntry,
+    resize::{Region, resize_to_planes},
+};
+
+/// Below this scale bilinear sampling would skip pixels, so the picture is averaged over blocks first.
+const SMOOTHED_BELOW: f64 = 0.6;
+
+/// A face cut out, turned and scaled as an embedder wants it: 8-bit RGB, exactly the net's input size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlignedFace(pub RgbImage);
+
+/// A similarity transform (turn, scale, shift; no mirroring): `x' = a·x − b·y + tx`, `y' = b·x + a·y + ty`, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Similarity {
+    pub a: f64,
+    pub b: f64,
+    pub tx: f64,
+    pub ty: f64,
+}
+
+impl Similarity {
+    /// The transform that brings `from` onto `to` with the least sum of weighted squared distances
+    /// (Umeyama 1991, eq. 40–42, for the plane, where it has this closed form without a decomposition).
+    ///
+    /// None when all points coincide or are not finite: there is no scale then.
+    pub fn fit(from: &[Point; 5], to: &[Point; 5], weights: &[f32; 5]) -> Option<Similarity> {
+        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+        let mean = |points: &[Point; 5]| {
+            let sums = points.iter().zip(weights).fold((0.0, 0.0), |(x, y), (p, &w)| {
+                (x + f64::from(w) * f64::from(p.x), y + f64::from(w) * f64::from(p.y))
+            });
+            (sums.0 / total, sums.1 / total)
+        };
+        let ((fx, fy), (gx, gy)) = (mean(from), mean(to));
+        let (mut along, mut across, mut spread) = (0.0, 0.0, 0.0);
+        for ((f, g), &weight) in from.iter().zip(to).zip(weights) {
+            let (x, y) = (f64::from(f.x) - fx, f64::from(f.y) - fy);
+            let (u, v) = (f64::from(g.x) - gx, f64::from(g.y) - gy);
+            let weight = f64::from(weight);
+            along += weight * (x * u + y * v);
+            across += weight * (x * v - y * u);
+            spread += weight * (x * x + y * y);
+        }
+        let (a, b) = (along / spread, across / spread);
+        let fitted = Similarity { a, b, tx: gx - a * fx + b * fy, ty: gy - b * fx - a * fy };
+        let usable = [fitted.a, fitted.b, fitted.tx, fitted.ty].iter().all(|v| v.is_finite()) && fitted.scale() > 1e-6;
+        usable.then_some(fitted)
+    }
+
+    /// Length in the result of one pixel of the source.
+    pub fn scale(&self) -> f64 {
+        self.a.hypot(self.b)
+    }
+
+    pub fn apply(&self, x: f64, y: f64) -> (f64, f64) {
+        (self.a * x - self.b * y + self.tx, self.b * x + self.a * y + self.ty)
+    }
+
+    /// The way back.
+    pub fn inverse(&self) -> Similarity {
+        let square = self.a * self.a + self.b * self.b;
+        let (a, b) = (self.a / square, -self.b / square);
+        Similarity { a, b, tx: -(a * self.tx - b * self.ty), ty: -(b * self.tx + a * self.ty) }
+    }
+}
+
+/// Cuts a face out for an embedder whose input is `width` × `height` pixels.
+///
+/// None when the landmarks or the box are degenerate: such a detection is no face to decide on.
+pub fn align(
+    picture: &RgbImage,
+    detection: &Detection,
+    alignment: &AlignmentEntry,
+    (width, height): (u32, u32),
+) -> Option<AlignedFace> {
+    match alignment {
+        AlignmentEntry::FivePoints { weights, .. } => {
+            let fitted = Similarity::fit(&detection.landmarks.0, &alignment.points()?, weights)?;
+            Some(AlignedFace(warp(picture, &fitted, width, height)))
+        }
+        AlignmentEntry::Box { box_margin } => crop_box(picture, detection.bounding_box, *box_margin, width, height),
+    }
+}
+
+/// The picture seen through `transform`: bilinear, black outside, pixel centres at whole numbers; averaged over blocks of
+/// whole pixels beforehand where it shrinks strongly.
+fn warp(picture: &RgbImage, transform: &Similarity, width: u32, height: u32) -> RgbImage {
+    let block = if transform.scale() < SMOOTHED_BELOW { (1.0 / transform.scale()).floor() as u32 } else { 1 };
+    let averaged;
+    let (source, block) = if block > 1 && picture.width() >= block && picture.height() >= block {
+        averaged = block_means(picture, block);
+        (&averaged, block)
+    } else {
+        (picture, 1)
+    };
+    let back = transform.inverse();
+    let offset = f64::from(block - 1) / 2.0;
+    RgbImage::from_fn(width, height, |x, y| {
+        let (u, v) = back.apply(f64::from(x), f64::from(y));
+        bilinear(source, (u - offset) / f64::from(block), (v - offset) / f64::from(block))
+    })
+}
+
+/// Means of blocks of `block` × `block` pixels; an incomplete last row or column of blocks is left out.
+fn block_means(picture: &RgbImage, block: u32) -> RgbImage {
+    let count = (block * block) as f32;
+    RgbImage::from_fn(picture.width() / block, picture.height() / block, |x, y| {
+        let mut sums = [0u32; 3];
+        for (v, u) in (0..block).flat_map(|v| (0..block).map(move |u| (v, u))) {
+            let pixel = picture.get_pixel(x * block + u, y * block + v);
+            (0..3).for_each(|channel| sums[channel] += u32::from(pixel[channel]));
+        }
+        Rgb(sums.map(|sum| (sum as f32 / count + 0.5).floor() as u8))
+    })
+}
+
+fn bilinear(picture: &RgbImage, x: f64, y: f64) -> Rgb<u8> {
+    let (left, top) = (x.floor(), y.floor());
+    let (right_share, bottom_share) = ((x - left) as f32, (y - top) as f32);
+    let mut sums = [0.0f32; 3];
+    for (dx, dy, share) in [
+        (0, 0, (1.0 - right_share) * (1.0 - bottom_share)),
+        (1, 0, right_share * (1.0 - bottom_share)),
+        (0, 1, (1.0 - right_share) * bottom_share),
+        (1, 1, right_share * bottom_share),
+    ] {
+        let (u, v) = (left as i64 + dx, top as i64 + dy);
+        if (0..i64::from(picture.width())).contains(&u) && (0..i64::from(picture.height())).contains(&v) {
+            let pixel = picture.get_pixel(u as u32, v as u32);
+            (0..3).for_each(|channel| sums[channel] += share * f32::from(pixel[channel]));
+        }
+    }
+    Rgb(sums.map(|sum| (sum + 0.5).floor().clamp(0.0, 255.0) as u8))
+}
+
+/// The box, made square around its centre and widened by `margin` of its side (half of it on each edge), as far as it lies in the picture.
+fn crop_box(picture: &RgbImage, b: BoundingBox, margin: f32, width: u32, height: u32) -> Option<AlignedFace> {
+    let half = b.side() * (1.0 + margin) / 2.0;
+    let center = b.center();
+    let within = |value: f32, most: u32| value.round().clamp(0.0, most as f32) as u32;
+    let (x1, x2) = (within(center.x - half, picture.width()), within(center.x + half, picture.width()));
+    let (y1, y2) = (within(center.y - half, picture.height()), within(center.y + half, picture.height()));
+    if x2 <= x1 || y2 <= y1 {
+        return None;
+    }
+    let region = Region { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
+    let mut planes = Vec::new();
+    resize_to_planes(picture, region, width as usize, height as usize, &mut planes);
+    let plane = (width * height) as usize;
+    Some(AlignedFace(RgbImage::from_fn(width, height, |x, y| {
+        let index = (y * width + x) as usize;
+        Rgb([0, 1, 2].map(|channel| planes[channel * plane + index] as u8))
+    })))
+}
+
+/// How far the head is turned to a side or tilted up or down, 0 (straight) to 1 (profile): where the nose tip lies between
+/// the eyes, and between the line of the eyes and that of the mouth, against a straight face.
+pub fn turn(landmarks: &Landmarks) -> f32 {
+    let [left_eye, right_eye, nose, left_mouth, right_mouth] = landmarks.0;
+    let middle = |a: Point, b: Point| Point { x: (a.x + b.x) / 2.0, y: (a.y + b.y) / 2.0 };
+    let (eyes, mouth) = (middle(left_eye, right_eye), middle(left_mouth, right_mouth));
+    let axis = Point { x: right_eye.x - left_eye.x, y: right_eye.y - left_eye.y };
+    let eye_distance = axis.x.hypot(axis.y);
+    // Sideways: the nose's offset along the eyes' line from the middle of eyes and mouth; half an eye distance is a profile.
+    let center = middle(eyes, mouth);
+    let sideways = ((nose.x - center.x) * axis.x + (nose.y - center.y) * axis.y) / eye_distance / (eye_distance / 2.0);
+    // Up and down: the nose's share of the way from eyes to mouth, about 0.55 on a straight face.
+    let down = Point { x: mouth.x - eyes.x, y: mouth.y - eyes.y };
+    let length = down.x.hypot(down.y);
+    let share = ((nose.x - eyes.x) * down.x + (nose.y - eyes.y) * down.y) / (length * length);
+    let turn = sideways.abs().max((share - 0.55).abs() / 0.55);
+    // Degenerate points give NaN or infinity: as bad as a profile.
+    if turn.is_finite() { turn.min(1.0) } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TEMPLATE: [Point; 5] = [
+        Point { x: 48.55, y: 46.66 },
+        Point { x: 102.36, y: 46.73 },
+        Point { x: 75.34, y: 78.50 },
+        Point { x: 51.81, y: 105.40 },
+        Point { x: 98.99, y: 105.65 },
+    ];
+    const WEIGHTS: [f32; 5] = [1.0, 1.0, 0.12, 0.15, 0.15];
+
+    fn error(fitted: &Similarity, from: &[Point; 5]) -> f64 {
+        from.iter()
+            .zip(&TEMPLATE)
+            .zip(&WEIGHTS)
+            .map(|((f, t), &w)| {
+                let (x, y) = fitted.apply(f64::from(f.x), f64::from(f.y));
+                f64::from(w) * ((x - f64::from(t.x)).powi(2) + (y - f64::from(t.y)).powi(2))
+            })
+            .sum()
+    }
+
+    fn points() -> impl Strategy<Value = [Point; 5]> {
+        proptest::array::uniform5((0f32..600.0, 0f32..400.0)).prop_map(|five| five.map(|(x, y)| Point { x, y }))
+    }
+
+    proptest! {
+        #[test]
+        fn no_nearby_similarity_fits_better(from in points(), da in -1e-3f64..1e-3, db in -1e-3f64..1e-3, dt in -0.5f64..0.5) {
+            if let Some(best) = Similarity::fit(&from, &TEMPLATE, &WEIGHTS) {
+                let other = Similarity { a: best.a + da, b: best.b + db, tx: best.tx + dt, ty: best.ty - dt };
+                prop_assert!(error(&best, &from) <= error(&other, &from) + 1e-6);
+            }
+        }
+
+        #[test]
+        fn a_similarity_is_found_again(angle in -3f64..3.0, scale in 0.05f64..20.0, tx in -300f64..300.0, ty in -300f64..300.0) {
+            let truth = Similarity { a: scale * angle.cos(), b: scale * angle.sin(), tx, ty };
+            let moved = TEMPLATE.map(|p| {
+                let (x, y) = truth.inverse().apply(f64::from(p.x), f64::from(p.y));
+                Point { x: x as f32, y: y as f32 }
+            });
+            let fitted = Similarity::fit(&moved, &TEMPLATE, &WEIGHTS).unwrap();
+            prop_assert!((fitted.scale() / scale - 1.0).abs() < 1e-2);
+            prop_assert!(error(&fitted, &moved) < 1e-2);
+        }
+
+        #[test]
+        fn there_and_back_is_where_it_was(a in -3f64..3.0, b in 0.1f64..3.0, x in -100f64..100.0, y in -100f64..100.0) {
+            let there = Similarity { a, b, tx: 5.0, ty: -7.0 };
+            let (u, v) = there.apply(x, y);
+            let (p, q) = there.inverse().apply(u, v);
+            prop_assert!((p - x).abs() < 1e-6 && (q - y).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn coinciding_points_have_no_alignment() {
+        assert_eq!(Similarity::fit(&[Point { x: 3.0, y: 3.0 }; 5], &TEMPLATE, &WEIGHTS), None);
+        assert_eq!(Similarity::fit(&[Point { x: f32::NAN, y: 3.0 }; 5], &TEMPLATE, &WEIGHTS), None);
+    }
+
+    #[test]
+    fn a_picture_already_aligned_stays_as_it_is_and_beyond_it_is_black() {
+        let picture = RgbImage::from_fn(150, 150, |x, y| Rgb([x as u8, y as u8, 77]));
+        let detection = Detection { bounding_box: BoundingBox::default(), score: 1.0, landmarks: Landmarks(TEMPLATE) };
+        let alignment = AlignmentEntry::FivePoints { points: TEMPLATE.map(|p| [p.x, p.y]), weights: WEIGHTS };
+        let AlignedFace(face) = align(&picture, &detection, &alignment, (160, 150)).unwrap();
+        let off = |x, y| (i32::from(face.get_pixel(x, y)[0]) - x as i32).abs();
+        assert!((1..149).all(|i| off(i, 75) <= 1 && off(i, i) <= 1));
+        assert_eq!(face.get_pixel(155, 75), &Rgb([0, 0, 0]));
+    }
+
+    #[test]
+    fn strong_shrinking_averages_instead_of_skipping() {
+        // A checkerboard of single pixels, shrunk to a fifth, is grey; sampling alone would give black and white.
+        let picture = RgbImage::from_fn(500, 500, |x, y| Rgb([if (x + y) % 2 == 0 { 255 } else { 0 }; 3]));
+        let face = warp(&picture, &Similarity { a: 0.2, b: 0.0, tx: 0.0, ty: 0.0 }, 90, 90);
+        assert!(face.pixels().all(|p| (100..156).contains(&p[0])));
+    }
+
+    #[test]
+    fn a_straight_face_is_not_turned_and_a_profile_is() {
+        let mut face = Landmarks(TEMPLATE);
+        assert!(turn(&face) < 0.1, "{}", turn(&face));
+        face.0[2].x = face.0[1].x;
+        assert!(turn(&face) > 0.9, "{}", turn(&face));
+        face.0[2] = TEMPLATE[2];
+        face.0[2].y = face.0[3].y;
+        assert!(turn(&face) > 0.5);
+        assert_eq!(turn(&Landmarks::default()), 1.0);
+    }
+}

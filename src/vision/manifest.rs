@@ -1,0 +1,427 @@
+//! The model manifest `models.toml`: which files there are, what they are for, and how a face has to be prepared for them.
+//!
+//! A file is read once, its SHA-256 compared with the manifest's, and what was compared is what is loaded.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{embed::ModelId, geometry::Point};
+
+/// The manifest and the folder it was read from.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    dir: PathBuf,
+    nets: Vec<NetEntry>,
+}
+
+/// What a net is for.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Pnet,
+    Rnet,
+    Onet,
+    Embedder,
+}
+
+/// How a quantized net is calculated.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 8-bit weights, 32-bit floating-point arithmetic.
+    W8,
+    /// 8-bit weights, 8-bit activations, integer arithmetic.
+    Int8,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Precision::W8 => "w8",
+            Precision::Int8 => "int8",
+        })
+    }
+}
+
+/// One `[[net]]` of the manifest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetEntry {
+    pub name: String,
+    pub role: Role,
+    pub file: String,
+    /// Hexadecimal.
+    pub sha256: String,
+    /// The forms this net may be run in.
+    pub precisions: Vec<Precision>,
+    /// Height and width in pixels; for P-Net the smallest.
+    pub input: [usize; 2],
+    pub license: String,
+    pub origin: String,
+    /// Embedders only: numbers in an embedding.
+    pub dimension: Option<usize>,
+    /// Embedders only: a dense layer kept in a file of its own because it can be retrained.
+    pub last_layer: Option<LayerEntry>,
+    /// Embedders only: what a pixel becomes before the net sees it.
+    #[serde(default)]
+    pub pixels: PixelEntry,
+    /// Embedders only: how the face is cut out.
+    pub alignment: Option<AlignmentEntry>,
+    /// Embedders only: measured distance thresholds.
+    #[serde(default)]
+    pub thresholds: Vec<Threshold>,
+}
+
+/// A dense layer: a `.npy` file, f32, [dimension, features].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerEntry {
+    pub file: String,
+    pub sha256: String,
+}
+
+/// `(pixel − mean) · scale`, in the given channel order.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct PixelEntry {
+    pub order: ChannelOrder,
+    pub mean: f32,
+    pub scale: f32,
+}
+
+impl Default for PixelEntry {
+    fn default() -> Self {
+        PixelEntry { order: ChannelOrder::Rgb, mean: 0.0, scale: 1.0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelOrder {
+    Rgb,
+    Bgr,
+}
+
+/// How a face is cut out for an embedder.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum AlignmentEntry {
+    /// The five landmarks are brought onto `points` (pixels of the net's input) by the similarity transform with the least weighted squares.
+    FivePoints { points: [[f32; 2]; 5], weights: [f32; 5] },
+    /// The detector's box, made square and widened by `box_margin` of its side, is scaled to the input.
+    Box { box_margin: f32 },
+}
+
+/// A measured point: at this distance, this share of comparisons of different people is a (false) match.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Threshold {
+    pub fmr: f64,
+    pub distance: f32,
+}
+
+/// Why a model cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("{path}: {source}; reinstall the models or set models.dir to their folder")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {problem}")]
+    Parse { path: PathBuf, problem: String },
+    #[error(
+        "{path}: its SHA-256 is {got}, the manifest says {expected}: the file was changed or damaged; reinstall the models"
+    )]
+    Hash { path: PathBuf, expected: String, got: String },
+    #[error("{path}: there is no embedder \"{name}\"; there are: {known}")]
+    UnknownEmbedder { path: PathBuf, name: String, known: String },
+    #[error("{path}: net \"{net}\": {problem}")]
+    Entry { path: PathBuf, net: String, problem: String },
+    #[error(
+        "embedder \"{net}\": no distance was measured for a false-match rate of {wanted:e}, only from {least:e} to {most:e}; choose one in this range or set recognition.max_distance"
+    )]
+    Unmeasured { net: String, wanted: f64, least: f64, most: f64 },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManifestFile {
+    version: u32,
+    net: Vec<NetEntry>,
+}
+
+impl Manifest {
+    /// Reads `dir/models.toml`. No model file is opened yet.
+    ///
+    /// # Errors
+    /// Missing or unreadable file, unknown keys, a version this program does not know, contradictory entries.
+    pub fn load(dir: &Path) -> Result<Manifest, ManifestError> {
+        let path = dir.join("models.toml");
+        let text = fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        let file: ManifestFile = toml::from_str(&text)
+            .map_err(|error| ManifestError::Parse { path: path.clone(), problem: error.to_string() })?;
+        if file.version != 1 {
+            let problem = format!("version {} is newer than this program, which knows version 1", file.version);
+            return Err(ManifestError::Parse { path, problem });
+        }
+        let manifest = Manifest { dir: dir.to_owned(), nets: file.net };
+        manifest.nets.iter().try_for_each(|net| manifest.check(net))?;
+        Ok(manifest)
+    }
+
+    fn check(&self, net: &NetEntry) -> Result<(), ManifestError> {
+        let entry_error = |problem: String| ManifestError::Entry { path: self.path(), net: net.name.clone(), problem };
+        if net.precisions.is_empty() {
+            return Err(entry_error("precisions is empty; give [\"w8\"], [\"int8\"] or both".into()));
+        }
+        if net.input.iter().any(|side| !(12..=1024).contains(side)) {
+            return Err(entry_error(format!(
+                "input {:?} is out of range; give [height, width] of 12 to 1024",
+                net.input
+            )));
+        }
+        if net.role != Role::Embedder {
+            return Ok(());
+        }
+        if !net.dimension.is_some_and(|dimension| (8..=4096).contains(&dimension)) {
+            return Err(entry_error("an embedder needs dimension, 8 to 4096".into()));
+        }
+        let rising =
+            net.thresholds.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance);
+        let in_range =
+            net.thresholds.iter().all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0);
+        if !rising || !in_range {
+            return Err(entry_error(
+                "thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next".into(),
+            ));
+        }
+        let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
+        let alignment_is_finite = match &net.alignment {
+            None => return Err(entry_error("an embedder needs alignment".into())),
+            Some(AlignmentEntry::Box { box_margin }) => box_margin.is_finite() && (0.0..=2.0).contains(box_margin),
+            Some(AlignmentEntry::FivePoints { points, weights }) => {
+                points.iter().flatten().all(|v| v.is_finite()) && weights.iter().all(|w| w.is_finite() && *w > 0.0)
+            }
+        };
+        if !pixels_are_finite || !alignment_is_finite {
+            return Err(entry_error("pixels and alignment must be finite numbers, weights greater than 0".into()));
+        }
+        Ok(())
+    }
+
+    /// Where the manifest was read.
+    pub fn path(&self) -> PathBuf {
+        self.dir.join("models.toml")
+    }
+
+    pub fn nets(&self) -> &[NetEntry] {
+        &self.nets
+    }
+
+    /// The one net of a detector's role.
+    ///
+    /// # Errors
+    /// None, or more than one.
+    pub fn detector(&self, role: Role) -> Result<&NetEntry, ManifestError> {
+        let mut found = self.nets.iter().filter(|net| net.role == role);
+        match (found.next(), found.next()) {
+            (Some(net), None) => Ok(net),
+            (first, _) => Err(ManifestError::Entry {
+                path: self.path(),
+                net: format!("{role:?}").to_lowercase(),
+                problem: if first.is_some() { "is there more than once" } else { "is missing" }.into(),
+            }),
+        }
+    }
+
+    /// The embedder of this name.
+    ///
+    /// # Errors
+    /// There is none; the message lists those there are.
+    pub fn embedder(&self, name: &str) -> Result<&NetEntry, ManifestError> {
+        let embedders = || self.nets.iter().filter(|net| net.role == Role::Embedder);
+        embedders().find(|net| net.name == name).ok_or_else(|| ManifestError::UnknownEmbedder {
+            path: self.path(),
+            name: name.to_owned(),
+            known: embedders().map(|net| net.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// A net's file, verified.
+    ///
+    /// # Errors
+    /// Unreadable, or not the file the manifest was written for.
+    pub fn read_net(&self, net: &NetEntry) -> Result<Vec<u8>, ManifestError> {
+        self.read_verified(&net.file, &net.sha256)
+    }
+
+    /// A last layer's file, verified.
+    ///
+    /// # Errors
+    /// Unreadable, or not the file the manifest was written for.
+    pub fn read_layer(&self, layer: &LayerEntry) -> Result<Vec<u8>, ManifestError> {
+        self.read_verified(&layer.file, &layer.sha256)
+    }
+
+    fn read_verified(&self, file: &str, sha256: &str) -> Result<Vec<u8>, ManifestError> {
+        let path = self.dir.join(file);
+        let bytes = fs::read(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        let got: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        if !got.eq_ignore_ascii_case(sha256) {
+            return Err(ManifestError::Hash { path, expected: sha256.to_owned(), got });
+        }
+        Ok(bytes)
+    }
+}
+
+impl NetEntry {
+    /// What embeddings of this entry are comparable with: a hash of both files and of the face's preparation.
+    pub fn model_id(&self) -> ModelId {
+        let layer = self.last_layer.as_ref().map(|layer| layer.sha256.to_ascii_lowercase());
+        let made_by = format!(
+            "{} {layer:?} {:?} {:?} {:?}",
+            self.sha256.to_ascii_lowercase(),
+            self.input,
+            self.pixels,
+            self.alignment
+        );
+        let digest = Sha256::digest(made_by.as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        ModelId(id)
+    }
+
+    /// The distance at which `fmr` of comparisons of different people match: interpolated in the measured table, linear in the logarithm of the rate.
+    ///
+    /// # Errors
+    /// The rate lies outside what was measured: nothing is guessed.
+    pub fn distance_for(&self, fmr: f64) -> Result<f32, ManifestError> {
+        let segment = self.thresholds.windows(2).find(|pair| (pair[1].fmr..=pair[0].fmr).contains(&fmr));
+        let Some([upper, lower]) = segment else {
+            let rate = |threshold: Option<&Threshold>| threshold.map_or(f64::NAN, |t| t.fmr);
+            return Err(ManifestError::Unmeasured {
+                net: self.name.clone(),
+                wanted: fmr,
+                least: rate(self.thresholds.last()),
+                most: rate(self.thresholds.first()),
+            });
+        };
+        let share = (fmr.ln() - upper.fmr.ln()) / (lower.fmr.ln() - upper.fmr.ln());
+        Ok(upper.distance + share as f32 * (lower.distance - upper.distance))
+    }
+}
+
+impl AlignmentEntry {
+    /// The template's points, for five-point alignments.
+    pub fn points(&self) -> Option<[Point; 5]> {
+        match self {
+            AlignmentEntry::FivePoints { points, .. } => Some(points.map(|[x, y]| Point { x, y })),
+            AlignmentEntry::Box { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest_in(dir: &Path, text: &str) -> Result<Manifest, ManifestError> {
+        fs::write(dir.join("models.toml"), text).expect("the test's folder is writable");
+        Manifest::load(dir)
+    }
+
+    fn entry(more: &str) -> String {
+        format!(
+            "version = 1\n[[net]]\nname = \"a\"\nrole = \"embedder\"\nfile = \"a.onnx\"\nsha256 = \"00\"\nprecisions = [\"w8\"]\n\
+             input = [112, 112]\nlicense = \"MIT\"\norigin = \"test\"\n{more}\n"
+        )
+    }
+
+    const COMPLETE: &str = "dimension = 128\nalignment = { box_margin = 0.25 }\n\
+        thresholds = [{ fmr = 1e-2, distance = 0.5 }, { fmr = 1e-4, distance = 0.3 }]";
+
+    #[test]
+    fn a_rate_between_measured_ones_is_interpolated_in_its_logarithm() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = manifest_in(dir.path(), &entry(COMPLETE)).unwrap();
+        let net = manifest.embedder("a").unwrap();
+        assert!((net.distance_for(1e-3).unwrap() - 0.4).abs() < 1e-6);
+        assert!((net.distance_for(1e-2).unwrap() - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_rate_that_was_not_measured_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = manifest_in(dir.path(), &entry(COMPLETE)).unwrap();
+        for fmr in [1e-1, 1e-5, f64::NAN] {
+            let error = manifest.embedder("a").unwrap().distance_for(fmr).unwrap_err().to_string();
+            assert!(error.contains("recognition.max_distance"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_model_file_with_one_byte_changed_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = b"some network".to_vec();
+        let sha: String = Sha256::digest(&good).iter().map(|b| format!("{b:02x}")).collect();
+        let manifest = manifest_in(dir.path(), &entry(COMPLETE).replace("\"00\"", &format!("\"{sha}\""))).unwrap();
+        let net = manifest.embedder("a").unwrap();
+        fs::write(dir.path().join("a.onnx"), &good).unwrap();
+        assert_eq!(manifest.read_net(net).unwrap(), good);
+        let mut bad = good.clone();
+        bad[3] ^= 1;
+        fs::write(dir.path().join("a.onnx"), bad).unwrap();
+        let error = manifest.read_net(net).unwrap_err().to_string();
+        assert!(error.contains("a.onnx") && error.contains("SHA-256"), "{error}");
+    }
+
+    #[test]
+    fn contradictory_manifests_are_refused_with_the_net_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for (bad, word) in [
+            ("alignment = { box_margin = 0.25 }", "dimension"),
+            ("dimension = 128", "alignment"),
+            ("dimension = 128\nalignment = { box_margin = nan }", "finite"),
+            (
+                "dimension = 128\nalignment = { box_margin = 0.1 }\nthresholds = [{ fmr = 1e-4, distance = 0.5 }, { fmr = 1e-2, distance = 0.3 }]",
+                "thresholds",
+            ),
+        ] {
+            let error = manifest_in(dir.path(), &entry(bad)).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("\"a\""), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_model_id_changes_with_everything_that_makes_an_embedding() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |text: &str| manifest_in(dir.path(), text).unwrap().embedder("a").unwrap().model_id();
+        let first = id(&entry(COMPLETE));
+        assert_eq!(first, id(&entry(COMPLETE)));
+        for changed in [
+            entry(COMPLETE).replace("\"00\"", "\"01\""),
+            entry(COMPLETE).replace("0.25", "0.2"),
+            entry(&format!("{COMPLETE}\npixels = {{ order = \"bgr\", mean = 0.0, scale = 1.0 }}")),
+            entry(&format!("{COMPLETE}\nlast_layer = {{ file = \"l.npy\", sha256 = \"02\" }}")),
+        ] {
+            assert_ne!(first, id(&changed));
+        }
+        assert_eq!(
+            first,
+            id(&entry(COMPLETE).replace("[\"w8\"]", "[\"w8\", \"int8\"]")),
+            "the same for every precision"
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rubbish_never_panics(text in "\\PC{0,200}") {
+            let dir = tempfile::tempdir().unwrap();
+            let _ = manifest_in(dir.path(), &text);
+            let _ = manifest_in(dir.path(), &entry(&text));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The one place that knows the network library: verified model file in, plan out.
+
+use std::sync::Arc;
+
+use tract_onnx::{
+    pb::ModelProto,
+    prelude::{
+        DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, TValue, Tensor, TractResult,
+        TypedModel, TypedSimplePlan, tvec,
+    },
+};
+
+use super::{manifest::Precision, precision};
+
+/// A model file in memory, in the arithmetic chosen; plans for different input sizes come from it.
+#[derive(Clone)]
+pub struct NetFile {
+    name: String,
+    model: Arc<ModelProto>,
+}
+
+/// A plan for one input size. Clones share it.
+#[derive(Clone)]
+pub struct Net {
+    name: String,
+    shape: [usize; 4],
+    plan: Arc<TypedSimplePlan>,
+}
+
+/// Why a net cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    #[error("net \"{net}\": the file cannot be used: {problem}")]
+    Load { net: String, problem: String },
+    #[error("net \"{net}\": it cannot be run on an input of {height}×{width}: {problem}")]
+    Plan { net: String, height: usize, width: usize, problem: String },
+    #[error("net \"{net}\": the calculation failed: {problem}")]
+    Run { net: String, problem: String },
+}
+
+impl NetFile {
+    /// Reads an ONNX file's bytes and brings it into the arithmetic wanted.
+    ///
+    /// # Errors
+    /// Not an ONNX file, or quantized in a way this program does not know.
+    pub fn read(name: &str, mut bytes: &[u8], precision: Precision) -> Result<NetFile, NetError> {
+        let load_error = |problem: String| NetError::Load { net: name.to_owned(), problem };
+        let mut model =
+            tract_onnx::onnx().proto_model_for_read(&mut bytes).map_err(|e| load_error(format!("{e:#}")))?;
+        if precision == Precision::W8 {
+            precision::to_float_arithmetic(&mut model).map_err(load_error)?;
+        }
+        Ok(NetFile { name: name.to_owned(), model: Arc::new(model) })
+    }
+
+    /// Optimises the net for one input of 3 × height × width. This takes from milliseconds (P-Net) to a second (the embedder on a small board).
+    ///
+    /// # Errors
+    /// An operation the library does not know, or a size the net does not allow.
+    pub fn plan(&self, height: usize, width: usize) -> Result<Net, NetError> {
+        let shape = [1, 3, height, width];
+        let plan = self.optimise(shape).and_then(TypedModel::into_runnable).map_err(|error| NetError::Plan {
+            net: self.name.clone(),
+            height,
+            width,
+            problem: format!("{error:#}"),
+        })?;
+        Ok(Net { name: self.name.clone(), shape, plan })
+    }
+
+    fn optimise(&self, shape: [usize; 4]) -> TractResult<TypedModel> {
+        tract_onnx::onnx()
+            .model_for_proto_model(&self.model)?
+            .with_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?
+            .into_optimized()
+    }
+}
+
+impl Net {
+    /// Height and width of the input in pixels.
+    pub fn input(&self) -> (usize, usize) {
+        (self.shape[2], self.shape[3])
+    }
+
+    /// Runs the net on one input, values in channel, row, column order.
+    ///
+    /// # Errors
+    /// The input has the wrong size, or the library failed.
+    pub fn run(&self, input: &[f32]) -> Result<Output, NetError> {
+        let values = Tensor::from_shape(&self.shape, input)
+            .and_then(|input| self.plan.run(tvec!(input.into_tvalue())))
+            .map_err(|error| NetError::Run { net: self.name.clone(), problem: format!("{error:#}") })?;
+        let value = values.into_iter().next().filter(|value| value.datum_type() == DatumType::F32);
+        let value = value.ok_or_else(|| NetError::Run {
+            net: self.name.clone(),
+            problem: "it has no output of 32-bit floating-point numbers".into(),
+        })?;
+        Ok(Output { value })
+    }
+}
+
+/// What a net answered.
+pub struct Output {
+    value: TValue,
+}
+
+impl Output {
+    pub fn shape(&self) -> &[usize] {
+        self.value.shape()
+    }
+
+    /// All numbers, in channel, row, column order.
+    pub fn values(&self) -> &[f32] {
+        self.value
+            .try_as_plain_ram()
+            .and_then(|plain| plain.as_slice::<f32>())
+            .expect("Net::run lets only plain f32 outputs through")
+    }
+}

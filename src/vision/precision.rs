@@ -1,0 +1,180 @@
+//! One model file, two arithmetics.
+//!
+//! The shipped nets are stored with 8-bit weights and 8-bit activations (ONNX `QLinearConv`, `QuantizeLinear`,
+//! `DequantizeLinear`). Run as they are, they calculate in integers. Here they are rewritten, before the network library
+//! sees them, to the same net with the same 8-bit weights but floating-point arithmetic: every real number that a quantized tensor
+//! stands for is `(q − zero point) · scale`, so
+//!
+//! * `QLinearConv` becomes `Conv` with weights `w · scale_w` and bias `b · scale_x · scale_w`;
+//! * where its output's zero point is 0, numbers below zero could not be represented: the quantized net's rectifier
+//!   (the exporter relies on this rule and checks it), so a `Relu` follows;
+//! * `QuantizeLinear` and `DequantizeLinear` of activations disappear.
+//!
+//! Operations on quantized tensors that only move or choose numbers (`MaxPool`, `Reshape`) stay as they are.
+
+use std::collections::HashMap;
+
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
+
+/// Rewrites a quantized net to floating-point arithmetic. A net without quantized operations is left as it is.
+///
+/// # Errors
+/// A sentence for people when the graph is not of the form described above.
+pub(super) fn to_float_arithmetic(model: &mut ModelProto) -> Result<(), String> {
+    let graph = model.graph.as_mut().ok_or("the file holds no graph")?;
+    let mut rewrite = Rewrite::new(graph)?;
+    for node in std::mem::take(&mut graph.node) {
+        rewrite.node(node)?;
+    }
+    rewrite.finish(graph);
+    Ok(())
+}
+
+struct Rewrite {
+    constants: HashMap<String, TensorProto>,
+    /// What a dropped node's output is called now.
+    renamed: HashMap<String, String>,
+    nodes: Vec<NodeProto>,
+    outputs: Vec<String>,
+}
+
+impl Rewrite {
+    fn new(graph: &mut GraphProto) -> Result<Rewrite, String> {
+        let constants = std::mem::take(&mut graph.initializer).into_iter().map(|t| (t.name.clone(), t)).collect();
+        let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
+        Ok(Rewrite { constants, renamed: HashMap::new(), nodes: Vec::new(), outputs })
+    }
+
+    fn node(&mut self, mut node: NodeProto) -> Result<(), String> {
+        for input in &mut node.input {
+            if let Some(new) = self.renamed.get(input) {
+                *input = new.clone();
+            }
+        }
+        match node.op_type.as_str() {
+            "QuantizeLinear" => self.pass_through(node),
+            // Quantized weights kept beside a floating-point operation: the network library unfolds these itself.
+            "DequantizeLinear" if self.constants.contains_key(&node.input[0]) => self.nodes.push(node),
+            "DequantizeLinear" => self.pass_through(node),
+            "QLinearConv" => self.convolution(node)?,
+            other if other.starts_with("QLinear") || other.ends_with("Integer") => {
+                return Err(format!("the operation {other} ({}) has no floating-point form here", node.name));
+            }
+            _ => self.nodes.push(node),
+        }
+        Ok(())
+    }
+
+    fn pass_through(&mut self, node: NodeProto) {
+        let (input, output) = (node.input[0].clone(), node.output[0].clone());
+        if self.outputs.contains(&output) {
+            self.nodes.push(NodeProto { op_type: "Identity".into(), input: vec![input], ..node });
+        } else {
+            self.renamed.insert(output, input);
+        }
+    }
+
+    fn convolution(&mut self, node: NodeProto) -> Result<(), String> {
+        let [input, input_scale, _, weights, weight_scale, weight_zero, _, output_zero, bias @ ..] = &node.input[..]
+        else {
+            return Err(format!("{}: a QLinearConv has at least 8 inputs", node.name));
+        };
+        let input_scale = self.floats(input_scale)?[0];
+        let weight_scales = self.floats(weight_scale)?;
+        let weight_zeros = self.integers(weight_zero)?;
+        let rectified = self.integers(output_zero)?.iter().all(|zero| *zero == 0);
+        let quantized = self.constant(weights)?.clone();
+        let values = self.integers(weights)?;
+        let outputs = *quantized.dims.first().ok_or("a weight tensor has no dimensions")? as usize;
+        if outputs == 0 || values.len() % outputs != 0 || ![1, outputs].contains(&weight_scales.len()) {
+            return Err(format!("{}: weights and their scales do not fit", node.name));
+        }
+        let per_output = values.len() / outputs;
+        let of_output = |numbers: &[f32], output: usize| numbers[output.min(numbers.len() - 1)];
+        let float_weights = values.iter().enumerate().map(|(i, &value)| {
+            let output = i / per_output;
+            let zero = weight_zeros[output.min(weight_zeros.len() - 1)];
+            (value - zero) as f32 * of_output(&weight_scales, output)
+        });
+        let name = format!("{}_w8", node.name);
+        let mut inputs = vec![input.clone(), format!("{name}_weights")];
+        let weight_tensor = float_tensor(&inputs[1], &quantized.dims, float_weights);
+        self.constants.insert(inputs[1].clone(), weight_tensor);
+        if let Some(bias) = bias.first().filter(|name| !name.is_empty()) {
+            let float_bias = self.integers(bias)?.into_iter().enumerate().map(|(output, value)| {
+                (value as f64 * input_scale as f64 * of_output(&weight_scales, output) as f64) as f32
+            });
+            inputs.push(format!("{name}_bias"));
+            let bias_tensor = float_tensor(&inputs[2], &[outputs as i64], float_bias);
+            self.constants.insert(inputs[2].clone(), bias_tensor);
+        }
+        let output = node.output[0].clone();
+        let linear = if rectified { format!("{name}_linear") } else { output.clone() };
+        let convolution = NodeProto { op_type: "Conv".into(), input: inputs, output: vec![linear.clone()], ..node };
+        self.nodes.push(convolution);
+        if rectified {
+            self.nodes.push(NodeProto {
+                op_type: "Relu".into(),
+                name: format!("{name}_relu"),
+                input: vec![linear],
+                output: vec![output],
+                ..NodeProto::default()
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, graph: &mut GraphProto) {
+        for output in &mut graph.output {
+            if let Some(new) = self.renamed.get(&output.name) {
+                output.name = new.clone();
+            }
+        }
+        // In a fixed order, so that the same file always gives the same plan.
+        let mut used: Vec<&String> = self.nodes.iter().flat_map(|node| &node.input).collect();
+        used.sort_unstable();
+        used.dedup();
+        graph.initializer = used.into_iter().filter_map(|name| self.constants.remove(name)).collect();
+        graph.node = self.nodes;
+    }
+
+    fn constant(&self, name: &str) -> Result<&TensorProto, String> {
+        self.constants.get(name).ok_or_else(|| format!("{name} is not a constant of the file"))
+    }
+
+    fn floats(&self, name: &str) -> Result<Vec<f32>, String> {
+        let tensor = self.constant(name)?;
+        if tensor.data_type != DataType::Float as i32 {
+            return Err(format!("{name} is not a tensor of floating-point numbers"));
+        }
+        let from_raw = tensor.raw_data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let values: Vec<f32> = if tensor.raw_data.is_empty() { tensor.float_data.clone() } else { from_raw.collect() };
+        if values.is_empty() { Err(format!("{name} is empty")) } else { Ok(values) }
+    }
+
+    fn integers(&self, name: &str) -> Result<Vec<i32>, String> {
+        let tensor = self.constant(name)?;
+        let raw = &tensor.raw_data;
+        let values: Vec<i32> = if raw.is_empty() {
+            tensor.int32_data.clone()
+        } else {
+            match DataType::try_from(tensor.data_type) {
+                Ok(DataType::Int8) => raw.iter().map(|byte| *byte as i8 as i32).collect(),
+                Ok(DataType::Uint8) => raw.iter().map(|byte| *byte as i32).collect(),
+                Ok(DataType::Int32) => raw.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect(),
+                _ => return Err(format!("{name} is not a tensor of 8- or 32-bit integers")),
+            }
+        };
+        if values.is_empty() { Err(format!("{name} is empty")) } else { Ok(values) }
+    }
+}
+
+fn float_tensor(name: &str, dims: &[i64], values: impl Iterator<Item = f32>) -> TensorProto {
+    TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: DataType::Float as i32,
+        raw_data: values.flat_map(f32::to_le_bytes).collect(),
+        ..TensorProto::default()
+    }
+}
