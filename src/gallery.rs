@@ -112,7 +112,8 @@ impl Gallery {
         }
         // The distance itself is summed up anew: 2 − 2 a·b loses digits where it matters, near 0.
         let distance = |row: usize| {
-            let square = self.rows.index_axis(Axis(0), row).iter().zip(probe.values()).map(|(a, b)| (a - b) * (a - b));
+            let line = self.rows.index_axis(Axis(0), row);
+            let square = line.iter().zip(probe.values()).map(|(a, b)| (a - b) * (a - b));
             square.sum::<f32>().sqrt()
         };
         nearest.map(|(row, _)| Match {

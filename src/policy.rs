@@ -1,1 +1,297 @@
-//! The only place that decides to open.
+//! The only place that decides to open: a pure function of what was seen and of the time passed in.
+//!
+//! Evidence is gathered per followed face (track). A face opens when the same person was its match in k of its last n usable
+//! frames, each of them near enough, clear of the runner-up and young enough. From then on the person's *visit* lasts
+//! until none of that person's faces was seen for `visit_gap`: one visit, one pulse. A face that stays unknown is denied once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    gallery::{Match, PersonId},
+    vision::{quality::Flaw, track::TrackId},
+};
+
+/// What a decision has to satisfy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// Largest distance of a match, in (0, 2).
+    pub max_distance: f32,
+    /// How much farther away the runner-up must be.
+    pub margin: f32,
+    /// k: frames that must agree ...
+    pub confirm: usize,
+    /// ... of the last n usable frames of a face.
+    pub window: usize,
+    /// More than one face in view: nobody is let in.
+    pub refuse_several_faces: bool,
+    pub visit_gap: Duration,
+    /// No second pulse for anybody within this time.
+    pub cooldown: Duration,
+    /// A frame older than this is not decided on.
+    pub max_decision_age: Duration,
+}
+
+/// One face of one frame, as the vision part and the gallery saw it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Observation {
+    pub track: TrackId,
+    /// The gallery's answer, or why the face was not good enough to ask. None: nobody is enrolled.
+    pub sighting: Result<Option<Match>, Flaw>,
+}
+
+/// What is to be done about one face of one frame.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decision {
+    Open(Grant),
+    Stay(Reason),
+}
+
+/// Why the door opens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grant {
+    pub person: PersonId,
+    /// Distance in the deciding frame.
+    pub distance: f32,
+    /// Frames of this face that were looked at, from the first to the deciding one.
+    pub frames: u32,
+    /// When the first usable frame of this face was captured.
+    pub first_usable: Instant,
+}
+
+/// Why the door stays shut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reason {
+    /// The frame was older than `max_decision_age` when its turn came.
+    Stale,
+    SeveralFaces(usize),
+    NobodyEnrolled,
+    NotGoodEnough(Flaw),
+    /// Nearest person and distance.
+    Unknown(PersonId, f32),
+    /// Too near to call: nearest and runner-up with their distances.
+    Ambiguous((PersonId, f32), (PersonId, f32)),
+    /// Agreeing frames so far.
+    NotYet(PersonId, usize),
+    /// This visit was decided already.
+    SameVisit(PersonId),
+    Cooldown(PersonId),
+}
+
+/// A visit that ended, or went on for a whole window, without a grant. Said once per face.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Denial {
+    pub track: TrackId,
+    /// The reason that held for its last usable frame, or for its last frame if none was usable.
+    pub reason: Reason,
+    pub frames: u32,
+}
+
+/// The outcome of one frame.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// One decision per observation, in their order.
+    pub decisions: Vec<(TrackId, Decision)>,
+    pub denials: Vec<Denial>,
+}
+
+impl Verdict {
+    /// The people let in by this frame.
+    pub fn grants(&self) -> impl Iterator<Item = Grant> {
+        self.decisions.iter().filter_map(|(_, decision)| match decision {
+            Decision::Open(grant) => Some(*grant),
+            Decision::Stay(_) => None,
+        })
+    }
+}
+
+/// Evidence about one followed face.
+#[derive(Debug)]
+struct Evidence {
+    /// The last n usable frames: the person each of them speaks for, if it does.
+    votes: VecDeque<Option<PersonId>>,
+    frames: u32,
+    usable: u32,
+    first_usable: Instant,
+    last_seen: Instant,
+    reason: Reason,
+    /// Granted or denied: nothing more is said about this face.
+    settled: bool,
+}
+
+/// A known person's stay, from the grant until `visit_gap` after the last sight of any of that person's faces.
+#[derive(Debug)]
+struct Visit {
+    tracks: Vec<TrackId>,
+    last_seen: Instant,
+}
+
+/// Remembers what is needed to judge the next frame.
+#[derive(Debug)]
+pub struct Policy {
+    rules: Rules,
+    faces: HashMap<TrackId, Evidence>,
+    visits: HashMap<PersonId, Visit>,
+    last_grant: Option<Instant>,
+}
+
+impl Policy {
+    pub fn new(rules: Rules) -> Policy {
+        Policy { rules, faces: HashMap::new(), visits: HashMap::new(), last_grant: None }
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Judges one frame's faces. `captured_at` is the frame's moment, `now` the present one; an empty list is a frame without faces.
+    pub fn judge(&mut self, observations: &[Observation], captured_at: Instant, now: Instant) -> Verdict {
+        let stale = now.saturating_duration_since(captured_at) > self.rules.max_decision_age;
+        for observation in observations {
+            self.keep_visit_alive(observation.track, captured_at);
+        }
+        self.visits.retain(|_, visit| now.saturating_duration_since(visit.last_seen) < self.rules.visit_gap);
+        let mut verdict = Verdict::default();
+        for observation in observations {
+            let decision = match stale {
+                true => Decision::Stay(Reason::Stale),
+                false => self.judge_face(observation, observations.len(), captured_at),
+            };
+            let denial = self.remember(observation, &decision, captured_at);
+            verdict.decisions.push((observation.track, decision));
+            verdict.denials.extend(denial);
+        }
+        verdict.denials.extend(self.forget_faces_that_left(now));
+        verdict
+    }
+
+    /// A visit lasts as long as the face it began with is followed, recognised in this frame or not.
+    fn keep_visit_alive(&mut self, track: TrackId, at: Instant) {
+        if let Some(visit) = self.visits.values_mut().find(|visit| visit.tracks.contains(&track)) {
+            visit.last_seen = visit.last_seen.max(at);
+        }
+    }
+
+    fn judge_face(&mut self, observation: &Observation, faces_in_view: usize, captured_at: Instant) -> Decision {
+        let matched = match observation.sighting {
+            Err(flaw) => return Decision::Stay(Reason::NotGoodEnough(flaw)),
+            Ok(matched) => matched,
+        };
+        let vote = if self.rules.refuse_several_faces && faces_in_view > 1 {
+            Err(Reason::SeveralFaces(faces_in_view))
+        } else {
+            self.person_of(matched)
+        };
+        let agreeing = self.count_vote(observation.track, vote.ok(), captured_at);
+        let person = match vote {
+            Err(reason) => return Decision::Stay(reason),
+            Ok(person) => person,
+        };
+        if let Some(visit) = self.visits.get_mut(&person) {
+            visit.last_seen = visit.last_seen.max(captured_at);
+            if !visit.tracks.contains(&observation.track) {
+                visit.tracks.push(observation.track);
+            }
+            return Decision::Stay(Reason::SameVisit(person));
+        }
+        if agreeing < self.rules.confirm {
+            return Decision::Stay(Reason::NotYet(person, agreeing));
+        }
+        if self.last_grant.is_some_and(|last| captured_at.saturating_duration_since(last) < self.rules.cooldown) {
+            return Decision::Stay(Reason::Cooldown(person));
+        }
+        self.grant(observation.track, person, matched, captured_at)
+    }
+
+    /// Whom this single frame speaks for. A distance that is not a number speaks for nobody.
+    fn person_of(&self, matched: Option<Match>) -> Result<PersonId, Reason> {
+        let Match { person, distance, runner_up } = matched.ok_or(Reason::NobodyEnrolled)?;
+        let near = distance <= self.rules.max_distance;
+        if !near {
+            return Err(Reason::Unknown(person, distance));
+        }
+        match runner_up {
+            None => Ok(person),
+            Some((_, next)) if next - distance >= self.rules.margin => Ok(person),
+            Some(next) => Err(Reason::Ambiguous((person, distance), next)),
+        }
+    }
+
+    /// Adds a usable frame to the face's window; how many frames of the window speak for the same person.
+    fn count_vote(&mut self, track: TrackId, vote: Option<PersonId>, at: Instant) -> usize {
+        let window = self.rules.window;
+        let face = self.faces.entry(track).or_insert_with(|| Evidence::new(at));
+        if face.usable == 0 {
+            face.first_usable = at;
+        }
+        face.usable += 1;
+        face.votes.push_back(vote);
+        while face.votes.len() > window {
+            face.votes.pop_front();
+        }
+        face.votes.iter().filter(|earlier| vote.is_some() && **earlier == vote).count()
+    }
+
+    fn grant(&mut self, track: TrackId, person: PersonId, matched: Option<Match>, at: Instant) -> Decision {
+        self.last_grant = Some(at);
+        self.visits.insert(person, Visit { tracks: vec![track], last_seen: at });
+        let (frames, first_usable) =
+            self.faces.get(&track).map_or((1, at), |face| (face.frames + 1, face.first_usable));
+        let distance = matched.map_or(f32::NAN, |matched| matched.distance);
+        Decision::Open(Grant { person, distance, frames, first_usable })
+    }
+
+    /// Notes the frame; the denial, if this face's whole window has spoken for nobody.
+    fn remember(&mut self, observation: &Observation, decision: &Decision, at: Instant) -> Option<Denial> {
+        let window = self.rules.window;
+        let face = self.faces.entry(observation.track).or_insert_with(|| Evidence::new(at));
+        face.frames += 1;
+        face.last_seen = face.last_seen.max(at);
+        match decision {
+            Decision::Open(_) | Decision::Stay(Reason::SameVisit(_)) => face.settled = true,
+            Decision::Stay(Reason::Stale) => {}
+            Decision::Stay(Reason::NotGoodEnough(_)) if face.usable > 0 => {}
+            Decision::Stay(reason) => face.reason = *reason,
+        }
+        let in_vain = face.votes.len() >= window && face.votes.iter().all(Option::is_none);
+        (in_vain && !face.settled).then(|| {
+            face.settled = true;
+            Denial { track: observation.track, reason: face.reason, frames: face.frames }
+        })
+    }
+
+    /// Faces out of sight for `visit_gap` are forgotten; those about which nothing was said yet, and that were seen more than once, are denied.
+    fn forget_faces_that_left(&mut self, now: Instant) -> Vec<Denial> {
+        let gap = self.rules.visit_gap;
+        let mut denials = Vec::new();
+        self.faces.retain(|&track, face| {
+            let here = now.saturating_duration_since(face.last_seen) < gap;
+            // One frame alone is as often a pattern on a coat as a face: it makes no line in the log.
+            if !here && !face.settled && face.frames > 1 {
+                denials.push(Denial { track, reason: face.reason, frames: face.frames });
+            }
+            here
+        });
+        denials.sort_by_key(|denial| denial.track);
+        denials
+    }
+}
+
+impl Evidence {
+    fn new(at: Instant) -> Evidence {
+        Evidence {
+            votes: VecDeque::new(),
+            frames: 0,
+            usable: 0,
+            first_usable: at,
+            last_seen: at,
+            reason: Reason::Stale,
+            settled: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
