@@ -69,14 +69,16 @@ def describe(path, chains):
     for precision, (detector, embedder, last) in chains.items():
         boxes, scores, landmarks = detector.detect(picture)
         biggest = int(np.argmax(boxes[:, 2] - boxes[:, 0]))
-        face = cascade.align(picture, landmarks[biggest])
+        # Rounded as written, so that whoever starts from the written landmarks cuts out the same face.
+        points = np.array(rounded(landmarks[biggest], 3))
+        face = cascade.align(picture, points)
         entry[precision] = {
             "detections": [
-                {"box": rounded(box, 3), "score": round(float(score), 5), "landmarks": rounded(points, 3)}
-                for box, score, points in zip(boxes, scores, landmarks)
+                {"box": rounded(box, 3), "score": round(float(score), 5), "landmarks": rounded(five, 3)}
+                for box, score, five in zip(boxes, scores, landmarks)
             ],
             "biggest": biggest,
-            "similarity": rounded(np.array(cascade.similarity(landmarks[biggest])), 6),
+            "similarity": rounded(np.array(cascade.similarity(points)), 6),
             "embedding": rounded(cascade.embed(embedder, face, last), 6),
         }
     return entry

@@ -122,8 +122,8 @@ fn block_means(picture: &RgbImage, block: u32) -> RgbImage {
 
 fn bilinear(picture: &RgbImage, x: f64, y: f64) -> Rgb<u8> {
     let (left, top) = (x.floor(), y.floor());
-    let (right_share, bottom_share) = ((x - left) as f32, (y - top) as f32);
-    let mut sums = [0.0f32; 3];
+    let (right_share, bottom_share) = (x - left, y - top);
+    let mut sums = [0.0f64; 3];
     for (dx, dy, share) in [
         (0, 0, (1.0 - right_share) * (1.0 - bottom_share)),
         (1, 0, right_share * (1.0 - bottom_share)),
@@ -133,7 +133,7 @@ fn bilinear(picture: &RgbImage, x: f64, y: f64) -> Rgb<u8> {
         let (u, v) = (left as i64 + dx, top as i64 + dy);
         if (0..i64::from(picture.width())).contains(&u) && (0..i64::from(picture.height())).contains(&v) {
             let pixel = picture.get_pixel(u as u32, v as u32);
-            (0..3).for_each(|channel| sums[channel] += share * f32::from(pixel[channel]));
+            (0..3).for_each(|channel| sums[channel] += share * f64::from(pixel[channel]));
         }
     }
     Rgb(sums.map(|sum| (sum + 0.5).floor().clamp(0.0, 255.0) as u8))

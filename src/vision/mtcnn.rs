@@ -47,7 +47,8 @@ pub struct Mtcnn {
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     bounding_box: BoundingBox,
-    score: f32,
+    /// Of the last net that saw it. Not the probability: that is 1 to the last digit for every clear face, and the order of faces would be lost.
+    logit: f32,
     /// The net's corrections of x1, y1, x2, y2, as shares of the box's size.
     offsets: [f32; 4],
     landmarks: Landmarks,
@@ -88,8 +89,11 @@ impl Mtcnn {
         let proposals = self.propose(picture)?;
         let refined = self.refine(picture, proposals)?;
         let detections = self.output(picture, refined)?;
-        let detection =
-            |c: Candidate| Detection { bounding_box: c.bounding_box, score: c.score, landmarks: c.landmarks };
+        let detection = |c: Candidate| Detection {
+            bounding_box: c.bounding_box,
+            score: probability(c.logit),
+            landmarks: c.landmarks,
+        };
         Ok(detections.into_iter().map(detection).collect())
     }
 
@@ -177,7 +181,7 @@ fn read_map(values: &[f32], shape: &[usize], scale: f64, threshold: f32) -> Vec<
                     x2: in_picture(x + PNET_WINDOW),
                     y2: in_picture(y + PNET_WINDOW),
                 },
-                score: probability(at(0, index)),
+                logit: at(0, index),
                 offsets: [at(1, index), at(2, index), at(3, index), at(4, index)],
                 landmarks: Landmarks::default(),
             }
@@ -208,7 +212,7 @@ fn run_on_crops(
         let offsets = [answer[1], answer[2], answer[3], answer[4]];
         let landmarks =
             answer.get(5..15).map_or_else(Landmarks::default, |points| place(points, candidate.bounding_box));
-        passed.push(Candidate { score: probability(answer[0]), offsets, landmarks, ..candidate });
+        passed.push(Candidate { logit: answer[0], offsets, landmarks, ..candidate });
     }
     Ok(passed)
 }
@@ -251,7 +255,7 @@ fn square(b: BoundingBox) -> BoundingBox {
 
 /// Non-maximum suppression: the most certain box stays, and those that overlap it by more than `limit` go; and so on with the rest.
 fn suppress(mut candidates: Vec<Candidate>, limit: f32, overlap: Overlap) -> Vec<Candidate> {
-    candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+    candidates.sort_by(|a, b| b.logit.total_cmp(&a.logit));
     let mut kept: Vec<Candidate> = Vec::new();
     for candidate in candidates {
         if kept.iter().all(|k| inclusive_overlap(k.bounding_box, candidate.bounding_box, overlap) <= limit) {
@@ -286,10 +290,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn candidate((x1, y1, w, h, score): (f32, f32, f32, f32, f32)) -> Candidate {
+    fn candidate((x1, y1, w, h, logit): (f32, f32, f32, f32, f32)) -> Candidate {
         Candidate {
             bounding_box: BoundingBox { x1, y1, x2: x1 + w, y2: y1 + h },
-            score,
+            logit,
             offsets: [0.0; 4],
             landmarks: Landmarks::default(),
         }
@@ -298,11 +302,11 @@ mod tests {
     /// Suppression by the book: take the best of what is left, strike out what overlaps it.
     fn naive_suppress(mut left: Vec<Candidate>, limit: f32, overlap: Overlap) -> Vec<f32> {
         let mut kept = Vec::new();
-        while let Some(best) = (0..left.len()).max_by(|&a, &b| left[a].score.total_cmp(&left[b].score).then(b.cmp(&a)))
+        while let Some(best) = (0..left.len()).max_by(|&a, &b| left[a].logit.total_cmp(&left[b].logit).then(b.cmp(&a)))
         {
             let best = left.remove(best);
             left.retain(|other| inclusive_overlap(best.bounding_box, other.bounding_box, overlap) <= limit);
-            kept.push(best.score);
+            kept.push(best.logit);
         }
         kept
     }
@@ -316,7 +320,7 @@ mod tests {
         #[test]
         fn suppression_does_as_the_naive_one(boxes in boxes(), limit in 0.1f32..0.9) {
             for overlap in [Overlap::Union, Overlap::Smaller] {
-                let kept: Vec<f32> = suppress(boxes.clone(), limit, overlap).iter().map(|c| c.score).collect();
+                let kept: Vec<f32> = suppress(boxes.clone(), limit, overlap).iter().map(|c| c.logit).collect();
                 prop_assert_eq!(kept, naive_suppress(boxes.clone(), limit, overlap));
             }
         }

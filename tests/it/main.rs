@@ -1,0 +1,5 @@
+//! Integration tests: one crate, so that it links once.
+
+mod golden;
+
+mod support;
