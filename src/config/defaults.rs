@@ -56,7 +56,7 @@ impl Default for DetectionConfig {
         DetectionConfig {
             min_face: 80,
             thresholds: [0.6, 0.7, 0.7],
-            min_sharpness: 0.1,
+            min_sharpness: 0.3,
             min_brightness: 40.0,
             max_brightness: 225.0,
             max_turn: 0.6,

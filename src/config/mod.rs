@@ -1,10 +1,21 @@
 //! The one TOML file: sections, units, defaults, and what cannot be right.
 
+mod check;
 mod defaults;
+pub mod units;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use crate::gallery::TemplateFusion;
 
@@ -51,6 +62,7 @@ pub struct CameraConfig {
     /// Clockwise, in degrees: 0, 90, 180 or 270.
     pub rotate: u32,
     /// No frame for this long: the camera is reopened.
+    #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,
     /// Program and arguments of the `command` source; no shell.
     pub command: Vec<String>,
@@ -126,10 +138,13 @@ pub struct RecognitionConfig {
     pub window: u32,
     pub several_faces: SeveralFaces,
     /// A visit ends when the person was not seen for this long.
+    #[serde(deserialize_with = "units::duration")]
     pub visit_gap: Duration,
     /// No second pulse for anybody within this time.
+    #[serde(deserialize_with = "units::duration")]
     pub cooldown: Duration,
     /// A frame older than this is not decided on.
+    #[serde(deserialize_with = "units::duration")]
     pub max_decision_age: Duration,
     pub template_fusion: TemplateFusion,
 }
@@ -152,6 +167,7 @@ pub enum SeveralFaces {
 pub struct EnrollConfig {
     pub folder: PathBuf,
     /// A picture counts as completely written when it has not changed for this long.
+    #[serde(deserialize_with = "units::duration")]
     pub settle: Duration,
     /// Smallest face accepted, side of its box in pixels.
     pub min_face: u32,
@@ -166,6 +182,7 @@ pub struct EnrollConfig {
 pub struct StoreConfig {
     pub path: PathBuf,
     /// Events older than this are forgotten.
+    #[serde(deserialize_with = "units::duration")]
     pub keep_events: Duration,
 }
 
@@ -180,8 +197,10 @@ pub struct LatchConfig {
     /// True for relay boards that switch on when the line is low.
     pub active_low: bool,
     /// How long a pulse lasts.
+    #[serde(deserialize_with = "units::duration")]
     pub hold: Duration,
     /// No sequence of pulses keeps the relay active for longer than this.
+    #[serde(deserialize_with = "units::duration")]
     pub max_hold: Duration,
 }
 
@@ -228,8 +247,144 @@ pub struct LogConfig {
     pub level: String,
 }
 
-impl<'de> Deserialize<'de> for FalseMatchRate {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        f64::deserialize(deserializer).map(FalseMatchRate)
+/// Why a configuration is not accepted; the program then exits with 78 and changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(
+        "{path}: {source}; an annotated example is config/facelatch.toml (installed as /etc/facelatch/facelatch.toml)"
+    )]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: the file is empty; start from the annotated example, config/facelatch.toml")]
+    Empty { path: PathBuf },
+    /// One line per problem, each with file, line, key, what is wrong and the remedy.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl Config {
+    /// Reads and checks a configuration file. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Config::parse(&text, path)
+    }
+
+    /// As [`Config::load`], from a text; `path` is where it came from.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        if text.trim().is_empty() {
+            return Err(ConfigError::Empty { path: path.to_owned() });
+        }
+        let mut config: Config = toml::from_str(text).map_err(|error| {
+            let place = error.span().map_or(1, |span| line_of(text, &span));
+            let key =
+                error.span().and_then(|span| key_at(text, &span)).map_or_else(String::new, |key| format!("{key}: "));
+            let message = error.message().replace('\n', " ");
+            ConfigError::Wrong(format!("{}:{place}: {key}{message}{}", path.display(), suggestion(&message)))
+        })?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        let mut problems: Vec<(usize, String)> = check::problems(&config)
+            .into_iter()
+            .map(|problem| {
+                let line = span_of(text, problem.key).map_or(1, |span| line_of(text, &span));
+                (line, format!("{}:{line}: {}: {}", path.display(), problem.key, problem.text))
+            })
+            .collect();
+        problems.sort();
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        Err(ConfigError::Wrong(problems.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join("\n")))
+    }
+
+    fn resolve(&mut self, folder: &Path) {
+        let paths = [
+            &mut self.models.dir,
+            &mut self.enroll.folder,
+            &mut self.store.path,
+            &mut self.control.socket,
+            &mut self.camera.folder,
+        ];
+        for path in paths {
+            if !path.as_os_str().is_empty() && path.is_relative() {
+                *path = folder.join(&*path);
+            }
+        }
     }
 }
+
+/// The line, counted from 1, in which a span begins.
+fn line_of(text: &str, span: &Range<usize>) -> usize {
+    text.as_bytes()[..span.start.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Where a key such as `latch.hold` stands; of a key that is not written, the section's place.
+fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
+    let document = DeTable::parse(text).ok()?;
+    let mut table: &DeTable<'_> = document.get_ref();
+    let mut span = None;
+    for part in key.split('.') {
+        let Some((name, value)) = table.get_key_value(part) else { break };
+        span = Some(name.span());
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    span
+}
+
+/// The key on whose value a span lies.
+fn key_at(text: &str, span: &Range<usize>) -> Option<String> {
+    let document = DeTable::parse(text).ok()?;
+    let inside = |value: &Spanned<DeValue<'_>>| value.span().start <= span.start && span.end <= value.span().end;
+    let mut table: &DeTable<'_> = document.get_ref();
+    let mut path: Vec<String> = Vec::new();
+    while let Some((name, value)) =
+        table.iter().find(|(name, value)| inside(value) || (matches!(value.get_ref(), DeValue::Table(inner) if inner.iter().any(|(n, v)| inside(v) || n.span() == *span))) || name.span() == *span)
+    {
+        path.push(name.get_ref().to_string());
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    (!path.is_empty()).then(|| path.join("."))
+}
+
+/// "did you mean" for an unknown key, read out of the message that lists the known ones.
+fn suggestion(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if !message.starts_with("unknown field") {
+        return String::new();
+    }
+    let Some(unknown) = quoted.next() else { return String::new() };
+    let nearest = quoted.map(|known| (edits(unknown, known), known)).min();
+    match nearest {
+        Some((distance, known)) if distance <= 3 => format!("; did you mean `{known}`?"),
+        _ => String::new(),
+    }
+}
+
+/// Levenshtein distance in characters.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests;

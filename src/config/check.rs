@@ -1,0 +1,166 @@
+//! What cannot be right: ranges of single keys and contradictions between them.
+
+use std::{path::Path, time::Duration};
+
+use super::{CameraSource, Config, GpioBackend, LineChoice, Mode};
+
+/// A key and what is wrong with it, with the remedy.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Problem {
+    /// As in `latch.hold`.
+    pub key: &'static str,
+    pub text: String,
+}
+
+/// Everything wrong with a configuration; empty when it can be right.
+pub(super) fn problems(config: &Config) -> Vec<Problem> {
+    let mut found = Findings(Vec::new());
+    found.camera(config);
+    found.detection(config);
+    found.recognition(config);
+    found.enroll_and_store(config);
+    found.latch(config);
+    found.0
+}
+
+struct Findings(Vec<Problem>);
+
+impl Findings {
+    fn add(&mut self, key: &'static str, text: impl Into<String>) {
+        self.0.push(Problem { key, text: text.into() });
+    }
+
+    /// NaN is in no range.
+    fn range<T: PartialOrd + std::fmt::Display>(&mut self, key: &'static str, value: T, least: T, most: T, unit: &str) {
+        if !(value >= least && value <= most) {
+            self.add(key, format!("{value} is out of range; give {least} to {most}{unit}"));
+        }
+    }
+
+    fn duration(&mut self, key: &'static str, value: Duration, least: Duration, most: Duration) {
+        if value < least || value > most {
+            self.add(key, format!("{value:?} is out of range; give {least:?} to {most:?}"));
+        }
+    }
+
+    fn camera(&mut self, config: &Config) {
+        let camera = &config.camera;
+        self.range("camera.width", camera.width, 160, 4096, " px");
+        self.range("camera.height", camera.height, 120, 4096, " px");
+        if camera.width % 2 != 0 || camera.height % 2 != 0 {
+            self.add("camera.width", "width and height must be even numbers of pixels");
+        }
+        self.range("camera.fps", camera.fps, 1, 60, " frames per second");
+        if ![0, 90, 180, 270].contains(&camera.rotate) {
+            self.add("camera.rotate", format!("{} is no quarter turn; give 0, 90, 180 or 270", camera.rotate));
+        }
+        self.duration("camera.timeout", camera.timeout, Duration::from_millis(500), Duration::from_secs(60));
+        if !["auto", "yuyv", "nv12", "i420", "grey", "mjpeg"].contains(&camera.format.as_str()) {
+            self.add(
+                "camera.format",
+                format!("\"{}\" is no format; give auto, yuyv, nv12, i420, grey or mjpeg", camera.format),
+            );
+        }
+        match camera.source {
+            CameraSource::Command if camera.command.is_empty() => self.add(
+                "camera.source",
+                "source = \"command\" needs camera.command, the program and its arguments as a list",
+            ),
+            CameraSource::Files if camera.folder.as_os_str().is_empty() => {
+                self.add("camera.source", "source = \"files\" needs camera.folder, a folder of pictures");
+            }
+            _ => {}
+        }
+    }
+
+    fn detection(&mut self, config: &Config) {
+        let detection = &config.detection;
+        self.range("detection.min_face", detection.min_face, 20, 1000, " px");
+        for threshold in detection.thresholds {
+            self.range("detection.thresholds", threshold, 0.1, 0.999, "");
+        }
+        self.range("detection.min_sharpness", detection.min_sharpness, 0.0, 1.0, "");
+        self.range("detection.min_brightness", detection.min_brightness, 0.0, 255.0, "");
+        self.range("detection.max_brightness", detection.max_brightness, 0.0, 255.0, "");
+        self.range("detection.max_turn", detection.max_turn, 0.0, 1.0, "");
+        if detection.min_brightness >= detection.max_brightness {
+            self.add("detection.min_brightness", "min_brightness must be less than max_brightness");
+        }
+    }
+
+    fn recognition(&mut self, config: &Config) {
+        let recognition = &config.recognition;
+        let rate = recognition.false_match_rate.0;
+        if !(rate > 0.0 && rate <= 0.01) {
+            self.add(
+                "recognition.false_match_rate",
+                format!("{rate} is out of range; give more than 0 and at most 1/100, for example \"1/10000\""),
+            );
+        }
+        if let Some(distance) = recognition.max_distance {
+            self.range("recognition.max_distance", distance, 0.05, 1.0, "");
+        }
+        self.range("recognition.margin", recognition.margin, 0.0, 0.5, "");
+        self.range("recognition.window", recognition.window, 1, 30, " frames");
+        if recognition.confirm < 1 || recognition.confirm > recognition.window {
+            self.add(
+                "recognition.confirm",
+                format!(
+                    "{} of {} frames cannot agree; give 1 to recognition.window",
+                    recognition.confirm, recognition.window
+                ),
+            );
+        }
+        let second = Duration::from_secs(1);
+        self.duration("recognition.visit_gap", recognition.visit_gap, second / 2, second * 3600);
+        self.duration("recognition.cooldown", recognition.cooldown, Duration::ZERO, second * 3600);
+        self.duration("recognition.max_decision_age", recognition.max_decision_age, second / 10, second * 10);
+    }
+
+    fn enroll_and_store(&mut self, config: &Config) {
+        let enroll = &config.enroll;
+        self.duration("enroll.settle", enroll.settle, Duration::from_millis(100), Duration::from_secs(30));
+        self.range("enroll.min_face", enroll.min_face, 20, 1000, " px");
+        self.range("enroll.max_megapixels", enroll.max_megapixels, 1, 200, " megapixels");
+        self.range("enroll.max_spread", enroll.max_spread, 0.2, 2.0, "");
+        self.duration(
+            "store.keep_events",
+            config.store.keep_events,
+            Duration::from_secs(86_400),
+            Duration::from_secs(3650 * 86_400),
+        );
+        let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+        if within(&enroll.folder, &config.store.path) {
+            self.add("enroll.folder", "the enroll folder and store.path must be folders apart from each other");
+        }
+    }
+
+    fn latch(&mut self, config: &Config) {
+        let latch = &config.latch;
+        self.duration("latch.hold", latch.hold, Duration::from_millis(100), Duration::from_secs(60));
+        self.duration("latch.max_hold", latch.max_hold, Duration::from_millis(100), Duration::from_secs(60));
+        if latch.hold > latch.max_hold {
+            self.add("latch.hold", format!("{:?} is longer than latch.max_hold ({:?})", latch.hold, latch.max_hold));
+        }
+        if config.mode == Mode::Unlock && latch.line.is_none() {
+            self.add("mode", "mode = \"unlock\" needs latch.line, the line of the relay; set it, or mode = \"attendance\" for a door that is not driven");
+        }
+        let lines = [
+            ("latch.line", &latch.line),
+            ("led.ready", &config.led.ready),
+            ("led.granted", &config.led.granted),
+            ("led.denied", &config.led.denied),
+        ];
+        for (i, (key, line)) in lines.iter().enumerate() {
+            if let Some((other, _)) = lines[..i].iter().find(|(_, other)| line.is_some() && other == line) {
+                self.add(key, format!("the same line as {other}; each needs one of its own"));
+            }
+            if latch.backend == GpioBackend::Rppal && matches!(line, Some(LineChoice::Name(_))) {
+                self.add(
+                    key,
+                    "latch.backend = \"rppal\" knows lines by BCM number only; give a number or another backend",
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+use super::*;
+
+const SHIPPED: &str = include_str!("../../config/facelatch.toml");
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("/etc/facelatch/facelatch.toml"))
+}
+
+/// The message for a configuration that is right but for `text`.
+fn refusal(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+#[test]
+fn the_shipped_file_loads_and_says_the_defaults() {
+    let mut expected = Config::default();
+    expected.latch.line = Some(LineChoice::Number(17));
+    assert_eq!(parse(SHIPPED).unwrap(), expected);
+}
+
+#[test]
+fn every_shipped_file_loads() {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            Config::load(&path).unwrap();
+        }
+    }
+}
+
+/// Debug output names every field of every section; each must stand in the shipped file, commented out at least.
+#[test]
+fn the_shipped_file_names_every_key() {
+    let debug = format!("{:?}", Config::default());
+    let keys = debug.split([',', '{']).filter_map(|part| part.split_once(": ")).map(|(key, _)| key.trim());
+    for key in keys {
+        let written = SHIPPED.lines().any(|line| {
+            let line = line.trim_start_matches("# ");
+            line.starts_with(&format!("{key} = ")) || line == format!("[{key}]")
+        });
+        assert!(written, "{key} is not in config/facelatch.toml");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_line_and_suggestion() {
+    let message = refusal("mode = \"attendance\"\n[latch]\nholt = \"3s\"\n");
+    assert!(message.contains("facelatch.toml:3") && message.contains("did you mean `hold`"), "{message}");
+}
+
+#[test]
+fn a_duration_without_unit_is_refused() {
+    let message = refusal("mode = \"attendance\"\n[latch]\nhold = 3\n");
+    assert!(message.contains(":3:") && message.contains("latch.hold") && message.contains("\"5s\""), "{message}");
+    assert!(refusal("[latch]\nhold = \"3\"\n").contains("unit"));
+}
+
+#[test]
+fn out_of_range_and_contradictory_values_are_refused_all_at_once_in_order() {
+    let message = refusal("[camera]\nrotate = 45\n[latch]\nline = 17\nhold = \"20s\"\n[recognition]\nconfirm = 6\n");
+    let lines: Vec<&str> = message.lines().collect();
+    assert_eq!(lines.len(), 3, "{message}");
+    assert!(lines[0].contains(":2: camera.rotate") && lines[0].contains("give 0, 90, 180 or 270"));
+    assert!(lines[1].contains(":5: latch.hold") && lines[1].contains("max_hold"));
+    assert!(lines[2].contains(":7: recognition.confirm"));
+}
+
+#[test]
+fn unlock_without_a_line_is_refused() {
+    assert!(refusal("mode = \"unlock\"\n").contains("latch.line"));
+    assert!(parse("mode = \"attendance\"\n").is_ok());
+}
+
+#[test]
+fn what_is_not_a_number_is_refused() {
+    for key in [
+        "margin = nan",
+        "max_distance = nan",
+        "false_match_rate = nan",
+        "false_match_rate = \"0/0\"",
+        "false_match_rate = \"1/0\"",
+    ] {
+        assert!(refusal(&format!("mode = \"attendance\"\n[recognition]\n{key}\n")).contains("out of range"), "{key}");
+    }
+    let detection = refusal("mode = \"attendance\"\n[detection]\nmin_sharpness = nan\nmax_turn = -1\n");
+    assert!(detection.contains("min_sharpness") && detection.contains("max_turn"), "{detection}");
+}
+
+#[test]
+fn an_empty_file_is_refused() {
+    assert!(refusal(" \n").contains("is empty"));
+}
+
+#[test]
+fn rates_are_fractions_or_numbers() {
+    for text in ["\"1/10000\"", "0.0001", "1e-4"] {
+        let config = parse(&format!("mode = \"attendance\"\n[recognition]\nfalse_match_rate = {text}\n")).unwrap();
+        assert!((config.recognition.false_match_rate.0 - 1e-4).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn one_line_for_two_purposes_is_refused() {
+    assert!(refusal("[latch]\nline = 17\n[led]\nready = 17\n").contains("the same line as latch.line"));
+}
+
+#[test]
+fn relative_paths_start_at_the_file() {
+    let config = parse("mode = \"attendance\"\n[models]\ndir = \"models\"\n").unwrap();
+    assert_eq!(config.models.dir, Path::new("/etc/facelatch/models"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn rubbish_never_panics(text in "\\PC{0,200}", key in "[a-z]{1,8}", value in "\\PC{0,20}") {
+        let _ = parse(&text);
+        let _ = parse(&format!("[latch]\n{key} = {value}\n"));
+        let _ = parse(&format!("[camera]\n{key} = \"{value}\"\n[recognition]\nmargin = {value}"));
+    }
+}

@@ -1,0 +1,92 @@
+//! How durations and rates are written.
+
+use std::{fmt, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Visitor},
+};
+
+use super::FalseMatchRate;
+
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// Reads "400ms", "5s", "2m", "2h" or "365d": a whole number and its unit.
+///
+/// # Errors
+/// A sentence that says what is expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|(_, milliseconds)| milliseconds);
+    match (number.parse::<u64>(), milliseconds) {
+        (Ok(number), Some(unit)) if number <= 1_000_000_000 => Ok(Duration::from_millis(number * unit)),
+        _ => Err(format!(
+            "\"{text}\" is no duration; give a whole number with its unit: \"400ms\", \"5s\", \"2m\", \"2h\" or \"30d\""
+        )),
+    }
+}
+
+/// For `#[serde(deserialize_with)]`.
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration in quotes with its unit, for example \"5s\"")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+            parse_duration(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_any(Text)
+}
+
+impl<'de> Deserialize<'de> for FalseMatchRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Rate;
+        impl Visitor<'_> for Rate {
+            type Value = FalseMatchRate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate such as \"1/10000\" or 0.0001")
+            }
+
+            fn visit_f64<E: Error>(self, rate: f64) -> Result<FalseMatchRate, E> {
+                Ok(FalseMatchRate(rate))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<FalseMatchRate, E> {
+                let number = |text: &str| text.trim().parse::<f64>().ok();
+                text.split_once('/')
+                    .and_then(|(one, of)| Some(FalseMatchRate(number(one)? / number(of)?)))
+                    .ok_or_else(|| E::custom(format!("\"{text}\" is no rate; give for example \"1/10000\" or 0.0001")))
+            }
+        }
+        deserializer.deserialize_any(Rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("400ms"), Ok(Duration::from_millis(400)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_duration("365d"), Ok(Duration::from_secs(365 * 86_400)));
+        for wrong in ["5", "s", "", "-5s", "1.5s", "5 minutes", "99999999999999999999s"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rubbish_is_refused_without_a_panic(text in "\\PC{0,20}") {
+            let _ = parse_duration(&text);
+        }
+    }
+}
