@@ -1,1 +1,130 @@
 //! Logging and counters.
+//!
+//! Under systemd each line carries its priority (`<3>` error to `<7>` debug, sd-daemon(3)) and no time of its own, which the
+//! journal adds; elsewhere a local time and the level.
+
+use std::{
+    collections::BTreeMap,
+    env, fmt,
+    io::Write,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::Zoned;
+use log::Level;
+
+/// Starts logging to the standard error output. `level` is a level or env_logger's filter syntax; RUST_LOG goes first.
+/// A second call changes nothing.
+pub fn init_logging(level: &str) {
+    let journal = connected_to_journal();
+    let filter = env::var("RUST_LOG").unwrap_or_else(|_| quiet_dependencies(level));
+    let _ = env_logger::Builder::new()
+        .parse_filters(&filter)
+        .format(move |out, record| {
+            let time = if journal { None } else { Some(Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string()) };
+            out.write_all(line(record.level(), time.as_deref(), &record.args().to_string()).as_bytes())
+        })
+        .try_init();
+}
+
+/// A plain level is meant for facelatch; of the libraries only warnings are worth a line.
+fn quiet_dependencies(level: &str) -> String {
+    if level.contains(['=', ',']) { level.to_owned() } else { format!("warn,facelatch={level}") }
+}
+
+/// Whether the standard error output is the journal's socket: JOURNAL_STREAM names its device and inode (systemd.exec(5)).
+fn connected_to_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = rustix::fs::fstat(rustix::stdio::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// One record as it is written; each of its lines carries the priority or the time.
+fn line(level: Level, time: Option<&str>, message: &str) -> String {
+    let priority = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    let prefix = match time {
+        None => format!("<{priority}>"),
+        Some(time) if level == Level::Info => format!("{time}  "),
+        Some(time) => format!("{time}  {level}: "),
+    };
+    message.split('\n').map(|part| format!("{prefix}{part}\n")).collect()
+}
+
+/// A text from outside (a person's name, a file's name) so that it stays on its line: control characters are escaped.
+pub fn printable(text: &str) -> String {
+    let escaped = |c: char| if is_unprintable(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
+/// Control characters, and those that reorder or hide text on a terminal.
+pub fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Named counters, shared by all threads.
+#[derive(Clone, Default)]
+pub struct Counters(Arc<Mutex<BTreeMap<&'static str, u64>>>);
+
+impl Counters {
+    pub fn add(&self, name: &'static str, count: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += count;
+    }
+
+    pub fn increment(&self, name: &'static str) {
+        self.add(name, 1);
+    }
+
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
+    }
+
+    pub fn snapshot(&self) -> BTreeMap<String, u64> {
+        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.snapshot()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn under_systemd_lines_carry_priorities_and_no_time() {
+        assert_eq!(line(Level::Warn, None, "camera lost"), "<4>camera lost\n");
+        assert_eq!(line(Level::Error, None, "a\nb"), "<3>a\n<3>b\n");
+    }
+
+    #[test]
+    fn elsewhere_lines_carry_the_time() {
+        assert_eq!(line(Level::Info, Some("08:00:00"), "ready"), "08:00:00  ready\n");
+        assert_eq!(line(Level::Warn, Some("08:00:00"), "dark"), "08:00:00  WARN: dark\n");
+    }
+
+    #[test]
+    fn a_name_cannot_forge_a_line_of_the_log() {
+        assert_eq!(printable("Eve\n08:00  Ada let in"), "Eve\\n08:00  Ada let in");
+        assert_eq!(printable("\u{1b}[2Jx\u{202e}"), "\\u{1b}[2Jx\\u{202e}");
+        assert_eq!(printable("Zoë 李 Ада"), "Zoë 李 Ада");
+    }
+
+    #[test]
+    fn counters_are_shared() {
+        let counters = Counters::default();
+        let other = counters.clone();
+        std::thread::spawn(move || other.add("frames", 3)).join().unwrap();
+        counters.increment("frames");
+        assert_eq!((counters.get("frames"), counters.get("faces")), (4, 0));
+    }
+}

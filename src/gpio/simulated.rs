@@ -1,0 +1,50 @@
+//! A line that exists in the log only; tests read its history and make it fail.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{GpioError, LineChoice, LineState, OutputLine};
+
+/// Writes each change to the log.
+pub struct SimulatedLine {
+    name: String,
+    record: Arc<Mutex<Record>>,
+}
+
+/// What happened to a simulated line.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Every state set, in order.
+    pub states: Vec<LineState>,
+    /// So many of the next calls fail.
+    pub failures_to_come: usize,
+}
+
+impl SimulatedLine {
+    pub fn new(purpose: &str, line: &LineChoice) -> SimulatedLine {
+        SimulatedLine { name: format!("{purpose} ({line})"), record: Arc::default() }
+    }
+
+    /// The record, shared: it stays readable when the line has been given away.
+    pub fn record(&self) -> Arc<Mutex<Record>> {
+        Arc::clone(&self.record)
+    }
+}
+
+impl OutputLine for SimulatedLine {
+    fn set(&mut self, state: LineState) -> Result<(), GpioError> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if record.failures_to_come > 0 {
+            record.failures_to_come -= 1;
+            return Err(GpioError { line: self.name.clone(), problem: "told to fail".into() });
+        }
+        if record.states.last() != Some(&state) {
+            log::info!("simulated {} is {}", self.name, if state == LineState::Active { "active" } else { "inactive" });
+        }
+        record.states.push(state);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        format!("simulated {}: nothing is driven", self.name)
+    }
+}
