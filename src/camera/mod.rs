@@ -1,12 +1,21 @@
-//! Where frames come from.
+//! Where frames come from: V4L2 devices, a program's output, a folder of pictures.
+
+pub mod capture;
+mod command;
+mod files;
+mod mjpeg;
+pub mod v4l2;
 
 use std::time::Duration;
 
-use crate::vision::frame::Frame;
+use crate::{
+    config::{CameraConfig, CameraSource},
+    vision::frame::Frame,
+};
 
 /// A source of frames, already open.
 pub trait Camera: Send {
-    /// Waits for the next frame.
+    /// Waits for the next frame, at most about the configured time-out.
     ///
     /// # Errors
     /// [`CameraError::BrokenFrame`] concerns one frame only: ask again. After any other error the camera is to be dropped and opened anew.
@@ -27,12 +36,24 @@ pub trait Camera: Send {
 pub enum CameraError {
     #[error("broken frame: {0}")]
     BrokenFrame(String),
-    #[error("{device}: no frame for {waited:?}; is it in use, asleep or covered by another program?")]
+    #[error("{device}: no frame for {waited:?}; is another program using it, or has it fallen asleep?")]
     TimedOut { device: String, waited: Duration },
-    /// The device, program or folder is not there or not usable; text says which, what was expected and what to do.
+    /// The device, program or folder is not there or not usable; the text says what is wrong and what to do.
     #[error("{device}: {problem}")]
     Unavailable { device: String, problem: String },
     /// A folder played once has come to its end.
     #[error("no more pictures")]
     Ended,
+}
+
+/// Opens the configured camera.
+///
+/// # Errors
+/// [`CameraError::Unavailable`].
+pub fn open(config: &CameraConfig) -> Result<Box<dyn Camera>, CameraError> {
+    Ok(match config.source {
+        CameraSource::V4l2 => Box::new(v4l2::V4l2Camera::open(config)?),
+        CameraSource::Command => Box::new(command::CommandCamera::open(config)?),
+        CameraSource::Files => Box::new(files::FilesCamera::open(config)?),
+    })
 }

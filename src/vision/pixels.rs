@@ -1,9 +1,238 @@
 //! Conversion of camera pixel formats to RGB.
+//!
+//! YUV is taken as ITU-R BT.601 with limited range (luma 16 to 235), which is what webcams send by the UVC specification's
+//! default and what rpicam-vid writes at the sizes used here. A camera that means full range looks a little too contrasty; MTCNN and the embedder do not mind.
 
-use image::RgbImage;
+use std::{borrow::Cow, io::Cursor};
 
-use super::frame::{Frame, FrameError};
+use image::{ImageDecoder, Rgb, RgbImage, codecs::jpeg::JpegDecoder};
 
-pub(super) fn to_rgb(_frame: &Frame) -> Result<RgbImage, FrameError> {
-    Err(FrameError::Jpeg(String::new()))
+use super::frame::{Frame, FrameError, PixelFormat};
+
+pub(super) fn to_rgb(frame: &Frame) -> Result<RgbImage, FrameError> {
+    if frame.format == PixelFormat::Mjpeg {
+        return decode_jpeg(frame);
+    }
+    let layout = Layout::of(frame)?;
+    let (bytes, stride) = (&frame.bytes[..], layout.stride);
+    let pixel = |x: u32, y: u32| {
+        let (x, y) = (x as usize, y as usize);
+        match frame.format {
+            PixelFormat::Yuyv => {
+                let pair = y * stride + x / 2 * 4;
+                rgb_of_yuv(bytes[pair + x % 2 * 2], bytes[pair + 1], bytes[pair + 3])
+            }
+            PixelFormat::Nv12 => {
+                let chroma = layout.second + y / 2 * stride + x / 2 * 2;
+                rgb_of_yuv(bytes[y * stride + x], bytes[chroma], bytes[chroma + 1])
+            }
+            PixelFormat::I420 => {
+                let chroma = y / 2 * (stride / 2) + x / 2;
+                rgb_of_yuv(bytes[y * stride + x], bytes[layout.second + chroma], bytes[layout.third + chroma])
+            }
+            PixelFormat::Grey => [bytes[y * stride + x]; 3],
+            PixelFormat::Rgb | PixelFormat::Mjpeg => {
+                let at = y * stride + x * 3;
+                [bytes[at], bytes[at + 1], bytes[at + 2]]
+            }
+        }
+    };
+    Ok(RgbImage::from_fn(frame.width, frame.height, |x, y| Rgb(pixel(x, y))))
+}
+
+/// Where the planes of an uncompressed frame begin.
+struct Layout {
+    stride: usize,
+    second: usize,
+    third: usize,
+}
+
+impl Layout {
+    fn of(frame: &Frame) -> Result<Layout, FrameError> {
+        let (width, height) = (frame.width as usize, frame.height as usize);
+        let chroma_rows = height.div_ceil(2);
+        let least_stride = match frame.format {
+            PixelFormat::Yuyv => width.div_ceil(2) * 4,
+            PixelFormat::Nv12 | PixelFormat::I420 => width.div_ceil(2) * 2,
+            PixelFormat::Grey | PixelFormat::Mjpeg => width,
+            PixelFormat::Rgb => width * 3,
+        };
+        let stride = (frame.stride as usize).max(least_stride);
+        let second = stride * height;
+        let (third, needed) = match frame.format {
+            PixelFormat::Nv12 => (0, second + stride * chroma_rows),
+            PixelFormat::I420 => (second + stride / 2 * chroma_rows, second + stride / 2 * chroma_rows * 2),
+            // The last row need not be padded to the stride.
+            _ => (0, second.saturating_sub(stride - least_stride)),
+        };
+        if frame.bytes.len() < needed {
+            let Frame { format, width, height, .. } = *frame;
+            return Err(FrameError::Short { format, width, height, needed, got: frame.bytes.len() });
+        }
+        Ok(Layout { stride, second, third })
+    }
+}
+
+/// BT.601, limited range, in 8-bit fixed point; within 1 of the real-valued formula.
+fn rgb_of_yuv(y: u8, u: u8, v: u8) -> [u8; 3] {
+    let luma = 298 * (i32::from(y) - 16) + 128;
+    let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
+    [luma + 409 * v, luma - 100 * u - 208 * v, luma + 516 * u].map(|value| (value >> 8).clamp(0, 255) as u8)
+}
+
+/// The four Huffman tables of ITU-T T.81, Annex K.3, as DHT segments: what a camera means that sends none (AVI1 MJPEG).
+#[rustfmt::skip]
+const STANDARD_TABLES: &[u8] = &[
+    // luma, DC
+    0xff, 0xc4, 0x00, 0x1f, 0x00, 0x00, 0x01, 0x05, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x00, 0x00, 0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,
+    // luma, AC
+    0xff, 0xc4, 0x00, 0xb5, 0x10, 0x00, 0x02, 0x01, 0x03, 0x03, 0x02, 0x04, 0x03, 0x05, 0x05, 0x04, 0x04, 0x00,
+    0x00, 0x01, 0x7d, 0x01, 0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31, 0x41, 0x06, 0x13, 0x51, 0x61,
+    0x07, 0x22, 0x71, 0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52, 0xd1, 0xf0, 0x24,
+    0x33, 0x62, 0x72, 0x82, 0x09, 0x0a, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a, 0x34,
+    0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55, 0x56,
+    0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78,
+    0x79, 0x7a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99,
+    0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9,
+    0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9,
+    0xda, 0xe1, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7,
+    0xf8, 0xf9, 0xfa,
+    // chroma, DC
+    0xff, 0xc4, 0x00, 0x1f, 0x01, 0x00, 0x03, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00,
+    0x00, 0x00, 0x00, 0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,
+    // chroma, AC
+    0xff, 0xc4, 0x00, 0xb5, 0x11, 0x00, 0x02, 0x01, 0x02, 0x04, 0x04, 0x03, 0x04, 0x07, 0x05, 0x04, 0x04, 0x00,
+    0x01, 0x02, 0x77, 0x00, 0x01, 0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61,
+    0x71, 0x13, 0x22, 0x32, 0x81, 0x08, 0x14, 0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33, 0x52, 0xf0, 0x15,
+    0x62, 0x72, 0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25, 0xf1, 0x17, 0x18, 0x19, 0x1a, 0x26, 0x27, 0x28, 0x29,
+    0x2a, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55,
+    0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76, 0x77,
+    0x78, 0x79, 0x7a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97,
+    0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7,
+    0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7,
+    0xd8, 0xd9, 0xda, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7,
+    0xf8, 0xf9, 0xfa,
+];
+
+/// A JPEG with the standard Huffman tables put in before its first scan, if it has none of its own.
+fn with_huffman_tables(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut at = 2;
+    while let Some(&[0xff, kind, high, low]) = bytes.get(at..at + 4) {
+        match kind {
+            0xc4 => return Cow::Borrowed(bytes),
+            0xda => return Cow::Owned([&bytes[..at], STANDARD_TABLES, &bytes[at..]].concat()),
+            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+        }
+    }
+    Cow::Borrowed(bytes)
+}
+
+/// The size is compared before anything is decoded, so that a broken or hostile header costs nothing.
+fn decode_jpeg(frame: &Frame) -> Result<RgbImage, FrameError> {
+    let broken = |error: image::ImageError| FrameError::Jpeg(error.to_string());
+    let decoder = JpegDecoder::new(Cursor::new(with_huffman_tables(&frame.bytes))).map_err(broken)?;
+    let (got_width, got_height) = decoder.dimensions();
+    if (got_width, got_height) != (frame.width, frame.height) {
+        return Err(FrameError::Size { width: frame.width, height: frame.height, got_width, got_height });
+    }
+    Ok(image::DynamicImage::from_decoder(decoder).map_err(broken)?.to_rgb8())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(format: PixelFormat, width: u32, height: u32, stride: u32, bytes: Vec<u8>) -> Frame {
+        Frame { bytes, format, width, height, stride, sequence: 0, captured_at: Instant::now() }
+    }
+
+    fn naive(y: u8, u: u8, v: u8) -> [f64; 3] {
+        let (y, u, v) = (1.164_383 * (f64::from(y) - 16.0), f64::from(u) - 128.0, f64::from(v) - 128.0);
+        [y + 1.596_027 * v, y - 0.391_762 * u - 0.812_968 * v, y + 2.017_232 * u].map(|c| c.clamp(0.0, 255.0))
+    }
+
+    fn jpeg(width: u32, height: u32) -> Vec<u8> {
+        let picture = RgbImage::from_fn(width, height, |x, y| Rgb([x as u8 * 3, y as u8 * 3, 90]));
+        let mut bytes = Vec::new();
+        picture.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Jpeg).unwrap();
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn the_fixed_point_formula_is_within_one_of_the_real_one(y: u8, u: u8, v: u8) {
+            for (got, exact) in rgb_of_yuv(y, u, v).iter().zip(naive(y, u, v)) {
+                prop_assert!((f64::from(*got) - exact).abs() <= 1.5, "{got} {exact}");
+            }
+        }
+
+        #[test]
+        fn rubbish_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600), w in 0u32..20, h in 0u32..20, stride in 0u32..50) {
+            use PixelFormat::*;
+            for format in [Yuyv, Nv12, I420, Grey, Mjpeg, Rgb] {
+                let _ = frame(format, w, h, stride, bytes.clone()).rgb();
+            }
+        }
+
+        #[test]
+        fn a_damaged_jpeg_never_panics(at in 0usize..600, value: u8, cut in 0usize..700) {
+            let mut bytes = jpeg(32, 16);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            bytes.truncate(bytes.len().saturating_sub(cut));
+            let _ = frame(Mjpeg, 32, 16, 0, bytes).rgb();
+        }
+    }
+    use PixelFormat::Mjpeg;
+
+    #[test]
+    fn each_format_puts_each_pixel_in_its_place() {
+        // Four columns, two rows, every luma different, chroma different left and right; strides wider than the rows.
+        let (y, u, v) = ([[50, 60, 70, 80], [90, 100, 110, 120]], [100, 160], [140, 90]);
+        let yuyv: Vec<u8> = y.iter().flat_map(|r| [r[0], u[0], r[1], v[0], r[2], u[1], r[3], v[1], 0, 0]).collect();
+        let luma: Vec<u8> = y.iter().flat_map(|r| [r[0], r[1], r[2], r[3], 0, 0]).collect();
+        let nv12 = [&luma[..], &[u[0], v[0], u[1], v[1], 0, 0]].concat();
+        let i420 = [&luma[..], &[u[0], u[1], 0], &[v[0], v[1], 0]].concat();
+        for (format, stride, bytes) in
+            [(PixelFormat::Yuyv, 10, yuyv), (PixelFormat::Nv12, 6, nv12), (PixelFormat::I420, 6, i420)]
+        {
+            let picture = frame(format, 4, 2, stride, bytes).rgb().unwrap();
+            for (row, x) in [(0, 0), (0, 3), (1, 1), (1, 2)] {
+                let expected = rgb_of_yuv(y[row][x], u[x / 2], v[x / 2]);
+                assert_eq!(picture.get_pixel(x as u32, row as u32).0, expected, "{format:?} {row} {x}");
+            }
+        }
+        assert_eq!(frame(PixelFormat::Grey, 4, 2, 6, luma).rgb().unwrap().get_pixel(2, 1).0, [110; 3]);
+    }
+
+    #[test]
+    fn a_short_frame_is_an_error_that_says_what_is_missing() {
+        let error = frame(PixelFormat::Yuyv, 640, 480, 1280, vec![0; 1000]).rgb().unwrap_err().to_string();
+        assert!(error.contains("614400") && error.contains("1000"), "{error}");
+    }
+
+    #[test]
+    fn a_jpeg_of_another_size_is_refused_before_it_is_decoded() {
+        let result = frame(Mjpeg, 640, 480, 0, jpeg(32, 16)).rgb();
+        assert!(matches!(result, Err(FrameError::Size { got_width: 32, got_height: 16, .. })));
+    }
+
+    #[test]
+    fn a_jpeg_without_huffman_tables_is_decoded_as_webcams_mean_it() {
+        // This encoder writes the standard's tables, so leaving them out is what a webcam does.
+        let with = jpeg(64, 48);
+        let mut without = with.clone();
+        while let Some(at) = without.windows(2).position(|marker| marker == [0xff, 0xc4]) {
+            let length = usize::from(u16::from_be_bytes([without[at + 2], without[at + 3]]));
+            without.drain(at..at + 2 + length);
+        }
+        assert!(without.len() < with.len());
+        let (a, b) = (frame(Mjpeg, 64, 48, 0, with).rgb().unwrap(), frame(Mjpeg, 64, 48, 0, without).rgb().unwrap());
+        assert_eq!(a, b);
+    }
 }

@@ -1,0 +1,343 @@
+//! Webcams and HDMI bridges through Video4Linux.
+//!
+//! Oddities of the v4l crate that are dealt with here: after a time-out its stream hands the kernel a buffer the kernel already
+//! owns, so a stream is never used again after any error; dropping a stream can panic; the slice of a frame is the whole
+//! buffer, of which only `bytesused` bytes are the frame.
+
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use v4l::{
+    Device, Format, FourCC,
+    buffer::{Flags, Type},
+    capability::Flags as Capabilities,
+    frameinterval::FrameIntervalEnum,
+    framesize::FrameSizeEnum,
+    io::{mmap::Stream, traits::CaptureStream},
+    video::{Capture, capture::Parameters},
+};
+
+use super::{Camera, CameraError};
+use crate::{
+    config::CameraConfig,
+    vision::frame::{Frame, PixelFormat},
+};
+
+const BUFFERS: u32 = 4;
+/// What this program can decode, as V4L2 calls it, in the order of preference at equal size and rate: luma that needs no
+/// decoding first, JPEG after them, grey last because it has no colour.
+const FORMATS: [(&[u8; 4], PixelFormat, &str); 6] = [
+    (b"NV12", PixelFormat::Nv12, "nv12"),
+    (b"YU12", PixelFormat::I420, "i420"),
+    (b"YUYV", PixelFormat::Yuyv, "yuyv"),
+    (b"MJPG", PixelFormat::Mjpeg, "mjpeg"),
+    (b"JPEG", PixelFormat::Mjpeg, "mjpeg"),
+    (b"GREY", PixelFormat::Grey, "grey"),
+];
+
+/// One way a camera can be run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CameraMode {
+    pub format: PixelFormat,
+    fourcc: [u8; 4],
+    pub width: u32,
+    pub height: u32,
+    /// The most frames per second in this mode; None: the driver does not say.
+    pub fps: Option<f32>,
+}
+
+/// A capture device, for `facelatch doctor`.
+#[derive(Clone, Debug)]
+pub struct DeviceSummary {
+    pub path: PathBuf,
+    /// A path that survives replugging, if the system gives one.
+    pub by_id: Option<PathBuf>,
+    pub card: String,
+    pub driver: String,
+    pub modes: Vec<CameraMode>,
+}
+
+/// An open camera.
+pub struct V4l2Camera {
+    device: String,
+    description: String,
+    mode: CameraMode,
+    stride: u32,
+    timeout: Duration,
+    /// None once it has failed.
+    stream: Option<Stream<'static>>,
+}
+
+/// Every device that can capture and stream.
+pub fn list() -> Vec<DeviceSummary> {
+    let mut nodes: Vec<PathBuf> = entries("/dev").into_iter().filter(|path| is_video_node(path)).collect();
+    nodes.sort();
+    let by_id = entries("/dev/v4l/by-id");
+    let summary = |path: PathBuf| {
+        let device = Device::with_path(&path).ok()?;
+        let caps = capturing(&device)?;
+        let by_id = by_id.iter().find(|link| fs::canonicalize(link).is_ok_and(|target| target == path)).cloned();
+        let modes = modes(&device);
+        Some(DeviceSummary { by_id, card: caps.card, driver: caps.driver, modes, path })
+    };
+    nodes.into_iter().filter_map(summary).collect()
+}
+
+fn entries(folder: &str) -> Vec<PathBuf> {
+    fs::read_dir(folder).map(|all| all.filter_map(|entry| Some(entry.ok()?.path())).collect()).unwrap_or_default()
+}
+
+fn is_video_node(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("video"))
+}
+
+fn capturing(device: &Device) -> Option<v4l::Capabilities> {
+    let caps = device.query_caps().ok()?;
+    caps.capabilities.contains(Capabilities::VIDEO_CAPTURE | Capabilities::STREAMING).then_some(caps)
+}
+
+impl V4l2Camera {
+    /// Opens and configures the device; streaming starts with the first frame.
+    pub(super) fn open(config: &CameraConfig) -> Result<V4l2Camera, CameraError> {
+        let path = if config.device == "auto" { first_camera()? } else { PathBuf::from(&config.device) };
+        let name = path.display().to_string();
+        let unavailable = |problem: String| CameraError::Unavailable { device: name.clone(), problem };
+        let device = Device::with_path(&path).map_err(|error| unavailable(explain(&error)))?;
+        let caps = capturing(&device).ok_or_else(|| {
+            unavailable("this is not a camera that captures video; `facelatch doctor` lists those there are".into())
+        })?;
+        let offered = modes(&device);
+        let mode = choose(&offered, config).ok_or_else(|| unavailable(nothing_fits(&device, config)))?;
+        let wanted = Format::new(mode.width, mode.height, FourCC::new(&mode.fourcc));
+        let got = device.set_format(&wanted).map_err(|error| unavailable(explain(&error)))?;
+        if got.fourcc.repr != mode.fourcc {
+            return Err(unavailable(format!("it was asked for {} and set itself to {}", wanted.fourcc, got.fourcc)));
+        }
+        // A camera that cannot change its rate is used at the rate it has.
+        let fps = device.set_params(&Parameters::with_fps(config.fps)).ok().map(|set| set.interval);
+        let mut stream =
+            Stream::with_buffers(&device, Type::VideoCapture, BUFFERS).map_err(|error| unavailable(explain(&error)))?;
+        stream.set_timeout(config.timeout);
+        let mode = CameraMode { width: got.width, height: got.height, ..mode };
+        let rate = fps.map_or_else(String::new, |i| {
+            format!(", {:.0} fps", f64::from(i.denominator) / f64::from(i.numerator.max(1)))
+        });
+        let description = format!(
+            "{name} ({}): {} at {}×{}{rate}, chosen of {} modes",
+            crate::telemetry::printable(&caps.card),
+            got.fourcc,
+            got.width,
+            got.height,
+            offered.len()
+        );
+        Ok(V4l2Camera {
+            device: name,
+            description,
+            mode,
+            stride: got.stride,
+            timeout: config.timeout,
+            stream: Some(stream),
+        })
+    }
+
+    fn close(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            // Its drop panics when the device will not stop; there is nothing left to do about it then.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(stream)));
+        }
+    }
+}
+
+impl Camera for V4l2Camera {
+    fn next_frame(&mut self) -> Result<Frame, CameraError> {
+        let closed = || CameraError::Unavailable { device: self.device.clone(), problem: "it failed before".into() };
+        let stream = self.stream.as_mut().ok_or_else(closed)?;
+        let outcome = match stream.next() {
+            Ok((buffer, meta)) => {
+                let bytes = &buffer[..buffer.len().min(meta.bytesused as usize)];
+                if meta.flags.contains(Flags::ERROR) || bytes.is_empty() {
+                    Err(CameraError::BrokenFrame(format!(
+                        "{}: the driver marked frame {} as damaged",
+                        self.device, meta.sequence
+                    )))
+                } else {
+                    Ok((bytes.to_vec(), meta.sequence))
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(CameraError::TimedOut { device: self.device.clone(), waited: self.timeout })
+            }
+            Err(error) => Err(CameraError::Unavailable { device: self.device.clone(), problem: explain(&error) }),
+        };
+        if !matches!(outcome, Ok(_) | Err(CameraError::BrokenFrame(_))) {
+            self.close();
+        }
+        let (bytes, sequence) = outcome?;
+        let CameraMode { format, width, height, .. } = self.mode;
+        let stride = if format == PixelFormat::Mjpeg { 0 } else { self.stride };
+        Ok(Frame { bytes, format, width, height, stride, sequence: sequence.into(), captured_at: Instant::now() })
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+}
+
+impl Drop for V4l2Camera {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn first_camera() -> Result<PathBuf, CameraError> {
+    let mut devices = list();
+    devices.sort_by_key(|device| device.by_id.is_none());
+    let found = devices.into_iter().find(|device| !device.modes.is_empty());
+    found.map(|device| device.by_id.unwrap_or(device.path)).ok_or_else(|| CameraError::Unavailable {
+        device: "camera.device = \"auto\"".into(),
+        problem: "there is no camera this program can read: plug one in, or add the user to the group video; \
+                  for a ribbon cable camera set camera.source = \"command\""
+            .into(),
+    })
+}
+
+/// Every mode in a format this program can decode.
+fn modes(device: &Device) -> Vec<CameraMode> {
+    let offered = device.enum_formats().unwrap_or_default();
+    let mut modes = Vec::new();
+    for (fourcc, format, _) in FORMATS {
+        if !offered.iter().any(|description| &description.fourcc.repr == fourcc) {
+            continue;
+        }
+        for size in device.enum_framesizes(FourCC::new(fourcc)).unwrap_or_default() {
+            let sizes = match size.size {
+                FrameSizeEnum::Discrete(size) => vec![(size.width, size.height)],
+                // Of a continuous range a few usual sizes are enough to choose from.
+                FrameSizeEnum::Stepwise(range) => [(320, 240), (640, 480), (1280, 720), (1920, 1080)]
+                    .into_iter()
+                    .filter(|(w, h)| {
+                        (range.min_width..=range.max_width).contains(w)
+                            && (range.min_height..=range.max_height).contains(h)
+                    })
+                    .collect(),
+            };
+            for (width, height) in sizes {
+                let fps = most_fps(device, fourcc, width, height);
+                modes.push(CameraMode { format, fourcc: *fourcc, width, height, fps });
+            }
+        }
+    }
+    modes
+}
+
+fn most_fps(device: &Device, fourcc: &[u8; 4], width: u32, height: u32) -> Option<f32> {
+    let intervals = device.enum_frameintervals(FourCC::new(fourcc), width, height).ok()?;
+    let shortest = intervals.into_iter().map(|interval| match interval.interval {
+        FrameIntervalEnum::Discrete(interval) => interval,
+        FrameIntervalEnum::Stepwise(range) => range.min,
+    });
+    shortest
+        .filter(|interval| interval.numerator > 0)
+        .map(|i| i.denominator as f32 / i.numerator as f32)
+        .reduce(f32::max)
+}
+
+/// The best mode: the nearest size, then one that reaches the rate wanted, then the format that needs the least decoding.
+fn choose(modes: &[CameraMode], config: &CameraConfig) -> Option<CameraMode> {
+    let named = |mode: &CameraMode| FORMATS.iter().position(|(fourcc, _, _)| **fourcc == mode.fourcc);
+    let wanted =
+        |mode: &&CameraMode| config.format == "auto" || named(mode).is_some_and(|i| FORMATS[i].2 == config.format);
+    let key = |mode: &&CameraMode| {
+        let off_size = mode.width.abs_diff(config.width) + mode.height.abs_diff(config.height);
+        let too_slow = mode.fps.is_some_and(|fps| fps + 0.5 < config.fps as f32);
+        let missing_fps = if too_slow { config.fps - mode.fps.unwrap_or(0.0) as u32 } else { 0 };
+        // Grey would do for no net here as well as colour does, so it comes after any size and rate.
+        (mode.format == PixelFormat::Grey, off_size, missing_fps, named(mode))
+    };
+    modes.iter().filter(wanted).min_by_key(key).copied()
+}
+
+fn nothing_fits(device: &Device, config: &CameraConfig) -> String {
+    let offered: Vec<String> = device.enum_formats().unwrap_or_default().iter().map(|f| f.fourcc.to_string()).collect();
+    let wanted = if config.format == "auto" { "NV12, YU12, YUYV, MJPG or GREY" } else { &config.format };
+    let hint = "a ribbon cable camera is read through camera.source = \"command\"";
+    format!(
+        "it offers {}, none of which is {wanted}; {hint}",
+        if offered.is_empty() { "no format".into() } else { offered.join(", ") }
+    )
+}
+
+/// The system's error in words.
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no such device; is the camera plugged in? `facelatch doctor` lists those there are".into()
+        }
+        io::ErrorKind::PermissionDenied => "no permission; add the user to the group video".into(),
+        io::ErrorKind::ResourceBusy => "another program is using it; `fuser -v` on the device shows which".into(),
+        _ if error.raw_os_error() == Some(19) => "it was unplugged".into(),
+        _ if error.raw_os_error() == Some(25) => "this is not a camera".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(fourcc: &[u8; 4], width: u32, height: u32, fps: f32) -> CameraMode {
+        let format = FORMATS.iter().find(|(known, _, _)| *known == fourcc).unwrap().1;
+        CameraMode { format, fourcc: *fourcc, width, height, fps: Some(fps) }
+    }
+
+    fn chosen(modes: &[CameraMode], change: impl Fn(&mut CameraConfig)) -> Option<(String, u32)> {
+        let mut config = CameraConfig::default();
+        change(&mut config);
+        choose(modes, &config).map(|mode| (String::from_utf8_lossy(&mode.fourcc).into_owned(), mode.width))
+    }
+
+    #[test]
+    fn uncompressed_is_preferred_where_it_is_fast_enough() {
+        let webcam = [
+            mode(b"MJPG", 640, 480, 30.0),
+            mode(b"YUYV", 640, 480, 30.0),
+            mode(b"MJPG", 1280, 720, 30.0),
+            mode(b"YUYV", 1280, 720, 5.0),
+        ];
+        assert_eq!(chosen(&webcam, |_| {}), Some(("YUYV".into(), 640)));
+        let hd = |c: &mut CameraConfig| (c.width, c.height) = (1280, 720);
+        assert_eq!(chosen(&webcam, hd), Some(("MJPG".into(), 1280)), "5 frames per second are too slow");
+    }
+
+    #[test]
+    fn the_nearest_size_is_taken() {
+        let small = [mode(b"YUYV", 320, 240, 30.0), mode(b"YUYV", 800, 600, 30.0), mode(b"YUYV", 1920, 1080, 30.0)];
+        assert_eq!(chosen(&small, |_| {}), Some(("YUYV".into(), 800)));
+    }
+
+    #[test]
+    fn grey_is_the_last_choice_and_a_forced_format_the_only_one() {
+        let modes = [mode(b"GREY", 640, 480, 60.0), mode(b"MJPG", 1280, 720, 10.0)];
+        assert_eq!(chosen(&modes, |_| {}), Some(("MJPG".into(), 1280)));
+        assert_eq!(chosen(&modes, |c| c.format = "grey".into()), Some(("GREY".into(), 640)));
+        assert_eq!(chosen(&modes, |c| c.format = "yuyv".into()), None);
+        assert_eq!(chosen(&[], |_| {}), None);
+    }
+
+    #[test]
+    fn a_camera_that_is_not_one_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("video0");
+        fs::write(&file, "no camera").unwrap();
+        for path in [file, "/dev/null".into(), dir.path().join("none")] {
+            let config = CameraConfig { device: path.display().to_string(), ..CameraConfig::default() };
+            let error = V4l2Camera::open(&config).err().expect("this is no camera").to_string();
+            assert!(error.starts_with(path.to_str().unwrap()), "{error}");
+            assert!(error.contains("not a camera") || error.contains("no such device"), "{error}");
+        }
+    }
+}
