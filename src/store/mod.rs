@@ -1,10 +1,30 @@
-//! People and events on disk.
+//! People and events on disk, in sled. What a function here acknowledged is flushed.
+//!
+//! A person is one record, so nobody is ever half enrolled. Every record carries a format version and a checksum.
 
-use std::time::Duration;
+mod record;
+mod recovery;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
+pub use recovery::RecoveryNote;
+
 use crate::{gallery::PersonId, vision::embed::ModelId};
+
+/// Layout of trees and keys; a store of a newer one is not touched.
+const SCHEMA: u32 = 1;
 
 /// One person: everything about them in one record, so that nobody is ever half enrolled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,3 +117,246 @@ pub enum EventKind {
         after: Duration,
     },
 }
+
+/// The moment of an event, by every clock there is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moment {
+    pub at_ms: i64,
+    pub boot_id: String,
+    pub since_boot: Duration,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "{path}: in use by another facelatch; stop it (systemctl stop facelatch) or give this one another store.path"
+    )]
+    InUse { path: PathBuf },
+    #[error("{path}: {source}; nothing was changed")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: {problem}; nothing was changed")]
+    Write { path: PathBuf, problem: String },
+    #[error("{path}: damaged: {problem}")]
+    Damaged { path: PathBuf, problem: String },
+    #[error("{path}: written by a newer facelatch (layout {found}, this program knows {SCHEMA}); update this program")]
+    Newer { path: PathBuf, found: u32 },
+}
+
+impl StoreError {
+    fn io(path: &Path, source: io::Error) -> StoreError {
+        StoreError::Io { path: path.to_owned(), source }
+    }
+}
+
+/// The open store; clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    path: PathBuf,
+    db: sled::Db,
+    meta: sled::Tree,
+    people: sled::Tree,
+    events: sled::Tree,
+    followers: Arc<Mutex<Vec<Sender<Event>>>>,
+    /// Taken while an event gets its number, so that numbers rise in the order of writing.
+    writing: Arc<Mutex<()>>,
+}
+
+impl Store {
+    /// Opens the store in a folder of its own, creating it (0700) if it is not there, and repairs what a power cut left.
+    ///
+    /// # Errors
+    /// In use, no permission, written by a newer program. Damage is no error: it is repaired, and the notes say how.
+    pub fn open(path: &Path, now_ms: i64) -> Result<(Store, Vec<RecoveryNote>), StoreError> {
+        create_private(path).map_err(|error| StoreError::io(path, error))?;
+        let (db, mut notes) = recovery::open(path, now_ms)?;
+        let tree = |name: &str| db.open_tree(name).map_err(|error| write_error(path, &error));
+        let store = Store {
+            path: path.to_owned(),
+            meta: tree("meta")?,
+            people: tree("people")?,
+            events: tree("events")?,
+            db: db.clone(),
+            followers: Arc::default(),
+            writing: Arc::default(),
+        };
+        store.check_schema()?;
+        let count = store.drop_bad_people()?;
+        if count > 0 {
+            notes.push(RecoveryNote::RecordsSkipped { count });
+        }
+        Ok((store, notes))
+    }
+
+    fn check_schema(&self) -> Result<(), StoreError> {
+        match self.read_meta("schema")?.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?))) {
+            None => self.write(&self.meta, b"schema", SCHEMA.to_be_bytes().to_vec()),
+            Some(found) if found > SCHEMA => Err(StoreError::Newer { path: self.path.clone(), found }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn drop_bad_people(&self) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for entry in self.people.iter() {
+            let (key, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            if let Err(problem) = record::decode::<Person>(&value) {
+                log::warn!("{}: a person's record is skipped: {problem}", self.path.display());
+                self.people.remove(key).map_err(|error| write_error(&self.path, &error))?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn read_meta(&self, key: &str) -> Result<Option<sled::IVec>, StoreError> {
+        self.meta.get(key).map_err(|error| write_error(&self.path, &error))
+    }
+
+    /// Inserts and flushes; an error means that nothing was acknowledged.
+    fn write(&self, tree: &sled::Tree, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
+        tree.insert(key, value).map_err(|error| write_error(&self.path, &error))?;
+        self.flush()
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map(drop).map_err(|error| write_error(&self.path, &error))
+    }
+
+    /// Everybody, in the order of their numbers.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn people(&self) -> Result<Vec<Person>, StoreError> {
+        let mut people = Vec::new();
+        for entry in self.people.iter() {
+            let (_, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            match record::decode(&value) {
+                Ok(person) => people.push(person),
+                Err(problem) => log::warn!("{}: a person's record is skipped: {problem}", self.path.display()),
+            }
+        }
+        Ok(people)
+    }
+
+    /// Writes a person, replacing the record as a whole.
+    ///
+    /// # Errors
+    /// Not written (disk full, read-only ...): the old record stands.
+    pub fn put_person(&self, person: &Person) -> Result<(), StoreError> {
+        let value = record::encode(person)
+            .map_err(|error| StoreError::Write { path: self.path.clone(), problem: error.to_string() })?;
+        self.write(&self.people, &person.id.0.to_be_bytes(), value)
+    }
+
+    /// # Errors
+    /// Not removed.
+    pub fn remove_person(&self, id: PersonId) -> Result<(), StoreError> {
+        self.people.remove(id.0.to_be_bytes()).map_err(|error| write_error(&self.path, &error))?;
+        self.flush()
+    }
+
+    /// A number that no person had before.
+    ///
+    /// # Errors
+    /// It could not be noted.
+    pub fn fresh_person_id(&self) -> Result<PersonId, StoreError> {
+        let last =
+            self.read_meta("last_person")?.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+        let next = last.unwrap_or(0) + 1;
+        self.write(&self.meta, b"last_person", next.to_be_bytes().to_vec())?;
+        Ok(PersonId(next))
+    }
+
+    /// Writes an event and tells the followers.
+    ///
+    /// # Errors
+    /// Not written; nobody was told.
+    pub fn append_event(&self, moment: Moment, kind: EventKind) -> Result<Event, StoreError> {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.events.last().map_err(|error| write_error(&self.path, &error))?;
+        let id = last.and_then(|(key, _)| Some(u64::from_be_bytes(key.as_ref().try_into().ok()?))).unwrap_or(0) + 1;
+        let event = Event { id, at_ms: moment.at_ms, boot_id: moment.boot_id, since_boot: moment.since_boot, kind };
+        let value = record::encode(&event)
+            .map_err(|error| StoreError::Write { path: self.path.clone(), problem: error.to_string() })?;
+        self.write(&self.events, &id.to_be_bytes(), value)?;
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.retain(|follower| follower.send(event.clone()).is_ok());
+        Ok(event)
+    }
+
+    /// Events since a moment (milliseconds since 1970), oldest first; of more than `limit` the newest.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn events(&self, since_ms: Option<i64>, limit: Option<usize>) -> Result<Vec<Event>, StoreError> {
+        let mut events = Vec::new();
+        for entry in self.events.iter().rev() {
+            let (_, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            match record::decode::<Event>(&value) {
+                // Not a stop at the first older one: a clock that was set back leaves events out of order.
+                Ok(event) if since_ms.is_none_or(|since| event.at_ms >= since) => events.push(event),
+                Ok(_) => {}
+                Err(problem) => log::warn!("{}: an event's record is skipped: {problem}", self.path.display()),
+            }
+            if limit.is_some_and(|limit| events.len() >= limit) {
+                break;
+            }
+        }
+        events.reverse();
+        Ok(events)
+    }
+
+    /// When each person was last granted, milliseconds since 1970.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn last_granted(&self) -> Result<HashMap<PersonId, i64>, StoreError> {
+        let mut last = HashMap::new();
+        for event in self.events(None, None)? {
+            if let EventKind::Granted { person, .. } = event.kind {
+                last.insert(person, event.at_ms);
+            }
+        }
+        Ok(last)
+    }
+
+    /// Every event from now on.
+    pub fn follow(&self) -> Receiver<Event> {
+        let (sender, receiver) = mpsc::channel();
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
+    }
+
+    /// Forgets events older than a moment; how many. The newest one stays, for its number.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn forget_events_before(&self, at_ms: i64) -> Result<usize, StoreError> {
+        let last = self.events.last().map_err(|error| write_error(&self.path, &error))?.map(|(key, _)| key);
+        let mut forgotten = 0;
+        for entry in self.events.iter() {
+            let (key, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            let old = record::decode::<Event>(&value).map_or(true, |event| event.at_ms < at_ms);
+            if old && last.as_ref() != Some(&key) {
+                self.events.remove(key).map_err(|error| write_error(&self.path, &error))?;
+                forgotten += 1;
+            }
+        }
+        self.flush()?;
+        Ok(forgotten)
+    }
+}
+
+fn write_error(path: &Path, error: &sled::Error) -> StoreError {
+    StoreError::Write { path: path.to_owned(), problem: error.to_string() }
+}
+
+/// A folder only its owner may look into: templates and events are personal data.
+fn create_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,521 @@
+//! The enroll folder: the truth about who is known. Pictures in, verdicts and templates out.
+//!
+//! `NAME.jpg`, or `NAME/*.jpg`: what is dropped in is read once it has not changed for a while, what is removed is
+//! forgotten, a renamed folder renames the person. A refused picture gets a sidecar `PICTURE.rejected.txt` with reason and
+//! remedy. All that changes about one person in a scan is written as one record.
+
+mod picture;
+mod scan;
+mod verdict;
+pub mod watch;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use image::RgbImage;
+use sha2::{Digest, Sha256};
+
+pub use verdict::Refusal;
+
+use crate::{
+    config::EnrollConfig,
+    gallery::{PersonId, Template},
+    store::{EnrolledPicture, Person, Store, StoreError},
+    telemetry::printable,
+    vision::embed::{Embedding, ModelId},
+};
+use scan::{Found, SIDECAR, Stamp, scan};
+
+/// Finds the one face of a picture. The vision part implements it; tests have one of their own.
+pub trait FaceReader: Send + Sync {
+    fn model(&self) -> ModelId;
+
+    /// The face's embedding and the side of its box in pixels.
+    ///
+    /// # Errors
+    /// Why this picture cannot be somebody's template.
+    fn read(&self, picture: &RgbImage, min_face_px: u32) -> Result<(Embedding, u32), Refusal>;
+}
+
+/// Why the folder cannot be worked with. A single picture's problem is a [`Refusal`].
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    #[error("{path}: {source}; enroll.folder must be a folder this program can read and write")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What one look at the folder changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Person, name, picture.
+    pub accepted: Vec<(PersonId, String, String)>,
+    /// Name (or what should have been one), picture, reason; each said once.
+    pub refused: Vec<(String, String, String)>,
+    pub forgotten: Vec<(PersonId, String, String)>,
+    /// Person, old name, new name.
+    pub renamed: Vec<(PersonId, String, String)>,
+    /// Pictures that are still being written: look again soon.
+    pub unsettled: bool,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        *self == Changes { unsettled: self.unsettled, ..Changes::default() }
+    }
+}
+
+/// See the module.
+pub struct Enroller {
+    config: EnrollConfig,
+    store: Store,
+    reader: Arc<dyn FaceReader>,
+    /// A picture nearer than this to somebody else is refused.
+    lookalike_distance: f32,
+    /// Files that need no second look while they have this stamp.
+    settled: HashMap<PathBuf, Stamp>,
+    /// Files that were seen once, and when; their stamp must stay.
+    waiting: HashMap<PathBuf, (Stamp, SystemTime)>,
+}
+
+impl Enroller {
+    /// Creates the folder (writable by owner and group) if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be created or read.
+    pub fn new(
+        config: EnrollConfig,
+        store: Store,
+        reader: Arc<dyn FaceReader>,
+        lookalike_distance: f32,
+    ) -> Result<Enroller, EnrollError> {
+        let folder_error = |source| EnrollError::Folder { path: config.folder.clone(), source };
+        if !config.folder.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o770).create(&config.folder).map_err(folder_error)?;
+            fs::set_permissions(&config.folder, fs::Permissions::from_mode(0o770)).map_err(folder_error)?;
+        }
+        fs::read_dir(&config.folder).map_err(folder_error)?;
+        Ok(Enroller { config, store, reader, lookalike_distance, settled: HashMap::new(), waiting: HashMap::new() })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.config.folder
+    }
+
+    /// Every template of the people enrolled.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn templates(&self) -> Result<Vec<Template>, StoreError> {
+        Ok(templates_of(&self.store.people()?))
+    }
+
+    /// Brings the store in line with the folder.
+    ///
+    /// # Errors
+    /// The folder cannot be read or the store not written; what was done for people before that stands, and the rest is done the next time.
+    pub fn sync(&mut self, now: SystemTime) -> Result<Changes, EnrollError> {
+        let found = scan(&self.config.folder)
+            .map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })?;
+        let mut changes = Changes::default();
+        self.remove_orphans(&found);
+        let mut people = self.store.people()?;
+        self.follow_moves(&found.pictures, &mut people, &mut changes)?;
+        self.forget_missing(&found.pictures, &mut people, &mut changes)?;
+        let mut by_name: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
+        for picture in self.due(&found.pictures, &people, now, &mut changes) {
+            match &picture.name {
+                Ok(name) => by_name.entry(name).or_default().push(picture),
+                Err(refusal) => self.refuse(picture, &picture.key, refusal, &mut changes),
+            }
+        }
+        let total: usize = by_name.values().map(Vec::len).sum();
+        let mut done = 0;
+        for (name, pictures) in by_name {
+            self.take_up(name, &pictures, &mut people, now, &mut changes)?;
+            done += pictures.len();
+            if total > 5 {
+                log::info!("enroll folder: {done} of {total} pictures read");
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Sidecars whose picture is gone, and memories of files that are gone.
+    fn remove_orphans(&mut self, found: &scan::Scan) {
+        let present: HashSet<&Path> = found.pictures.iter().map(|picture| picture.path.as_path()).collect();
+        for sidecar in &found.sidecars {
+            let picture = sidecar.to_string_lossy().trim_end_matches(SIDECAR).to_owned();
+            let exists = present.iter().any(|path| path.to_string_lossy() == picture);
+            if !exists {
+                let _ = fs::remove_file(sidecar);
+            }
+        }
+        self.settled.retain(|path, _| present.contains(path.as_path()));
+        self.waiting.retain(|path, _| present.contains(path.as_path()));
+    }
+
+    /// A picture that is gone from one name and there under another, byte for byte, was moved: the template goes with it,
+    /// and a person all of whose pictures went to a new name is renamed.
+    fn follow_moves(&self, found: &[Found], people: &mut [Person], changes: &mut Changes) -> Result<(), EnrollError> {
+        let present: HashSet<&str> = found.iter().map(|picture| picture.key.as_str()).collect();
+        let known: HashSet<String> = people.iter().flat_map(|p| p.pictures.iter().map(|e| e.path.clone())).collect();
+        let gone = people.iter().flat_map(|p| &p.pictures).any(|picture| !present.contains(picture.path.as_str()));
+        if !gone {
+            return Ok(());
+        }
+        let mut moved_to: HashMap<[u8; 32], &Found> = HashMap::new();
+        for picture in found.iter().filter(|picture| !known.contains(&picture.key) && picture.name.is_ok()) {
+            if let Ok(bytes) = picture::read_file(&picture.path) {
+                moved_to.insert(digest(&bytes), picture);
+            }
+        }
+        let names: HashSet<String> = people.iter().map(|person| person.name.clone()).collect();
+        for person in people {
+            let all_moved = !person.pictures.is_empty()
+                && person
+                    .pictures
+                    .iter()
+                    .all(|p| !present.contains(p.path.as_str()) && moved_to.contains_key(&p.sha256));
+            let target: HashSet<&String> =
+                person.pictures.iter().filter_map(|p| moved_to.get(&p.sha256)?.name.as_ref().ok()).collect();
+            let Some(name) =
+                target.iter().next().filter(|_| all_moved && target.len() == 1).map(|name| (*name).clone())
+            else {
+                continue;
+            };
+            if names.contains(&name) && name != person.name {
+                continue;
+            }
+            for picture in &mut person.pictures {
+                picture.path = moved_to[&picture.sha256].key.clone();
+            }
+            let old = std::mem::replace(&mut person.name, name.clone());
+            self.store.put_person(person)?;
+            if old != name {
+                changes.renamed.push((person.id, old, name));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_missing(
+        &self,
+        found: &[Found],
+        people: &mut Vec<Person>,
+        changes: &mut Changes,
+    ) -> Result<(), EnrollError> {
+        let present: HashSet<&str> = found.iter().map(|picture| picture.key.as_str()).collect();
+        for person in people.iter_mut() {
+            let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut person.pictures)
+                .into_iter()
+                .partition(|picture| present.contains(picture.path.as_str()));
+            person.pictures = kept;
+            if gone.is_empty() {
+                continue;
+            }
+            match person.pictures.is_empty() {
+                true => self.store.remove_person(person.id)?,
+                false => self.store.put_person(person)?,
+            }
+            changes.forgotten.extend(gone.into_iter().map(|picture| (person.id, person.name.clone(), picture.path)));
+        }
+        people.retain(|person| !person.pictures.is_empty());
+        Ok(())
+    }
+
+    /// The pictures that have to be looked at now: new or changed and completely written, or of another model.
+    fn due<'a>(
+        &mut self,
+        found: &'a [Found],
+        people: &[Person],
+        now: SystemTime,
+        changes: &mut Changes,
+    ) -> Vec<&'a Found> {
+        let model = self.reader.model();
+        let outdated: HashSet<&str> =
+            people.iter().flat_map(|p| &p.pictures).filter(|p| p.model != model).map(|p| p.path.as_str()).collect();
+        let mut due = Vec::new();
+        for picture in found {
+            if self.settled.get(&picture.path) == Some(&picture.stamp) && !outdated.contains(picture.key.as_str()) {
+                continue;
+            }
+            let since = match self.waiting.get(&picture.path) {
+                Some((stamp, since)) if *stamp == picture.stamp => *since,
+                _ => picture.modified().min(now),
+            };
+            if now.duration_since(since).unwrap_or(Duration::ZERO) >= self.config.settle {
+                self.waiting.remove(&picture.path);
+                due.push(picture);
+            } else {
+                self.waiting.insert(picture.path.clone(), (picture.stamp, since));
+                changes.unsettled = true;
+            }
+        }
+        due
+    }
+
+    /// Judges one person's due pictures and writes the person once.
+    fn take_up(
+        &mut self,
+        name: &str,
+        due: &[&Found],
+        people: &mut Vec<Person>,
+        now: SystemTime,
+        changes: &mut Changes,
+    ) -> Result<(), EnrollError> {
+        let known = people.iter().position(|person| person.name == name);
+        let mut person = match known {
+            Some(index) => people[index].clone(),
+            None => Person { id: PersonId(0), name: name.to_owned(), pictures: Vec::new() },
+        };
+        let before = person.clone();
+        let mut accepted = Vec::new();
+        for found in due {
+            let earlier = person.pictures.iter().position(|picture| picture.path == found.key);
+            let earlier = earlier.map(|index| person.pictures.remove(index));
+            match self.judge_file(found, &person, people, earlier.as_ref(), now) {
+                Ok((picture, fresh)) => {
+                    if fresh {
+                        accepted.push(found.key.clone());
+                    }
+                    person.pictures.push(picture);
+                    let _ = fs::remove_file(sidecar_of(&found.path));
+                    self.settled.insert(found.path.clone(), found.stamp);
+                }
+                Err(refusal) => {
+                    if let Some(lost) = earlier {
+                        changes.forgotten.push((person.id, name.to_owned(), lost.path));
+                    }
+                    self.refuse(found, name, &refusal, changes);
+                }
+            }
+        }
+        person.pictures.sort_by(|a, b| a.path.cmp(&b.path));
+        if person != before {
+            if person.id == PersonId(0) {
+                person.id = self.store.fresh_person_id()?;
+            }
+            match person.pictures.is_empty() {
+                true => self.store.remove_person(person.id)?,
+                false => self.store.put_person(&person)?,
+            }
+            changes.accepted.extend(accepted.into_iter().map(|picture| (person.id, name.to_owned(), picture)));
+            match known {
+                Some(index) if person.pictures.is_empty() => drop(people.remove(index)),
+                Some(index) => people[index] = person,
+                None if !person.pictures.is_empty() => people.push(person),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The picture's record, and whether it was not there before with the same content.
+    fn judge_file(
+        &self,
+        found: &Found,
+        person: &Person,
+        people: &[Person],
+        earlier: Option<&EnrolledPicture>,
+        now: SystemTime,
+    ) -> Result<(EnrolledPicture, bool), Refusal> {
+        let bytes = picture::read_file(&found.path)?;
+        if let Some(earlier) = earlier.filter(|e| e.sha256 == digest(&bytes) && e.model == self.reader.model()) {
+            return Ok((earlier.clone(), false));
+        }
+        let picture = self.judge(&bytes, &found.key, person, people, now)?;
+        let fresh = earlier.is_none_or(|earlier| earlier.sha256 != picture.sha256);
+        Ok((picture, fresh))
+    }
+
+    /// Everything a picture has to pass to become `person`'s.
+    fn judge(
+        &self,
+        bytes: &[u8],
+        key: &str,
+        person: &Person,
+        people: &[Person],
+        now: SystemTime,
+    ) -> Result<EnrolledPicture, Refusal> {
+        let sha256 = digest(bytes);
+        let others = || people.iter().filter(|other| other.name != person.name);
+        let same = person
+            .pictures
+            .iter()
+            .chain(others().flat_map(|other| &other.pictures))
+            .find(|p| p.sha256 == sha256 && p.path != key);
+        if let Some(same) = same {
+            return Err(Refusal::Duplicate(same.path.clone()));
+        }
+        let picture = picture::decode(bytes, self.config.max_megapixels)?;
+        let (embedding, face_px) = self.reader.read(&picture, self.config.min_face)?;
+        let distance_to = |known: &EnrolledPicture| {
+            let known = Embedding::new(known.embedding.clone(), known.model).ok()?;
+            known.distance(&embedding)
+        };
+        let farthest = person.pictures.iter().filter_map(distance_to).fold(0.0, f32::max);
+        if farthest > self.config.max_spread {
+            let limit = self.config.max_spread;
+            return Err(Refusal::UnlikeOthers { name: person.name.clone(), distance: farthest, limit });
+        }
+        for other in others() {
+            let nearest = other.pictures.iter().filter_map(distance_to).fold(f32::INFINITY, f32::min);
+            if nearest < self.lookalike_distance {
+                let limit = self.lookalike_distance;
+                return Err(Refusal::LooksLike { name: other.name.clone(), distance: nearest, limit });
+            }
+        }
+        Ok(EnrolledPicture {
+            path: key.to_owned(),
+            sha256,
+            model: embedding.model(),
+            embedding: embedding.values().to_vec(),
+            face_px,
+            enrolled_at_ms: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
+        })
+    }
+
+    /// Notes the refusal and writes the sidecar; a refusal that the sidecar says already is not reported again.
+    fn refuse(&mut self, found: &Found, name: &str, refusal: &Refusal, changes: &mut Changes) {
+        self.settled.insert(found.path.clone(), found.stamp);
+        let sidecar = sidecar_of(&found.path);
+        let text = format!("{refusal}.\n");
+        if fs::read_to_string(&sidecar).is_ok_and(|old| old == text) {
+            return;
+        }
+        if let Err(error) =
+            fs::write(&sidecar, &text).and_then(|()| fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o660)))
+        {
+            log::warn!(
+                "{}: the reason of a refusal cannot be written: {error}",
+                printable(&sidecar.display().to_string())
+            );
+        }
+        changes.refused.push((name.to_owned(), found.key.clone(), refusal.to_string()));
+    }
+
+    /// Takes a picture in as `facelatch enroll` brings it: judged first, written to the folder and enrolled only if it is accepted.
+    /// The second half of the answer is the picture's place in the folder.
+    ///
+    /// # Errors
+    /// The folder or the store cannot be written; then nothing is kept.
+    pub fn add_picture(
+        &mut self,
+        name: &str,
+        file_name: &str,
+        bytes: &[u8],
+        now: SystemTime,
+    ) -> Result<Result<(EnrolledPicture, PersonId), Refusal>, EnrollError> {
+        if let Err(refusal) = scan::check_name(name) {
+            return Ok(Err(refusal));
+        }
+        let people = self.store.people()?;
+        let known = people.iter().find(|person| person.name == name);
+        let mut person =
+            known.cloned().unwrap_or(Person { id: PersonId(0), name: name.to_owned(), pictures: Vec::new() });
+        let folder = self.config.folder.join(name);
+        let path = unused_path(&folder, file_name, bytes);
+        let key = path.strip_prefix(&self.config.folder).unwrap_or(&path).to_string_lossy().into_owned();
+        let picture = match self.judge(bytes, &key, &person, &people, now) {
+            Ok(picture) => picture,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        write_new(&folder, &path, bytes).map_err(|source| EnrollError::Folder { path: path.clone(), source })?;
+        person.pictures.push(picture.clone());
+        let stored = match person.id {
+            PersonId(0) => self.store.fresh_person_id().map(|id| person.id = id),
+            _ => Ok(()),
+        };
+        if let Err(error) = stored.and_then(|()| self.store.put_person(&person)) {
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_dir(&folder);
+            return Err(error.into());
+        }
+        Ok(Ok((picture, person.id)))
+    }
+}
+
+impl Found {
+    /// When the file was last written, as its own time stamp says.
+    fn modified(&self) -> SystemTime {
+        fs::metadata(&self.path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// Every template of these people.
+pub fn templates_of(people: &[Person]) -> Vec<Template> {
+    let of = |person: &Person| {
+        let id = person.id;
+        let template = move |picture: &EnrolledPicture| {
+            let embedding = Embedding::new(picture.embedding.clone(), picture.model).ok()?;
+            Some(Template { person: id, embedding })
+        };
+        person.pictures.iter().filter_map(template).collect::<Vec<_>>()
+    };
+    people.iter().flat_map(of).collect()
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+fn sidecar_of(picture: &Path) -> PathBuf {
+    let mut name = picture.as_os_str().to_owned();
+    name.push(SIDECAR);
+    PathBuf::from(name)
+}
+
+/// A place for a picture: its own file name as far as that is one, made unique by its content.
+fn unused_path(folder: &Path, file_name: &str, bytes: &[u8]) -> PathBuf {
+    let file = Path::new(file_name);
+    let stem: String = file
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .unwrap_or("picture")
+        .chars()
+        .filter(|c| !crate::telemetry::is_unprintable(*c))
+        .take(40)
+        .collect();
+    let stem = stem.trim_start_matches('.');
+    let stem = if stem.is_empty() { "picture" } else { stem };
+    let extension = if bytes.starts_with(b"\x89PNG") { "png" } else { "jpg" };
+    let plain = folder.join(format!("{stem}.{extension}"));
+    if !plain.exists() {
+        return plain;
+    }
+    let mark: String = digest(bytes)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    folder.join(format!("{stem}-{mark}.{extension}"))
+}
+
+/// Writes a file so that it is there as a whole or not at all.
+fn write_new(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if !folder.exists() {
+        fs::DirBuilder::new().mode(0o770).create(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o770))?;
+    }
+    let hidden = folder.join(format!(".{}.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&hidden)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&hidden, path)?;
+        File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&hidden);
+        let _ = fs::remove_dir(folder);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! From a file somebody dropped to pixels, without trusting it.
+
+use std::{
+    fs::File,
+    io::{Cursor, Read},
+    path::Path,
+};
+
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+
+use super::Refusal;
+
+const MOST_BYTES: u64 = 64 << 20;
+
+/// The file's bytes, unless it is too large.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Refusal> {
+    let unreadable = |error: std::io::Error| Refusal::Unreadable(error.to_string());
+    let file = File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MOST_BYTES { Err(Refusal::TooLargeFile) } else { Ok(bytes) }
+}
+
+/// Decodes a picture and turns it upright as its EXIF data say. The size in its header is judged before anything is decoded.
+pub(super) fn decode(bytes: &[u8], max_megapixels: u32) -> Result<RgbImage, Refusal> {
+    let not_a_picture = |problem: String| Refusal::NotAPicture(problem);
+    let reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| not_a_picture(error.to_string()))?;
+    if reader.format().is_none() {
+        return Err(not_a_picture("its first bytes are those of no known format".into()));
+    }
+    let mut decoder = reader.into_decoder().map_err(|error| not_a_picture(error.to_string()))?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > u64::from(max_megapixels) * 1_000_000 {
+        return Err(Refusal::TooManyPixels { width, height, most: max_megapixels });
+    }
+    // 16-bit RGBA is the most a pixel can take.
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(u64::from(max_megapixels) * 1_000_000 * 8 + (16 << 20));
+    decoder.set_limits(limits).map_err(|error| not_a_picture(error.to_string()))?;
+    let orientation = decoder.orientation().map_err(|error| not_a_picture(error.to_string()))?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| not_a_picture(error.to_string()))?;
+    picture.apply_orientation(orientation);
+    Ok(picture.to_rgb8())
+}

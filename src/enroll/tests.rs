@@ -1,0 +1,380 @@
+use std::{
+    io::Cursor,
+    os::unix::fs::symlink,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+};
+
+use image::Rgb;
+
+use super::*;
+
+/// Sees a face in the colour of the middle: its direction is the embedding, 100 px its size. Black is no face, white are
+/// two; pictures less than 50 px wide are faces of 43 px.
+struct ColourReader {
+    model: ModelId,
+    reads: AtomicUsize,
+}
+
+impl ColourReader {
+    fn of(model: u8) -> Arc<ColourReader> {
+        Arc::new(ColourReader { model: ModelId([model; 16]), reads: AtomicUsize::new(0) })
+    }
+}
+
+impl FaceReader for ColourReader {
+    fn model(&self) -> ModelId {
+        self.model
+    }
+
+    fn read(&self, picture: &RgbImage, min_face_px: u32) -> Result<(Embedding, u32), Refusal> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let colour = picture.get_pixel(picture.width() / 2, picture.height() / 2).0.map(f32::from);
+        if picture.width() < 50 {
+            let flaw = crate::vision::quality::Flaw::TooSmall { px: 43.0, needs: min_face_px as f32 };
+            return Err(Refusal::Flawed { flaw });
+        }
+        match colour.iter().sum::<f32>() {
+            sum if sum < 30.0 => Err(Refusal::NoFace),
+            sum if sum > 740.0 => Err(Refusal::SeveralFaces(2)),
+            _ => Ok((Embedding::new(colour.to_vec(), self.model).expect("not black"), 100)),
+        }
+    }
+}
+
+const RED: [u8; 3] = [200, 20, 20];
+const DARK_RED: [u8; 3] = [100, 12, 10];
+const GREEN: [u8; 3] = [20, 200, 20];
+const BLUE: [u8; 3] = [20, 20, 200];
+
+fn png(colour: [u8; 3], width: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    RgbImage::from_pixel(width, 60, Rgb(colour))
+        .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
+        .unwrap();
+    bytes
+}
+
+struct Room {
+    dir: tempfile::TempDir,
+    store: Store,
+    reader: Arc<ColourReader>,
+    enroller: Enroller,
+}
+
+impl Room {
+    fn new() -> Room {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), 0).unwrap().0;
+        let reader = ColourReader::of(1);
+        let enroller = Room::enroller(dir.path(), &store, &reader);
+        Room { dir, store, reader, enroller }
+    }
+
+    fn enroller(dir: &Path, store: &Store, reader: &Arc<ColourReader>) -> Enroller {
+        let config = EnrollConfig { folder: dir.join("enroll"), ..EnrollConfig::default() };
+        Enroller::new(config, store.clone(), Arc::clone(reader) as Arc<dyn FaceReader>, 0.3).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("enroll").join(name)
+    }
+
+    fn drop_in(&self, name: &str, bytes: &[u8]) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// Looks a minute later, when everything has settled.
+    fn sync(&mut self) -> Changes {
+        self.enroller.sync(SystemTime::now() + Duration::from_secs(60)).unwrap()
+    }
+
+    fn people(&self) -> Vec<(String, usize)> {
+        let mut people: Vec<_> = self.store.people().unwrap().into_iter().map(|p| (p.name, p.pictures.len())).collect();
+        people.sort();
+        people
+    }
+
+    /// The sidecar's text.
+    fn verdict(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path(&format!("{name}{SIDECAR}"))).ok()
+    }
+
+    /// Drops in one picture and expects it to be refused for a reason with this word.
+    fn refused(&mut self, name: &str, bytes: &[u8], word: &str) {
+        self.drop_in(name, bytes);
+        self.sync();
+        let verdict = self.verdict(name).unwrap_or_else(|| panic!("{name} should be refused"));
+        assert!(verdict.contains(word), "{name}: {verdict}");
+    }
+}
+
+fn person(name: &str, pictures: usize) -> (String, usize) {
+    (name.to_owned(), pictures)
+}
+
+#[test]
+fn a_file_or_a_folder_is_a_person() {
+    let mut room = Room::new();
+    room.drop_in("Ada Lovelace.png", &png(RED, 60));
+    room.drop_in("Grace/1.PNG", &png(GREEN, 60));
+    room.drop_in("Grace/2.png", &png([20, 180, 20], 60));
+    room.drop_in("李.png", &png(BLUE, 60));
+    let changes = room.sync();
+    assert_eq!(changes.accepted.len(), 4);
+    assert_eq!(room.people(), [person("Ada Lovelace", 1), person("Grace", 2), person("李", 1)]);
+    assert!(room.sync().is_empty(), "nothing changed, nothing done");
+    assert_eq!(room.reader.reads.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn a_picture_being_written_is_left_alone() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60)[..40]);
+    let now = SystemTime::now();
+    let changes = room.enroller.sync(now).unwrap();
+    assert!(changes.is_empty() && changes.unsettled);
+    room.drop_in("Ada.png", &png(RED, 60));
+    assert!(room.enroller.sync(now + Duration::from_millis(400)).unwrap().unsettled, "it changed in between");
+    assert_eq!(room.enroller.sync(now + Duration::from_secs(2)).unwrap().accepted.len(), 1);
+    assert_eq!(room.verdict("Ada.png"), None);
+}
+
+#[test]
+fn each_bad_picture_is_refused_with_reason_and_remedy() {
+    let mut room = Room::new();
+    let good = png(RED, 60);
+    room.refused("Text.jpg", b"hello", "Save it as a plain RGB JPEG or PNG");
+    room.refused("Empty.jpg", b"", "not a picture");
+    room.refused("Truncated.png", &good[..good.len() / 2], "not a picture");
+    room.refused("Black.png", &png([0; 3], 60), "no face");
+    room.refused("Two.png", &png([255; 3], 60), "2 faces");
+    room.refused("Small.png", &png(RED, 40), "face too small: 43 px, needs 80. Take the picture from nearer");
+    assert_eq!(room.people(), []);
+}
+
+#[test]
+fn a_decompression_bomb_is_refused_by_its_header() {
+    let mut room = Room::new();
+    // A PNG that says 60,000 × 60,000 and carries next to nothing.
+    let mut bomb = png(RED, 60);
+    bomb[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+    bomb[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+    let checksum = crc32fast::hash(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
+    room.refused("Bomb.png", &bomb, "60000 x 60000 pixels, more than 50 megapixels");
+}
+
+/// A JPEG's frame header with another precision or number of components.
+fn odd_jpeg(precision: u8, components: u8) -> Vec<u8> {
+    let mut bytes = vec![0xff, 0xd8, 0xff, 0xc1];
+    bytes.extend_from_slice(&(8 + 3 * u16::from(components)).to_be_bytes());
+    bytes.extend_from_slice(&[precision, 0, 64, 0, 64, components]);
+    (1..=components).for_each(|id| bytes.extend_from_slice(&[id, 0x11, 0]));
+    bytes.extend_from_slice(&[0xff, 0xd9]);
+    bytes
+}
+
+#[test]
+fn jpegs_of_ten_bits_or_four_colours_are_refused_not_misread() {
+    let mut room = Room::new();
+    room.refused("Ten bits.jpg", &odd_jpeg(10, 3), "Save it as a plain RGB JPEG");
+    room.refused("CMYK.jpg", &odd_jpeg(8, 4), "Save it as a plain RGB JPEG");
+}
+
+#[test]
+fn names_that_cannot_be_are_refused() {
+    let mut room = Room::new();
+    let picture = png(RED, 60);
+    room.refused("Ada\nGrace.png", &picture, "line break");
+    room.refused(&format!("{}.png", "x".repeat(220)), &picture, "longer than 200 bytes");
+    for name in ["", " ", "../Eve", "a/b", ".hidden", "a\nb", "\u{202e}nwod", &"x".repeat(300)] {
+        let refusal = room.enroller.add_picture(name, "a.png", &picture, SystemTime::now()).unwrap().unwrap_err();
+        assert!(matches!(refusal, Refusal::BadName(_)), "{name:?}: {refusal}");
+    }
+    assert_eq!(room.people(), []);
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_refused() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let mut room = Room::new();
+    let path = room.dir.path().join("enroll").join(OsStr::from_bytes(b"\xff\xfe.png"));
+    fs::write(path, png(RED, 60)).unwrap();
+    let changes = room.sync();
+    assert!(changes.refused[0].2.contains("UTF-8"), "{changes:?}");
+}
+
+#[test]
+fn a_link_out_of_the_folder_is_refused_and_one_inside_is_not() {
+    let mut room = Room::new();
+    let outside = room.dir.path().join("secret.png");
+    fs::write(&outside, png(RED, 60)).unwrap();
+    symlink(&outside, room.path("Out.png")).unwrap();
+    symlink("/nowhere/at/all.png", room.path("Dangling.png")).unwrap();
+    room.drop_in("Grace/1.png", &png(GREEN, 60));
+    room.sync();
+    assert!(room.verdict("Out.png").unwrap().contains("link out of the enroll folder"));
+    assert!(room.verdict("Dangling.png").is_some());
+    assert_eq!(room.people(), [person("Grace", 1)]);
+}
+
+#[test]
+fn a_picture_without_permission_is_refused_and_taken_when_it_is_given() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    fs::set_permissions(room.path("Ada.png"), fs::Permissions::from_mode(0o000)).unwrap();
+    if File::open(room.path("Ada.png")).is_ok() {
+        eprintln!("SKIPPED: this user reads files without permission (root)");
+        return;
+    }
+    room.sync();
+    assert!(room.verdict("Ada.png").unwrap().contains("permissions"));
+    fs::set_permissions(room.path("Ada.png"), fs::Permissions::from_mode(0o600)).unwrap();
+    room.sync();
+    assert_eq!((room.people(), room.verdict("Ada.png")), (vec![person("Ada", 1)], None));
+}
+
+#[test]
+fn a_removed_picture_is_forgotten() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.drop_in("Ada/2.png", &png(DARK_RED, 60));
+    room.sync();
+    fs::remove_file(room.path("Ada/1.png")).unwrap();
+    assert_eq!(room.sync().forgotten.len(), 1);
+    assert_eq!(room.people(), [person("Ada", 1)]);
+    fs::remove_dir_all(room.path("Ada")).unwrap();
+    room.sync();
+    assert_eq!(room.people(), []);
+}
+
+#[test]
+fn a_sidecar_goes_with_its_picture() {
+    let mut room = Room::new();
+    room.refused("Ada.png", &png([0; 3], 60), "no face");
+    assert!(room.sync().refused.is_empty(), "said once");
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.sync();
+    assert_eq!(room.verdict("Ada.png"), None, "the picture was replaced by a good one");
+    room.refused("Eve.png", &png([0; 3], 60), "no face");
+    fs::remove_file(room.path("Eve.png")).unwrap();
+    room.sync();
+    assert_eq!(room.verdict("Eve.png"), None, "the picture is gone");
+}
+
+#[test]
+fn a_moved_folder_renames_the_person() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.drop_in("Ada/2.png", &png(DARK_RED, 60));
+    room.sync();
+    let id = room.store.people().unwrap()[0].id;
+    fs::rename(room.path("Ada"), room.path("Ada Lovelace")).unwrap();
+    let changes = room.sync();
+    assert_eq!(changes.renamed, [(id, "Ada".into(), "Ada Lovelace".into())]);
+    assert!(changes.accepted.is_empty() && changes.forgotten.is_empty(), "{changes:?}");
+    assert_eq!(room.people(), [person("Ada Lovelace", 2)]);
+    assert_eq!(room.reader.reads.load(Ordering::Relaxed), 2, "nothing was read anew");
+}
+
+#[test]
+fn somebody_elses_face_under_a_new_name_is_refused() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.sync();
+    room.refused("Eve.png", &png(DARK_RED, 60), "looks like Ada");
+    room.refused("Eve.png", &png(RED, 60), "the same picture as Ada.png");
+}
+
+#[test]
+fn a_picture_of_somebody_else_does_not_poison_a_person() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.sync();
+    room.refused("Ada/2.png", &png(GREEN, 60), "does not look like the other pictures of Ada");
+    assert_eq!(room.people(), [person("Ada", 1)]);
+}
+
+#[test]
+fn templates_of_another_model_are_rebuilt_from_the_folder() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.drop_in("Grace.png", &png(GREEN, 60));
+    room.sync();
+    room.reader = ColourReader::of(2);
+    room.enroller = Room::enroller(room.dir.path(), &room.store, &room.reader);
+    room.sync();
+    let models: Vec<_> = room.store.people().unwrap().iter().map(|p| p.pictures[0].model).collect();
+    assert_eq!(models, [ModelId([2; 16]); 2]);
+    assert_eq!(room.reader.reads.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn the_store_is_rebuilt_from_the_folder() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.sync();
+    room.store = Store::open(&room.dir.path().join("another"), 0).unwrap().0;
+    room.enroller = Room::enroller(room.dir.path(), &room.store, &room.reader);
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 1)]);
+}
+
+#[test]
+fn a_person_is_never_half_enrolled() {
+    // Whoever looks at the store at any moment sees none or all of a folder that was dropped in as a whole.
+    let mut room = Room::new();
+    for i in 0..8 {
+        room.drop_in(&format!("Ada/{i}.png"), &png([200, 20 + i, 20], 60));
+    }
+    let (store, (stop, stopped)) = (room.store.clone(), mpsc::channel::<()>());
+    let watcher = std::thread::spawn(move || {
+        let mut seen = HashSet::new();
+        while stopped.try_recv().is_err() {
+            seen.insert(store.people().unwrap().first().map_or(0, |person| person.pictures.len()));
+        }
+        seen
+    });
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 8)]);
+    stop.send(()).unwrap();
+    let seen = watcher.join().unwrap();
+    assert!(seen.is_subset(&HashSet::from([0, 8])), "{seen:?}");
+}
+
+#[test]
+fn a_picture_brought_by_command_is_judged_before_it_is_kept() {
+    let mut room = Room::new();
+    let refusal = room.enroller.add_picture("Ada", "me.png", &png([0; 3], 60), SystemTime::now()).unwrap().unwrap_err();
+    assert_eq!(refusal, Refusal::NoFace);
+    assert!(!room.path("Ada").exists(), "nothing was kept");
+    let (picture, _) =
+        room.enroller.add_picture("Ada", "../../me.png", &png(RED, 60), SystemTime::now()).unwrap().unwrap();
+    assert_eq!(picture.path, "Ada/me.png");
+    assert_eq!(fs::metadata(room.path("Ada/me.png")).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(room.people(), [person("Ada", 1)]);
+    assert!(room.sync().is_empty(), "the folder and the store agree");
+}
+
+#[test]
+fn a_dropped_picture_is_taken_up_within_two_seconds() {
+    let room = Room::new();
+    let (sender, reports) = mpsc::channel();
+    let folder = room.enroller.folder().to_owned();
+    let enroller = Arc::new(Mutex::new(room.enroller));
+    let _watcher = watch::EnrollWatcher::start(enroller, move |report| drop(sender.send(report.unwrap()))).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let dropped = std::time::Instant::now();
+    fs::write(folder.join("Ada.png"), png(RED, 60)).unwrap();
+    let changes = reports.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(changes.accepted.len(), 1);
+    let taken = dropped.elapsed();
+    fs::remove_file(folder.join("Ada.png")).unwrap();
+    assert_eq!(reports.recv_timeout(Duration::from_secs(10)).unwrap().forgotten.len(), 1);
+    assert!(taken < Duration::from_secs(2), "{taken:?}");
+}

@@ -1,0 +1,98 @@
+//! Looks at the enroll folder when something happens in it.
+//!
+//! The system's notifications only wake; what is true is read from the folder. So a lost notification, a network file system
+//! that sends none, or a folder that was replaced cost half a minute and nothing else.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::{Changes, EnrollError, Enroller};
+
+/// After a notification, so that a burst of them is one look.
+const BURST: Duration = Duration::from_millis(100);
+/// While a picture is being written.
+const UNSETTLED: Duration = Duration::from_millis(250);
+/// Without any notification.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// The running thread; dropping it stops it.
+pub struct EnrollWatcher {
+    wake: Sender<Wake>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Wake {
+    Something,
+    Stop,
+}
+
+impl EnrollWatcher {
+    /// Starts watching. `report` hears of every look that changed something or failed.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        enroller: Arc<Mutex<Enroller>>,
+        report: impl Fn(Result<Changes, EnrollError>) + Send + 'static,
+    ) -> std::io::Result<EnrollWatcher> {
+        let (wake, woken) = mpsc::channel();
+        let sender = wake.clone();
+        let thread = thread::Builder::new().name("enroll".into()).spawn(move || {
+            let folder = enroller.lock().unwrap_or_else(PoisonError::into_inner).folder().to_owned();
+            let _watcher = notifications(&folder, sender);
+            let (mut pause, mut failing) = (UNSETTLED, false);
+            loop {
+                match woken.recv_timeout(pause) {
+                    Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(Wake::Something) => {
+                        thread::sleep(BURST);
+                        if woken.try_iter().any(|wake| matches!(wake, Wake::Stop)) {
+                            return;
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                let result = enroller.lock().unwrap_or_else(PoisonError::into_inner).sync(SystemTime::now());
+                pause = if result.as_ref().is_ok_and(|changes| changes.unsettled) { UNSETTLED } else { IDLE };
+                // A folder that cannot be read is said once, not every half minute.
+                let said = failing && result.is_err();
+                failing = result.is_err();
+                if !said && !result.as_ref().is_ok_and(Changes::is_empty) {
+                    report(result);
+                }
+            }
+        })?;
+        Ok(EnrollWatcher { wake, thread: Some(thread) })
+    }
+}
+
+fn notifications(folder: &Path, wake: Sender<Wake>) -> Option<RecommendedWatcher> {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Opening and reading files, which the look itself does, is nothing new.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            let _ = wake.send(Wake::Something);
+        }
+    });
+    let watching = watcher.and_then(|mut watcher| watcher.watch(folder, RecursiveMode::Recursive).map(|()| watcher));
+    watching
+        .map_err(|error| log::warn!("{}: no notifications ({error}); it is looked at every {IDLE:?}", folder.display()))
+        .ok()
+}
+
+impl Drop for EnrollWatcher {
+    fn drop(&mut self) {
+        let _ = self.wake.send(Wake::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
