@@ -1,10 +1,37 @@
 //! The unix socket through which commands ask the running daemon, and the questions they can ask.
 //!
-//! One JSON object per line each way; a `Follow` of events is answered by a line per event until the client goes away.
+//! A message either way is `[length of the JSON: 4 bytes][length of the picture: 4 bytes][JSON][picture]`, little-endian; only
+//! requests that bring a picture have one. A request is answered by one message, one that follows events by a message per
+//! event until the client goes away. The socket's permissions (owner and group) are the authorisation; who asks is read from the socket, never from the message.
 
-use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::Receiver,
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::store::Event;
+
+/// Longest JSON and longest picture of a message.
+const MOST_JSON: u32 = 16 << 20;
+const MOST_PICTURE: u32 = 64 << 20;
+/// Connections served at the same time; more are turned away.
+const MOST_CONNECTIONS: usize = 16;
+/// A client that says nothing for this long is left.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a command asks. The same questions are answered from the store itself when no daemon runs, see `crate::cli`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,10 +54,8 @@ pub enum Request {
     Identify {
         picture: Vec<u8>,
     },
-    /// Pulse the relay for somebody authorised; the socket's permissions are the authorisation. `by` is the asker's user name.
-    Open {
-        by: String,
-    },
+    /// Pulse the relay for somebody authorised.
+    Open,
 }
 
 /// The answer to a [`Request`].
@@ -115,4 +140,334 @@ pub struct Status {
     pub templates: usize,
     /// Named counters of this run: frames, broken_frames, faces, granted, denied, ...
     pub counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// Whoever can answer: the running daemon, or the store itself when none runs.
+pub trait Service: Send + Sync {
+    /// `asker` is the asking user, for the record.
+    fn answer(&self, request: Request, asker: &str) -> Response;
+
+    /// Every event from now on.
+    fn follow(&self) -> Receiver<Event>;
+}
+
+/// Why the socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("{path}: no facelatch is running there; start it (systemctl start facelatch) or check control.socket")]
+    NobodyThere { path: PathBuf },
+    #[error("{path}: no permission; be a member of the group facelatch")]
+    NoPermission { path: PathBuf },
+    #[error("{path}: another facelatch is listening there already; stop it first (systemctl stop facelatch)")]
+    Taken { path: PathBuf },
+    #[error("{path}: {source}; check control.socket and the permissions of its folder")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: the answer cannot be understood ({problem}); are command and daemon of the same version?")]
+    Protocol { path: PathBuf, problem: String },
+}
+
+/// The listening daemon's end. Dropping it removes the socket.
+pub struct ControlServer {
+    path: PathBuf,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ControlServer {
+    /// Listens at `path` (0660). A socket that nobody answers at is left over and replaced.
+    ///
+    /// # Errors
+    /// Somebody answers at it, or it cannot be made.
+    pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<ControlServer, ControlError> {
+        let io_error = |source| ControlError::Io { path: path.to_owned(), source };
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+            fs::DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(io_error)?;
+        }
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+            if UnixStream::connect(path).is_ok() {
+                return Err(ControlError::Taken { path: path.to_owned() });
+            }
+            fs::remove_file(path).map_err(io_error)?;
+        }
+        let listener = UnixListener::bind(path).map_err(io_error)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(io_error)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("control".into())
+            .spawn(move || listen(&listener, &service, &stopped))
+            .map_err(io_error)?;
+        Ok(ControlServer { path: path.to_owned(), stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread out of accept.
+        let woken = UnixStream::connect(&self.path).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| woken) {
+            let _ = thread.join();
+        }
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn listen(listener: &UnixListener, service: &Arc<dyn Service>, stop: &Arc<AtomicBool>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        if connections.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
+            connections.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (service, stop, counted) = (Arc::clone(service), Arc::clone(stop), Arc::clone(&connections));
+        let spawned = thread::Builder::new().name("client".into()).spawn(move || {
+            // The client went away or spoke nonsense: either way there is nobody to tell.
+            let _ = serve(stream, service.as_ref(), &stop);
+            counted.fetch_sub(1, Ordering::Relaxed);
+        });
+        if spawned.is_err() {
+            connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn serve(mut stream: UnixStream, service: &dyn Service, stop: &AtomicBool) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let asker = asker(&stream);
+    let (request, blob) = match receive::<Request>(&mut stream) {
+        Ok(message) => message,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let problem = format!("the request cannot be understood: {error}");
+            return send(&mut stream, &Response::Failed { problem, exit_code: 64 }, &[]);
+        }
+        Err(error) => return Err(error),
+    };
+    let request = match request {
+        Request::Enroll { name, file_name, .. } => Request::Enroll { name, file_name, picture: blob },
+        Request::Identify { .. } => Request::Identify { picture: blob },
+        other => other,
+    };
+    let follow = matches!(request, Request::Events { follow: true, .. });
+    let events = follow.then(|| service.follow());
+    send(&mut stream, &service.answer(request, &asker), &[])?;
+    let Some(events) = events else { return Ok(()) };
+    while !stop.load(Ordering::Relaxed) {
+        match events.recv_timeout(Duration::from_millis(500)) {
+            Ok(event) => send(&mut stream, &Response::Events { events: vec![event] }, &[])?,
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            // An empty message finds out whether the client is still there.
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                send(&mut stream, &Response::Events { events: vec![] }, &[])?
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The user at the other end, by name if the system's user list has it.
+fn asker(stream: &UnixStream) -> String {
+    let Ok(credentials) = rustix::net::sockopt::socket_peercred(stream) else { return "unknown".into() };
+    let uid = credentials.uid.as_raw().to_string();
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&uid.as_str()));
+    named.map_or_else(|| format!("user {uid}"), |fields| fields[0].to_owned())
+}
+
+/// A command's end.
+pub struct ControlClient {
+    path: PathBuf,
+    stream: UnixStream,
+}
+
+impl ControlClient {
+    /// # Errors
+    /// Nobody listens there, or the permission is missing.
+    pub fn connect(path: &Path) -> Result<ControlClient, ControlError> {
+        let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ControlError::NobodyThere { path: path.to_owned() }
+            }
+            io::ErrorKind::PermissionDenied => ControlError::NoPermission { path: path.to_owned() },
+            _ => ControlError::Io { path: path.to_owned(), source },
+        })?;
+        Ok(ControlClient { path: path.to_owned(), stream })
+    }
+
+    /// Asks and waits for the answer; following events, for the first of the answers.
+    ///
+    /// # Errors
+    /// The daemon went away or is of another version.
+    pub fn ask(&mut self, request: &Request) -> Result<Response, ControlError> {
+        let picture: &[u8] = match request {
+            Request::Enroll { picture, .. } | Request::Identify { picture } => picture,
+            _ => &[],
+        };
+        send(&mut self.stream, request, picture)
+            .map_err(|source| ControlError::Io { path: self.path.clone(), source })?;
+        self.next_answer()
+    }
+
+    /// The next of the answers to a request that follows events.
+    ///
+    /// # Errors
+    /// As [`ControlClient::ask`].
+    pub fn next_answer(&mut self) -> Result<Response, ControlError> {
+        receive(&mut self.stream).map(|(response, _)| response).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => {
+                ControlError::Protocol { path: self.path.clone(), problem: error.to_string() }
+            }
+            _ => ControlError::Io { path: self.path.clone(), source: error },
+        })
+    }
+}
+
+fn send<T: Serialize>(stream: &mut UnixStream, message: &T, blob: &[u8]) -> io::Result<()> {
+    let json = serde_json::to_vec(message)?;
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let mut bytes = Vec::with_capacity(8 + json.len() + blob.len());
+    bytes.extend_from_slice(&length(&json)?.to_le_bytes());
+    bytes.extend_from_slice(&length(blob)?.to_le_bytes());
+    bytes.extend_from_slice(&json);
+    bytes.extend_from_slice(blob);
+    stream.write_all(&bytes)
+}
+
+fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<(T, Vec<u8>)> {
+    let mut lengths = [0; 8];
+    stream.read_exact(&mut lengths)?;
+    let [a, b, c, d, e, f, g, h] = lengths;
+    let (json, blob) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    if json > MOST_JSON || blob > MOST_PICTURE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long"));
+    }
+    let json = read_exactly(stream, json)?;
+    let blob = read_exactly(stream, blob)?;
+    Ok((serde_json::from_slice(&json)?, blob))
+}
+
+/// Grows with what really comes, so that an announced length alone costs no memory.
+fn read_exactly(stream: &mut impl Read, length: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.take(length.into()).read_to_end(&mut bytes)?;
+    if bytes.len() == length as usize { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Instant};
+
+    use super::*;
+    use crate::store::EventKind;
+
+    /// Answers with what it was asked.
+    struct Echo;
+
+    impl Service for Echo {
+        fn answer(&self, request: Request, asker: &str) -> Response {
+            match request {
+                Request::Enroll { name, picture, .. } => {
+                    Response::Enrolled { name, picture: asker.into(), face_px: picture.len() as u32 }
+                }
+                Request::Open => Response::Opened,
+                _ => Response::Events { events: vec![] },
+            }
+        }
+
+        fn follow(&self) -> Receiver<Event> {
+            let (sender, receiver) = mpsc::channel();
+            for id in 1..=2 {
+                let event = Event {
+                    id,
+                    at_ms: 0,
+                    boot_id: String::new(),
+                    since_boot: Duration::ZERO,
+                    kind: EventKind::Started,
+                };
+                sender.send(event).expect("the receiver is here");
+            }
+            receiver
+        }
+    }
+
+    fn server() -> (tempfile::TempDir, PathBuf, ControlServer) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/control.sock");
+        let server = ControlServer::start(&path, Arc::new(Echo)).unwrap();
+        (dir, path, server)
+    }
+
+    #[test]
+    fn a_request_with_a_picture_is_answered() {
+        let (_dir, path, _server) = server();
+        let request = Request::Enroll { name: "Ada".into(), file_name: "a.jpg".into(), picture: vec![7; 300_000] };
+        let answer = ControlClient::connect(&path).unwrap().ask(&request).unwrap();
+        let Response::Enrolled { name, picture: asker, face_px } = answer else { panic!("{answer:?}") };
+        assert_eq!((name.as_str(), face_px), ("Ada", 300_000));
+        assert!(!asker.is_empty() && asker != "unknown", "the asker comes from the socket");
+    }
+
+    #[test]
+    fn only_owner_and_group_may_ask() {
+        let (_dir, path, _server) = server();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    }
+
+    #[test]
+    fn events_are_followed() {
+        let (_dir, path, _server) = server();
+        let mut client = ControlClient::connect(&path).unwrap();
+        client.ask(&Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+        for expected in 1..=2 {
+            let Response::Events { events } = client.next_answer().unwrap() else { panic!("events") };
+            assert_eq!(events[0].id, expected);
+        }
+    }
+
+    #[test]
+    fn a_second_server_is_refused_and_a_left_over_socket_replaced() {
+        let (dir, path, server) = server();
+        let second = ControlServer::start(&path, Arc::new(Echo)).err().unwrap();
+        assert!(matches!(second, ControlError::Taken { .. }));
+        drop(server);
+        assert!(matches!(ControlClient::connect(&path), Err(ControlError::NobodyThere { .. })));
+        drop(UnixListener::bind(dir.path().join("run/control.sock")).unwrap());
+        assert!(ControlServer::start(&path, Arc::new(Echo)).is_ok());
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_does_not_stall_another() {
+        let (_dir, path, _server) = server();
+        let _idle: Vec<_> = (0..8).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let started = Instant::now();
+        assert!(matches!(ControlClient::connect(&path).unwrap().ask(&Request::Open), Ok(Response::Opened)));
+        assert!(started.elapsed() < PATIENCE / 2);
+    }
+
+    #[test]
+    fn nonsense_is_answered_and_left() {
+        let (_dir, path, _server) = server();
+        for nonsense in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &[4, 0, 0, 0, 0, 0, 0, 0, b'n', b'u', b'l', b'l']] {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(nonsense).unwrap();
+            let (answer, _) = receive::<Response>(&mut stream).unwrap();
+            assert!(matches!(answer, Response::Failed { exit_code: 64, .. }));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rubbish_never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100)) {
+            let _ = receive::<Request>(&mut &bytes[..]);
+            let _ = serde_json::from_slice::<Request>(&bytes);
+        }
+    }
 }

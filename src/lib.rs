@@ -23,20 +23,24 @@
 //! | [`store`] | people and events on disk |
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
-//! | [`daemon`] | the wiring: threads, signals, order of start and of shutdown |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
+//! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
+//! | [`daemon`] | the wiring: threads, order of start and of shutdown |
 //! | [`cli`] | the commands |
 //! | [`telemetry`] | logging and counters |
 #![forbid(unsafe_code)]
 
 pub mod camera;
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod enroll;
 pub mod gallery;
 pub mod gpio;
 pub mod latch;
 pub mod policy;
+pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod vision;

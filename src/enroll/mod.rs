@@ -22,6 +22,7 @@ use std::{
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
+pub use picture::decode as decode_picture;
 pub use verdict::Refusal;
 
 use crate::{

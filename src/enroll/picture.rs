@@ -22,7 +22,10 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Refusal> {
 }
 
 /// Decodes a picture and turns it upright as its EXIF data say. The size in its header is judged before anything is decoded.
-pub(super) fn decode(bytes: &[u8], max_megapixels: u32) -> Result<RgbImage, Refusal> {
+///
+/// # Errors
+/// Not a picture, damaged, or larger than `max_megapixels`.
+pub fn decode(bytes: &[u8], max_megapixels: u32) -> Result<RgbImage, Refusal> {
     let not_a_picture = |problem: String| Refusal::NotAPicture(problem);
     let reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| not_a_picture(error.to_string()))?;

@@ -223,6 +223,20 @@ impl Store {
         self.db.flush().map(drop).map_err(|error| write_error(&self.path, &error))
     }
 
+    /// A short text kept under a name, for what a program wants to remember about this machine.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn recall(&self, name: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.read_meta(name)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// # Errors
+    /// Not written.
+    pub fn remember(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        self.write(&self.meta, name.as_bytes(), text.as_bytes().to_vec())
+    }
+
     /// Everybody, in the order of their numbers.
     ///
     /// # Errors

@@ -148,6 +148,12 @@ impl Embedder {
         self.dimension
     }
 
+    /// A face-sized picture of nothing, to measure with.
+    pub fn grey_face(&self) -> AlignedFace {
+        let (height, width) = self.net.input();
+        AlignedFace(image::RgbImage::from_pixel(width as u32, height as u32, image::Rgb([128; 3])))
+    }
+
     /// Cuts the face out as this embedder was trained on it; None for degenerate landmarks.
     pub fn align(&self, picture: &image::RgbImage, detection: &Detection) -> Option<AlignedFace> {
         let (height, width) = self.net.input();

@@ -1,0 +1,239 @@
+//! The commands: thin. Each reads its arguments, asks a [`Service`], prints the answer and returns an exit code.
+
+mod annotate;
+pub mod arguments;
+mod demo;
+mod doctor;
+mod print;
+
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use clap::Parser;
+
+use crate::{
+    config::{Config, ConfigError},
+    control::{ControlClient, ControlError, Request, Response, Service},
+    daemon::{self, RunError},
+    gpio::GpioError,
+    service::{Services, StartError},
+    store::StoreError,
+    telemetry,
+    vision::VisionError,
+};
+use arguments::{Arguments, Command};
+
+/// Exit codes of sysexits.h, as the help lists them.
+pub mod exit {
+    pub const DONE: u8 = 0;
+    pub const NO: u8 = 1;
+    pub const USAGE: u8 = 64;
+    pub const UNAVAILABLE: u8 = 69;
+    pub const INTERNAL: u8 = 70;
+    pub const IO: u8 = 74;
+    pub const PERMISSION: u8 = 77;
+    pub const CONFIG: u8 = 78;
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Usage(String),
+    /// The daemon's own words and exit code.
+    #[error("{problem}")]
+    Answer { problem: String, exit_code: u8 },
+}
+
+impl CommandError {
+    /// The exit code that tells a script what kind of trouble this is.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            CommandError::Config(_) => exit::CONFIG,
+            CommandError::Run(error) => match error {
+                RunError::Start(error) => start_code(error),
+                RunError::Gpio(GpioError { problem, .. }) if problem.contains("permission") => exit::PERMISSION,
+                RunError::Gpio(_) => exit::UNAVAILABLE,
+                RunError::Control(error) => control_code(error),
+                RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
+            },
+            CommandError::Start(error) => start_code(error),
+            CommandError::Control(error) => control_code(error),
+            CommandError::File { source, .. } => io_code(source),
+            CommandError::Usage(_) => exit::USAGE,
+            CommandError::Answer { exit_code, .. } => *exit_code,
+        }
+    }
+}
+
+fn start_code(error: &StartError) -> u8 {
+    use crate::{enroll::EnrollError, vision::embed::EmbedError, vision::manifest::ManifestError};
+    let manifest_code = |error: &ManifestError| match error {
+        ManifestError::Read { source, .. } => io_code(source),
+        ManifestError::UnknownEmbedder { .. } | ManifestError::Unmeasured { .. } => exit::CONFIG,
+        _ => exit::IO,
+    };
+    match error {
+        StartError::Manifest(error) | StartError::Vision(VisionError::Manifest(error)) => manifest_code(error),
+        StartError::Vision(VisionError::Embed(EmbedError::Manifest(error))) => manifest_code(error),
+        StartError::Vision(VisionError::Precision { .. }) => exit::CONFIG,
+        StartError::Vision(_) => exit::IO,
+        StartError::Store(error) | StartError::Enroll(EnrollError::Store(error)) => match error {
+            StoreError::InUse { .. } => exit::UNAVAILABLE,
+            StoreError::Io { source, .. } => io_code(source),
+            _ => exit::IO,
+        },
+        StartError::Enroll(EnrollError::Folder { source, .. }) => io_code(source),
+    }
+}
+
+fn control_code(error: &ControlError) -> u8 {
+    match error {
+        ControlError::NobodyThere { .. } | ControlError::Taken { .. } => exit::UNAVAILABLE,
+        ControlError::NoPermission { .. } => exit::PERMISSION,
+        ControlError::Io { source, .. } => io_code(source),
+        ControlError::Protocol { .. } => exit::INTERNAL,
+    }
+}
+
+fn io_code(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::PermissionDenied { exit::PERMISSION } else { exit::IO }
+}
+
+/// Reads the command line, runs the command, prints its error.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; where they cannot be printed nobody is there to tell.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE });
+        }
+    };
+    // What this program writes is personal data: nobody else's, unless a place is made for it on purpose.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let code = catch_unwind(AssertUnwindSafe(|| match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("facelatch: {error}");
+            error.exit_code()
+        }
+    }));
+    // The panic itself was printed when it happened; the relay was released on the way here.
+    ExitCode::from(code.unwrap_or(exit::INTERNAL))
+}
+
+fn run(arguments: &Arguments) -> Result<u8, CommandError> {
+    let config = || Config::load(&arguments.config);
+    let json = arguments.json;
+    match &arguments.command {
+        Command::Run => run_daemon(config()?),
+        Command::Demo { pictures, models, out } => demo::run(pictures, models, out),
+        Command::Check => {
+            config()?;
+            print::checked(&arguments.config, json);
+            Ok(exit::DONE)
+        }
+        Command::Doctor => Ok(doctor::run(&arguments.config, json)),
+        Command::People => print::people(&ask(config()?, &Request::People)?, json),
+        Command::Status => print::status(&ask_daemon(&config()?, &Request::Status)?, json),
+        Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),
+        Command::Enroll { file, name } => {
+            let config = config()?;
+            let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let request = Request::Enroll { name: name.clone(), file_name, picture: read(file)? };
+            print::enrolled(&ask(config, &request)?, json)
+        }
+        Command::Identify { picture, annotate } => identify(config()?, picture, annotate.as_deref(), json),
+        Command::Events { since, limit, follow } => events(config()?, since.as_deref(), *limit, *follow, json),
+    }
+}
+
+fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool) -> Result<u8, CommandError> {
+    let bytes = read(picture)?;
+    let answer = ask(config, &Request::Identify { picture: bytes.clone() })?;
+    if let (Some(target), Response::Identified { faces }) = (annotated, &answer) {
+        annotate::annotate_file(&bytes, faces, target)
+            .map_err(|problem| CommandError::File { path: target.to_owned(), source: io::Error::other(problem) })?;
+    }
+    print::identified(&answer, json)
+}
+
+fn run_daemon(config: Config) -> Result<u8, CommandError> {
+    telemetry::init_logging(&config.log.level);
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| CommandError::Usage(format!("signal {signal} cannot be handled: {error}")))?;
+    }
+    daemon::run(config, &stop)?;
+    Ok(exit::DONE)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
+    fs::read(path).map_err(|source| CommandError::File { path: path.to_owned(), source })
+}
+
+/// Asks the running daemon, or the store itself when none runs.
+fn ask(config: Config, request: &Request) -> Result<Response, CommandError> {
+    match ControlClient::connect(&config.control.socket) {
+        Ok(mut client) => understood(client.ask(request)?),
+        Err(ControlError::NobodyThere { .. }) => {
+            let (services, _) = Services::open(config)?;
+            understood(services.answer(request.clone(), "the command line"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn ask_daemon(config: &Config, request: &Request) -> Result<Response, CommandError> {
+    understood(ControlClient::connect(&config.control.socket)?.ask(request)?)
+}
+
+fn understood(response: Response) -> Result<Response, CommandError> {
+    match response {
+        Response::Failed { problem, exit_code } => Err(CommandError::Answer { problem, exit_code }),
+        response => Ok(response),
+    }
+}
+
+fn events(
+    config: Config,
+    since: Option<&str>,
+    limit: Option<usize>,
+    follow: bool,
+    json: bool,
+) -> Result<u8, CommandError> {
+    let since_ms = since.map(print::parse_since).transpose().map_err(CommandError::Usage)?;
+    let request = Request::Events { since_ms, limit, follow };
+    if !follow {
+        return print::events(&ask(config, &request)?, json);
+    }
+    let mut client = ControlClient::connect(&config.control.socket)?;
+    let mut answer = understood(client.ask(&request)?)?;
+    loop {
+        // A closed pipe ends it, as it should.
+        if print::events(&answer, json)? != exit::DONE {
+            return Ok(exit::DONE);
+        }
+        answer = match client.next_answer() {
+            Ok(answer) => understood(answer)?,
+            Err(_) => return Err(ControlError::NobodyThere { path: config.control.socket.clone() }.into()),
+        };
+    }
+}

@@ -1,0 +1,257 @@
+//! Answers as people (and, with --json, programs) read them.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    time::Duration,
+};
+
+use jiff::{Timestamp, Zoned, civil, tz::TimeZone};
+use serde_json::{Value, json};
+
+use super::{CommandError, exit};
+use crate::{
+    config::units::parse_duration,
+    control::{IdentifiedFace, PersonSummary, Response, Status},
+    store::{Event, EventKind},
+    telemetry::printable,
+};
+
+/// Prints; a reader who has gone away (`| head`) ends it quietly. False when nobody reads any more.
+fn emit(text: &str) -> bool {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+fn emit_json(value: &Value) -> bool {
+    emit(&format!("{value}\n"))
+}
+
+/// An answer of another kind than the question: command and daemon are of different versions.
+fn unexpected<T>(response: &Response) -> Result<T, CommandError> {
+    Err(CommandError::Answer { problem: format!("unexpected answer {response:?}"), exit_code: exit::INTERNAL })
+}
+
+/// A moment in local time.
+pub(super) fn local_time(at_ms: i64) -> String {
+    let time = Timestamp::from_millisecond(at_ms).map(|t| t.to_zoned(TimeZone::system()));
+    time.map_or_else(|_| "?".into(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// Reads `2h`, `2026-11-01` or `2026-11-01 08:00`; milliseconds since 1970.
+pub(super) fn parse_since(text: &str) -> Result<i64, String> {
+    if let Ok(ago) = parse_duration(text) {
+        return Ok(Zoned::now().timestamp().as_millisecond() - i64::try_from(ago.as_millis()).unwrap_or(i64::MAX));
+    }
+    let local = text
+        .parse::<civil::DateTime>()
+        .or_else(|_| text.parse::<civil::Date>().map(|date| date.at(0, 0, 0, 0)))
+        .map_err(|_| {
+            format!("--since {text}: give a duration (2h, 7d), a date (2026-11-01) or a time (\"2026-11-01 08:00\")")
+        })?;
+    let zoned = local.to_zoned(TimeZone::system()).map_err(|error| format!("--since {text}: {error}"))?;
+    Ok(zoned.timestamp().as_millisecond())
+}
+
+/// Columns as wide as their widest cell.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+pub(super) fn checked(path: &Path, json: bool) {
+    match json {
+        true => emit_json(&json!({ "configuration": path, "ok": true })),
+        false => emit(&format!("{}: ok\n", path.display())),
+    };
+}
+
+pub(super) fn people(response: &Response, json: bool) -> Result<u8, CommandError> {
+    let Response::People { people } = response else { return unexpected(response) };
+    if json {
+        emit_json(&json!(people));
+        return Ok(exit::DONE);
+    }
+    if people.is_empty() {
+        emit("nobody is enrolled\n");
+        return Ok(exit::DONE);
+    }
+    let heading = ["name", "pictures", "smallest face", "enrolled", "last seen"].map(str::to_owned).to_vec();
+    let row = |person: &PersonSummary| {
+        vec![
+            printable(&person.name),
+            person.pictures.to_string(),
+            format!("{} px", person.smallest_face_px),
+            local_time(person.enrolled_at_ms),
+            person.last_seen_ms.map_or_else(|| "never".into(), local_time),
+        ]
+    };
+    let rows: Vec<_> = std::iter::once(heading).chain(people.iter().map(row)).collect();
+    emit(&table(&rows));
+    Ok(exit::DONE)
+}
+
+pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError> {
+    let Response::Status { status } = response else { return unexpected(response) };
+    if json {
+        emit_json(&json!(status));
+        return Ok(exit::DONE);
+    }
+    let Status { version, pid, uptime_s, mode, camera, camera_ok, relay, relay_active, .. } = &**status;
+    let rows = [
+        ("facelatch", format!("{version}, process {pid}, up for {:?}, mode {mode}", Duration::from_secs(*uptime_s))),
+        ("camera", format!("{}{camera}", if *camera_ok { "" } else { "NOT READY: " })),
+        ("relay", format!("{relay}, {}", if *relay_active { "ACTIVE" } else { "inactive" })),
+        ("embedder", format!("{} as {}", status.model, status.precision)),
+        ("match", format!("nearer than {:.3} (false-match rate {:e})", status.max_distance, status.false_match_rate)),
+        ("people", format!("{} with {} pictures", status.people, status.templates)),
+        (
+            "counted",
+            status.counters.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "),
+        ),
+    ];
+    emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text])));
+    Ok(exit::DONE)
+}
+
+pub(super) fn opened(response: &Response, json: bool) -> Result<u8, CommandError> {
+    let Response::Opened = response else { return unexpected(response) };
+    match json {
+        true => emit_json(&json!({ "opened": true })),
+        false => emit("opened\n"),
+    };
+    Ok(exit::DONE)
+}
+
+pub(super) fn enrolled(response: &Response, json: bool) -> Result<u8, CommandError> {
+    if json {
+        emit_json(&json!(response));
+    }
+    match response {
+        Response::Enrolled { name, picture, face_px } => {
+            if !json {
+                emit(&format!("{} enrolled as {} (face of {face_px} px)\n", printable(name), printable(picture)));
+            }
+            Ok(exit::DONE)
+        }
+        Response::Refused { reason } => {
+            if !json {
+                emit(&format!("refused: {reason}\n"));
+            }
+            Ok(exit::NO)
+        }
+        other => unexpected(other),
+    }
+}
+
+pub(super) fn identified(response: &Response, json: bool) -> Result<u8, CommandError> {
+    let Response::Identified { faces } = response else { return unexpected(response) };
+    match json {
+        true => emit_json(&json!(faces)),
+        false if faces.is_empty() => emit("no face found\n"),
+        false => emit(&faces.iter().map(|face| face_line(face) + "\n").collect::<String>()),
+    };
+    // The faces come largest first.
+    Ok(if faces.first().is_some_and(|face| face.person.is_some()) { exit::DONE } else { exit::NO })
+}
+
+fn face_line(face: &IdentifiedFace) -> String {
+    let [x1, y1, x2, y2] = face.bounding_box;
+    let place = format!("face of {:.0} px at {:.0},{:.0}", (x2 - x1).max(y2 - y1), x1, y1);
+    let runner_up = match (&face.runner_up, face.runner_up_distance) {
+        (Some(name), Some(distance)) => format!("; next {name} at {distance:.2}"),
+        _ => String::new(),
+    };
+    match (&face.person, &face.why_not, face.distance) {
+        (Some(name), _, Some(distance)) => format!("{name}: {place}, distance {distance:.2}{runner_up}"),
+        (_, Some(why_not), _) => format!("unknown: {place}; {why_not}{runner_up}"),
+        _ => format!("unknown: {place}"),
+    }
+}
+
+/// Not [`exit::DONE`] when nobody reads any more.
+pub(super) fn events(response: &Response, json: bool) -> Result<u8, CommandError> {
+    let Response::Events { events } = response else { return unexpected(response) };
+    let line = |event: &Event| if json { format!("{}\n", json!(event)) } else { event_line(event) + "\n" };
+    Ok(if emit(&events.iter().map(line).collect::<String>()) { exit::DONE } else { exit::NO })
+}
+
+/// An event as a sentence.
+pub(super) fn event_line(event: &Event) -> String {
+    let what = match &event.kind {
+        EventKind::Started => "facelatch started".into(),
+        EventKind::Stopped => "facelatch stopped".into(),
+        EventKind::Granted { name, distance, frames, latency_ms, pulsed, .. } => {
+            let how = if *pulsed { "let in" } else { "counted in" };
+            format!("{} {how} (distance {distance:.2}, {frames} frames, {latency_ms} ms)", printable(name))
+        }
+        EventKind::Denied { reason, frames, .. } => format!("nobody let in: {} ({frames} frames)", printable(reason)),
+        EventKind::Opened { by } => format!("opened by {} from the command line", printable(by)),
+        EventKind::Enrolled { name, picture, .. } => {
+            format!("{} enrolled with {}", printable(name), printable(picture))
+        }
+        EventKind::Refused { picture, reason, .. } => {
+            format!("picture {} refused: {}", printable(picture), printable(reason))
+        }
+        EventKind::Forgotten { name, picture, .. } => {
+            format!("{}: picture {} forgotten", printable(name), printable(picture))
+        }
+        EventKind::Renamed { from, to, .. } => format!("{} is called {} now", printable(from), printable(to)),
+        EventKind::CameraLost { problem } => format!("camera lost: {}", printable(problem)),
+        EventKind::CameraBack { after } => format!("camera back after {after:.1?}"),
+    };
+    format!("{}  {what}", local_time(event.at_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gallery::PersonId;
+
+    #[test]
+    fn an_event_reads_as_a_sentence() {
+        let event = |kind| Event { id: 1, at_ms: 0, boot_id: String::new(), since_boot: Duration::ZERO, kind };
+        let granted = event_line(&event(EventKind::Granted {
+            person: PersonId(1),
+            name: "Ada\nEve".into(),
+            distance: 0.214,
+            frames: 3,
+            latency_ms: 180,
+            pulsed: true,
+        }));
+        assert!(granted.ends_with("  Ada\\nEve let in (distance 0.21, 3 frames, 180 ms)"), "{granted}");
+        let denied = EventKind::Denied { reason: "2 faces in view".into(), nearest: None, distance: None, frames: 9 };
+        assert!(event_line(&event(denied)).ends_with("nobody let in: 2 faces in view (9 frames)"));
+        assert_eq!(
+            event_line(&event(EventKind::CameraBack { after: Duration::from_millis(1500) }))
+                .split_once("  ")
+                .unwrap()
+                .1,
+            "camera back after 1.5s"
+        );
+    }
+
+    #[test]
+    fn moments_are_durations_or_local_times() {
+        let now = Zoned::now().timestamp().as_millisecond();
+        assert!((parse_since("2h").unwrap() - (now - 7_200_000)).abs() < 5_000);
+        let day = parse_since("2026-11-01").unwrap();
+        assert_eq!(parse_since("2026-11-01 08:00").unwrap() - day, 8 * 3_600_000);
+        assert_eq!(local_time(day), "2026-11-01 00:00:00");
+        assert!(parse_since("yesterday").unwrap_err().contains("give a duration"));
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
+        assert_eq!(table(&[row("name", "x"), row("Zoë Ada", "y")]), "name     x\nZoë Ada  y\n");
+    }
+}

@@ -1,0 +1,438 @@
+//! The wiring: threads, order of start, the recognise loop, order of shutdown.
+//!
+//! Start: relay inactive, then models, store and enroll folder, then the socket, then the camera. Shutdown, on every way
+//! out of [`run`]: the relay first. The latch thread, which owns it, does that by itself whatever happens here.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver},
+    },
+    time::{Duration, Instant},
+};
+
+use image::{RgbImage, imageops};
+
+use crate::{
+    camera::{
+        self,
+        capture::{Capture, Captured},
+    },
+    config::{Config, LedConfig, LineChoice, Mode},
+    control::{ControlError, ControlServer, Service},
+    enroll::watch::EnrollWatcher,
+    gpio::{self, GpioError, OutputLine},
+    latch::{Latch, LatchCommand, LatchHandle, LatchReport, Lines, Settings},
+    policy::{Denial, Grant, Observation, Policy, Reason},
+    service::{Roster, Services, StartError, now_ms},
+    store::EventKind,
+    telemetry::printable,
+    vision::{
+        Vision, VisionError,
+        frame::Frame,
+        quality::QualityLimits,
+        track::{TrackId, Tracker},
+    },
+};
+
+/// How often the loop looks whether it has to stop, when no frame comes.
+const LOOK_UP: Duration = Duration::from_millis(200);
+/// How long the latch may take to answer; it answers in microseconds.
+const LATCH_PATIENCE: Duration = Duration::from_millis(500);
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Gpio(#[from] GpioError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
+    /// A part ended that never should; the relay is inactive, and the service manager starts everything anew.
+    #[error("the {0} ended unexpectedly; the log above says why")]
+    Died(&'static str),
+}
+
+/// Runs until `stop` is set, or until a folder of pictures that is played once has come to its end.
+///
+/// # Errors
+/// Something needed is missing or in use, or a part died. The relay is inactive on every return.
+pub fn run(config: Config, stop: &AtomicBool) -> Result<(), RunError> {
+    let unlock = config.mode == Mode::Unlock;
+    log::info!("facelatch {} starts, mode {}", env!("CARGO_PKG_VERSION"), if unlock { "unlock" } else { "attendance" });
+    let (latch, relay, reports) = start_latch(&config)?;
+    let (services, _) = Services::open(config)?;
+    services.set_running(latch.handle(), relay);
+    tell_start(&services);
+    services.record(EventKind::Started);
+    let control = ControlServer::start(&services.config.control.socket, Arc::clone(&services) as Arc<dyn Service>)?;
+    let watcher = start_watcher(&services)?;
+    let camera_config = services.config.camera.clone();
+    let capture = Capture::start(Box::new(move || camera::open(&camera_config)), services.counters.clone())
+        .map_err(RunError::Thread)?;
+    let mut door = Door::new(Arc::clone(&services), latch.handle(), reports);
+    let result = door.serve(&capture, &latch, stop);
+    drop(latch);
+    services.record(EventKind::Stopped);
+    drop((capture, watcher, control));
+    log::info!("facelatch ends, {}", if unlock { "the relay is inactive" } else { "nothing was driven" });
+    result
+}
+
+/// The relay's line is taken and driven inactive before anything else is done.
+fn start_latch(config: &Config) -> Result<(Latch, String, Receiver<LatchReport>), RunError> {
+    let latch = &config.latch;
+    let open = |line: &Option<LineChoice>,
+                active_low: bool,
+                purpose: &str|
+     -> Result<Option<Box<dyn OutputLine>>, GpioError> {
+        line.as_ref().map(|line| gpio::open_output(latch.backend, &latch.chip, line, active_low, purpose)).transpose()
+    };
+    let relay = open(&latch.line, latch.active_low, "relay")?;
+    let description = relay.as_ref().map_or_else(|| "none".into(), |relay| relay.describe());
+    let LedConfig { ready, granted, denied, active_low } = &config.led;
+    let lines = Lines {
+        relay,
+        ready: open(ready, *active_low, "LED ready")?,
+        granted: open(granted, *active_low, "LED granted")?,
+        denied: open(denied, *active_low, "LED denied")?,
+    };
+    let settings = Settings { max_hold: latch.max_hold, max_decision_age: config.recognition.max_decision_age };
+    let (sender, reports) = mpsc::channel();
+    let latch = Latch::start(lines, settings, move |report| {
+        if let LatchReport::Failed(problem) = &report {
+            log::error!("relay: {problem}");
+        }
+        // The receiver is gone during shutdown only.
+        let _ = sender.send(report);
+    })?;
+    log::info!("relay: {description}; inactive");
+    Ok((latch, description, reports))
+}
+
+fn tell_start(services: &Services) {
+    for note in &services.notes {
+        log::warn!("{note}");
+    }
+    let (config, rules, roster) = (&services.config, &services.rules, services.roster());
+    let stands_for = match config.recognition.max_distance {
+        Some(_) => "set by recognition.max_distance".to_owned(),
+        None => format!(
+            "at which 1 in {:.0} looks at a stranger matches one person",
+            1.0 / config.recognition.false_match_rate.0
+        ),
+    };
+    log::info!(
+        "embedder {} calculated as {}; a match is nearer than {:.3}, {stands_for}; {} of {} frames must agree",
+        config.models.embedder,
+        services.precision,
+        rules.max_distance,
+        rules.confirm,
+        rules.window
+    );
+    let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
+    if people == 0 {
+        log::warn!("nobody is enrolled: drop pictures into {}", config.enroll.folder.display());
+    } else {
+        log::info!("{people} people enrolled with {templates} pictures");
+    }
+}
+
+fn start_watcher(services: &Arc<Services>) -> Result<EnrollWatcher, RunError> {
+    let told = Arc::clone(services);
+    EnrollWatcher::start(Arc::clone(&services.enroller), move |result| match result {
+        Ok(changes) => told.note_changes(&changes),
+        Err(error) => log::error!("enroll folder: {error}"),
+    })
+    .map_err(RunError::Thread)
+}
+
+/// What decides in front of the door.
+struct Door {
+    services: Arc<Services>,
+    latch: LatchHandle,
+    reports: Receiver<LatchReport>,
+    sight: Sight,
+    policy: Policy,
+    housekeeping_due: Instant,
+    first_decision_told: bool,
+    started: Instant,
+}
+
+impl Door {
+    fn new(services: Arc<Services>, latch: LatchHandle, reports: Receiver<LatchReport>) -> Door {
+        let sight = Sight {
+            vision: services.vision(),
+            tracker: Tracker::new(services.rules.visit_gap),
+            limits: services.quality_limits(),
+            rotate: services.config.camera.rotate,
+        };
+        let policy = Policy::new(services.rules);
+        let now = Instant::now();
+        Door {
+            services,
+            latch,
+            reports,
+            sight,
+            policy,
+            housekeeping_due: now,
+            first_decision_told: false,
+            started: now,
+        }
+    }
+
+    fn serve(&mut self, capture: &Capture, latch: &Latch, stop: &AtomicBool) -> Result<(), RunError> {
+        while !stop.load(Ordering::Relaxed) {
+            if !latch.is_running() {
+                return Err(RunError::Died("latch"));
+            }
+            match capture.next(LOOK_UP) {
+                Captured::Frame(frame) => self.look(&frame),
+                Captured::Ready { description, lost_for } => self.camera_ready(description, lost_for),
+                Captured::Lost { problem } => self.camera_lost(problem),
+                Captured::Nothing if !capture.is_running() => return Err(RunError::Died("camera thread")),
+                // Faces leave also when no frames come.
+                Captured::Nothing => self.judge(&[], Instant::now(), &self.services.roster()),
+                Captured::Ended => {
+                    self.finish();
+                    return Ok(());
+                }
+            }
+            self.keep_house();
+        }
+        Ok(())
+    }
+
+    /// The last visits of a folder that was played to its end are decided too: time goes on until everybody has left, and the relay with them.
+    fn finish(&mut self) {
+        let later = Instant::now() + self.services.rules.visit_gap;
+        let verdict = self.policy.judge(&[], later, later);
+        let roster = self.services.roster();
+        verdict.denials.iter().for_each(|denial| self.deny(denial, &roster));
+        while self.latch.relay_active() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        log::info!("no more pictures");
+    }
+
+    fn look(&mut self, frame: &Frame) {
+        let roster = self.services.roster();
+        match self.sight.observe(frame, &roster) {
+            Ok(observations) => {
+                self.services.counters.add("faces", observations.len() as u64);
+                self.judge(&observations, frame.captured_at, &roster);
+            }
+            Err(SightError::Frame(problem)) => {
+                self.services.counters.increment("frames_broken");
+                log::debug!("broken frame: {problem}");
+            }
+            Err(SightError::Vision(error)) => {
+                self.services.counters.increment("frames_failed");
+                log::error!("a frame could not be examined: {error}");
+            }
+        }
+        if !self.first_decision_told {
+            self.first_decision_told = true;
+            log::info!("first frame decided {:.0?} after the camera was asked for", self.started.elapsed());
+        }
+    }
+
+    fn judge(&mut self, observations: &[Observation], captured_at: Instant, roster: &Roster) {
+        let verdict = self.policy.judge(observations, captured_at, Instant::now());
+        for (track, decision) in &verdict.decisions {
+            log::debug!("face {}: {decision:?}", track.0);
+        }
+        if verdict.decisions.iter().any(|(_, d)| matches!(d, crate::policy::Decision::Stay(Reason::Stale))) {
+            self.services.counters.increment("frames_stale");
+        }
+        for grant in verdict.grants() {
+            self.grant(&grant, captured_at, roster);
+        }
+        verdict.denials.iter().for_each(|denial| self.deny(denial, roster));
+    }
+
+    fn grant(&mut self, grant: &Grant, captured_at: Instant, roster: &Roster) {
+        let (name, hold) = (roster.name(grant.person), self.services.config.latch.hold);
+        let pulsed = self.services.config.mode == Mode::Unlock;
+        let done_at = if pulsed {
+            match self.pulse(hold, captured_at) {
+                Ok(at) => at,
+                Err(problem) => {
+                    log::error!("{name} recognised, but the door was not opened: {problem}");
+                    self.services.counters.increment("pulses_failed");
+                    let reason = format!("recognised, but the door was not opened: {problem}");
+                    let nearest = Some((grant.person, name));
+                    let (distance, frames) = (Some(grant.distance), grant.frames);
+                    return self.services.record(EventKind::Denied { reason, nearest, distance, frames });
+                }
+            }
+        } else {
+            Instant::now()
+        };
+        self.latch.send(LatchCommand::ShowGranted(hold));
+        let latency = done_at.saturating_duration_since(captured_at);
+        let since_first = done_at.saturating_duration_since(grant.first_usable);
+        log::info!(
+            "{name} {}: distance {:.2} (limit {:.2}), {} frames in {since_first:.1?}, {} {latency:.0?} after the last",
+            if pulsed { "let in" } else { "counted in" },
+            grant.distance,
+            self.services.rules.max_distance,
+            grant.frames,
+            if pulsed { "relay" } else { "signal" },
+        );
+        self.services.counters.increment("granted");
+        self.services.record(EventKind::Granted {
+            person: grant.person,
+            name,
+            distance: grant.distance,
+            frames: grant.frames,
+            latency_ms: latency.as_millis() as u32,
+            pulsed,
+        });
+    }
+
+    /// Pulses the relay; when it became active.
+    fn pulse(&self, hold: Duration, captured_at: Instant) -> Result<Instant, String> {
+        // Reports of pulses before (released, or asked for by hand) are not answers to this one.
+        self.reports.try_iter().for_each(drop);
+        if !self.latch.send(LatchCommand::Pulse { hold, captured_at }) {
+            return Err("the latch has ended".into());
+        }
+        let until = Instant::now() + LATCH_PATIENCE;
+        loop {
+            match self.reports.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(LatchReport::Activated { at, captured_at: cause }) if cause == captured_at => return Ok(at),
+                Ok(LatchReport::Stale { age }) => return Err(format!("the decision was {age:.1?} old")),
+                Ok(LatchReport::Failed(problem)) => return Err(problem),
+                Ok(LatchReport::Activated { .. } | LatchReport::Released) => {}
+                Err(_) => return Err("the latch did not answer".into()),
+            }
+        }
+    }
+
+    fn deny(&self, denial: &Denial, roster: &Roster) {
+        let (reason, nearest) = self.words(&denial.reason, roster);
+        log::info!("nobody let in: {reason} ({} frames)", denial.frames);
+        self.latch.send(LatchCommand::ShowDenied);
+        self.services.counters.increment("denied");
+        self.services.record(EventKind::Denied {
+            reason,
+            nearest: nearest.map(|(person, _)| (person, roster.name(person))),
+            distance: nearest.map(|(_, distance)| distance),
+            frames: denial.frames,
+        });
+    }
+
+    /// A reason in words, and the nearest person with the distance if somebody was near.
+    fn words(&self, reason: &Reason, roster: &Roster) -> (String, Option<(crate::gallery::PersonId, f32)>) {
+        let rules = &self.services.rules;
+        match *reason {
+            Reason::Stale => ("every frame came too late; the board is too slow or too busy".into(), None),
+            Reason::SeveralFaces(count) => (format!("{count} faces in view"), None),
+            Reason::NobodyEnrolled => ("nobody is enrolled".into(), None),
+            Reason::NotGoodEnough(flaw) => (flaw.to_string(), None),
+            Reason::Unknown(person, distance) => (
+                format!(
+                    "not in the database, nearest {} at {distance:.2} (limit {:.2})",
+                    roster.name(person),
+                    rules.max_distance
+                ),
+                Some((person, distance)),
+            ),
+            Reason::Ambiguous((person, distance), (next, farther)) => (
+                format!(
+                    "too close to call, {} at {distance:.2} and {} at {farther:.2}",
+                    roster.name(person),
+                    roster.name(next)
+                ),
+                Some((person, distance)),
+            ),
+            Reason::NotYet(person, frames) => {
+                (format!("only {frames} of {} frames agreed on {}", rules.confirm, roster.name(person)), None)
+            }
+            Reason::SameVisit(person) | Reason::Cooldown(person) => {
+                (format!("{} came too soon after the last pulse", roster.name(person)), None)
+            }
+        }
+    }
+
+    fn camera_ready(&mut self, description: String, lost_for: Option<Duration>) {
+        match lost_for {
+            None => log::info!("camera: {description}"),
+            Some(after) => {
+                log::info!("camera back after {after:.1?}: {description}");
+                self.services.record(EventKind::CameraBack { after });
+            }
+        }
+        self.latch.send(LatchCommand::ShowReady(true));
+        self.services.set_camera(description, true);
+    }
+
+    fn camera_lost(&mut self, problem: String) {
+        let problem = printable(&problem);
+        log::error!("camera lost: {problem}; trying again");
+        self.latch.send(LatchCommand::ShowReady(false));
+        self.services.counters.increment("camera_lost");
+        self.services.record(EventKind::CameraLost { problem: problem.clone() });
+        self.services.set_camera(problem, false);
+    }
+
+    fn keep_house(&mut self) {
+        if Instant::now() < self.housekeeping_due {
+            return;
+        }
+        self.housekeeping_due = Instant::now() + A_DAY;
+        let before = now_ms() - self.services.config.store.keep_events.as_millis() as i64;
+        match self.services.store.forget_events_before(before) {
+            Ok(0) => {}
+            Ok(count) => log::info!("{count} old events forgotten"),
+            Err(error) => log::error!("old events could not be forgotten: {error}"),
+        }
+    }
+}
+
+/// From a frame to what is seen in it.
+struct Sight {
+    vision: Vision,
+    tracker: Tracker,
+    limits: QualityLimits,
+    rotate: u32,
+}
+
+enum SightError {
+    Frame(crate::vision::frame::FrameError),
+    Vision(VisionError),
+}
+
+impl Sight {
+    fn observe(&mut self, frame: &Frame, roster: &Roster) -> Result<Vec<Observation>, SightError> {
+        let picture = self.upright(frame.rgb().map_err(SightError::Frame)?);
+        let detections = self.vision.detect(&picture).map_err(SightError::Vision)?;
+        let tracks = self.tracker.assign(&detections, frame.captured_at);
+        let observe = |(detection, track): (&crate::vision::geometry::Detection, TrackId)| {
+            // Degenerate landmarks: there is nothing to align, and nothing to say about it.
+            let (quality, aligned) = self.vision.look(&picture, detection)?;
+            let sighting = match quality.check(&self.limits) {
+                Err(flaw) => Ok(Err(flaw)),
+                Ok(()) => self.vision.embedder().embed(&aligned).map(|probe| Ok(roster.gallery.search(&probe))),
+            };
+            Some(sighting.map(|sighting| Observation { track, sighting }))
+        };
+        let observations: Result<Vec<_>, _> = detections.iter().zip(tracks).filter_map(observe).collect();
+        observations.map_err(|error| SightError::Vision(error.into()))
+    }
+
+    fn upright(&self, picture: RgbImage) -> RgbImage {
+        match self.rotate {
+            90 => imageops::rotate90(&picture),
+            180 => imageops::rotate180(&picture),
+            270 => imageops::rotate270(&picture),
+            _ => picture,
+        }
+    }
+}

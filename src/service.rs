@@ -1,0 +1,472 @@
+//! What the daemon and the commands share: models, store, enroll folder and gallery, and the answers to questions about them.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc::Receiver},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use image::RgbImage;
+
+use crate::{
+    config::{Config, DetectionConfig, Mode, PrecisionChoice, SeveralFaces},
+    control::{IdentifiedFace, PersonSummary, Request, Response, Service, Status},
+    enroll::{Changes, EnrollError, Enroller, FaceReader, Refusal, templates_of},
+    gallery::{Gallery, Match, PersonId},
+    latch::{LatchCommand, LatchHandle},
+    policy::Rules,
+    store::{Event, EventKind, Moment, RecoveryNote, Store, StoreError},
+    telemetry::{Counters, printable},
+    vision::{
+        Vision, VisionError,
+        embed::{Embedding, ModelId},
+        manifest::{Manifest, ManifestError, Precision},
+        mtcnn::MtcnnSettings,
+        quality::{Flaw, QualityLimits},
+    },
+};
+
+/// Of several faces in a picture dropped for enrolment, those smaller than this share of the largest are passers-by.
+const BACKGROUND_FACE: f32 = 0.4;
+/// A face in such a picture is looked for down to this share of its longer side, whatever its resolution.
+const SMALLEST_SHARE: f32 = 1.0 / 16.0;
+
+/// Why the parts cannot be put together; nothing has been driven then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Vision(#[from] VisionError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Enroll(#[from] EnrollError),
+}
+
+/// Everybody who can be recognised now, and what they are called.
+#[derive(Clone)]
+pub struct Roster {
+    pub gallery: Arc<Gallery>,
+    names: Arc<HashMap<PersonId, String>>,
+}
+
+impl Roster {
+    /// The person's name as it may be printed.
+    pub fn name(&self, person: PersonId) -> String {
+        self.names.get(&person).map_or_else(|| person.to_string(), |name| printable(name))
+    }
+}
+
+/// What only a running daemon has.
+struct Running {
+    latch: LatchHandle,
+    camera: (String, bool),
+    relay: String,
+}
+
+/// See the module.
+pub struct Services {
+    pub config: Config,
+    pub store: Store,
+    pub enroller: Arc<Mutex<Enroller>>,
+    pub counters: Counters,
+    /// What was repaired when the store was opened.
+    pub notes: Vec<RecoveryNote>,
+    pub rules: Rules,
+    pub precision: Precision,
+    vision: Vision,
+    reader: Mutex<Vision>,
+    roster: RwLock<Roster>,
+    running: Mutex<Option<Running>>,
+    started: Instant,
+}
+
+impl Services {
+    /// Loads the models, opens the store and takes in what changed in the enroll folder meanwhile.
+    ///
+    /// # Errors
+    /// Whatever of it cannot be used.
+    pub fn open(config: Config) -> Result<(Arc<Services>, Changes), StartError> {
+        let manifest = Manifest::load(&config.models.dir)?;
+        let entry = manifest.embedder(&config.models.embedder)?;
+        let max_distance = match config.recognition.max_distance {
+            Some(distance) => distance,
+            None => entry.distance_for(config.recognition.false_match_rate.0)?,
+        };
+        let (store, notes) = Store::open(&config.store.path, now_ms())?;
+        let (vision, precision) = load_vision(&config, &store, entry.model_id())?;
+        let limits = quality_limits(&config.detection, config.enroll.min_face);
+        let reader = PictureReader { vision: Mutex::new(vision.clone()), limits };
+        let mut enroller = Enroller::new(config.enroll.clone(), store.clone(), Arc::new(reader), max_distance)?;
+        let changes = enroller.sync(SystemTime::now())?;
+        let roster = roster(&config, &store, vision.embedder().model())?;
+        let services = Services {
+            rules: rules(&config, max_distance),
+            enroller: Arc::new(Mutex::new(enroller)),
+            counters: Counters::default(),
+            reader: Mutex::new(vision.clone()),
+            roster: RwLock::new(roster),
+            running: Mutex::new(None),
+            started: Instant::now(),
+            config,
+            store,
+            notes,
+            precision,
+            vision,
+        };
+        services.note_changes(&changes);
+        Ok((Arc::new(services), changes))
+    }
+
+    /// A vision chain for a thread of its own.
+    pub fn vision(&self) -> Vision {
+        self.vision.clone()
+    }
+
+    pub fn roster(&self) -> Roster {
+        self.roster.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a face in a frame has to be like to decide.
+    pub fn quality_limits(&self) -> QualityLimits {
+        quality_limits(&self.config.detection, self.config.detection.min_face)
+    }
+
+    /// From now on there is a latch, and a relay of this description.
+    pub fn set_running(&self, latch: LatchHandle, relay: String) {
+        *self.running() = Some(Running { latch, camera: ("opening".into(), false), relay });
+    }
+
+    pub fn set_camera(&self, description: String, ok: bool) {
+        if let Some(running) = self.running().as_mut() {
+            running.camera = (description, ok);
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes an event; one that cannot be written is said, and counted.
+    pub fn record(&self, kind: EventKind) {
+        if let Err(error) = self.store.append_event(moment(), kind) {
+            self.counters.increment("events_lost");
+            log::error!("an event could not be recorded: {error}");
+        }
+    }
+
+    /// Takes changes of the enroll folder into the gallery, the log and the events.
+    pub fn note_changes(&self, changes: &Changes) {
+        match roster(&self.config, &self.store, self.vision.embedder().model()) {
+            Ok(roster) => *self.roster.write().unwrap_or_else(PoisonError::into_inner) = roster,
+            Err(error) => log::error!("the people enrolled cannot be read anew: {error}"),
+        }
+        for (person, from, to) in &changes.renamed {
+            log::info!("{} is called {} now", printable(from), printable(to));
+            self.record(EventKind::Renamed { person: *person, from: from.clone(), to: to.clone() });
+        }
+        for (person, name, picture) in &changes.forgotten {
+            log::info!("{}: picture {} forgotten", printable(name), printable(picture));
+            self.record(EventKind::Forgotten { person: *person, name: name.clone(), picture: picture.clone() });
+        }
+        for (person, name, picture) in &changes.accepted {
+            log::info!("{} enrolled with {}", printable(name), printable(picture));
+            self.record(EventKind::Enrolled { person: *person, name: name.clone(), picture: picture.clone() });
+        }
+        for (name, picture, reason) in &changes.refused {
+            log::warn!("picture {} refused: {reason}", printable(picture));
+            self.record(EventKind::Refused { name: name.clone(), picture: picture.clone(), reason: reason.clone() });
+        }
+    }
+
+    /// Faces of a picture with everything that was considered about them, the largest first.
+    ///
+    /// # Errors
+    /// The picture cannot be read, or a net failed.
+    pub fn identify(&self, picture: &[u8]) -> Result<Vec<IdentifiedFace>, String> {
+        let picture = crate::enroll::decode_picture(picture, self.config.enroll.max_megapixels)
+            .map_err(|error| error.to_string())?;
+        let mut vision = self.reader.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        vision = vision.with_settings(picture_settings(&picture, self.config.detection.thresholds));
+        let mut faces = vision.faces(&picture).map_err(|error| error.to_string())?;
+        faces.sort_by(|a, b| b.detection.bounding_box.side().total_cmp(&a.detection.bounding_box.side()));
+        let (roster, limits) = (self.roster(), quality_limits(&self.config.detection, self.config.enroll.min_face));
+        let describe = |face: crate::vision::Face| {
+            let matched = roster.gallery.search(&face.embedding);
+            let why_not = why_not(&self.rules, &roster, face.quality.check(&limits), matched);
+            let b = face.detection.bounding_box;
+            IdentifiedFace {
+                bounding_box: [b.x1, b.y1, b.x2, b.y2],
+                landmarks: face.detection.landmarks.0.map(|p| [p.x, p.y]),
+                score: face.detection.score,
+                person: matched.filter(|_| why_not.is_none()).map(|m| roster.name(m.person)),
+                why_not,
+                nearest: matched.map(|m| roster.name(m.person)),
+                distance: matched.map(|m| m.distance),
+                runner_up: matched.and_then(|m| m.runner_up).map(|(person, _)| roster.name(person)),
+                runner_up_distance: matched.and_then(|m| m.runner_up).map(|(_, distance)| distance),
+            }
+        };
+        Ok(faces.into_iter().map(describe).collect())
+    }
+
+    fn people(&self) -> Result<Vec<PersonSummary>, StoreError> {
+        let last_seen = self.store.last_granted()?;
+        let summary = |person: crate::store::Person| PersonSummary {
+            pictures: person.pictures.len(),
+            smallest_face_px: person.pictures.iter().map(|p| p.face_px).min().unwrap_or(0),
+            enrolled_at_ms: person.pictures.iter().map(|p| p.enrolled_at_ms).min().unwrap_or(0),
+            last_seen_ms: last_seen.get(&person.id).copied(),
+            name: person.name,
+        };
+        let mut people: Vec<_> = self.store.people()?.into_iter().map(summary).collect();
+        people.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(people)
+    }
+
+    fn status(&self) -> Status {
+        let roster = self.roster();
+        let running = self.running();
+        let running = running.as_ref();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: running.map_or(0, |_| std::process::id()),
+            uptime_s: self.started.elapsed().as_secs(),
+            mode: if self.config.mode == Mode::Unlock { "unlock" } else { "attendance" }.into(),
+            camera: running.map_or_else(String::new, |running| running.camera.0.clone()),
+            camera_ok: running.is_some_and(|running| running.camera.1),
+            relay: running.map_or_else(String::new, |running| running.relay.clone()),
+            relay_active: running.is_some_and(|running| running.latch.relay_active()),
+            model: format!("{} ({})", self.config.models.embedder, self.vision.embedder().model()),
+            precision: self.precision.to_string(),
+            max_distance: self.rules.max_distance,
+            false_match_rate: self.config.recognition.false_match_rate.0,
+            people: roster.gallery.people(),
+            templates: roster.gallery.templates(),
+            counters: self.counters.snapshot(),
+        }
+    }
+
+    fn enroll(&self, name: &str, file_name: &str, picture: &[u8]) -> Result<Response, EnrollError> {
+        let mut enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = enroller.add_picture(name, file_name, picture, SystemTime::now())?;
+        drop(enroller);
+        Ok(match verdict {
+            Ok((picture, person)) => {
+                let accepted = vec![(person, name.to_owned(), picture.path.clone())];
+                self.note_changes(&Changes { accepted, ..Changes::default() });
+                Response::Enrolled { name: name.to_owned(), picture: picture.path, face_px: picture.face_px }
+            }
+            Err(refusal) => Response::Refused { reason: refusal.to_string() },
+        })
+    }
+
+    fn open_door(&self, asker: &str) -> Response {
+        let running = self.running();
+        let Some(running) = running.as_ref() else {
+            return Response::Failed {
+                problem: "no facelatch is running; start it (systemctl start facelatch)".into(),
+                exit_code: 69,
+            };
+        };
+        if self.config.latch.line.is_none() {
+            return Response::Failed { problem: "there is no relay: latch.line is not set".into(), exit_code: 78 };
+        }
+        let pulse = LatchCommand::Pulse { hold: self.config.latch.hold, captured_at: Instant::now() };
+        if !running.latch.send(pulse) {
+            return Response::Failed { problem: "the latch does not answer".into(), exit_code: 70 };
+        }
+        log::info!("opened by {} from the command line", printable(asker));
+        self.counters.increment("opened_by_hand");
+        self.record(EventKind::Opened { by: asker.to_owned() });
+        Response::Opened
+    }
+}
+
+impl Service for Services {
+    fn answer(&self, request: Request, asker: &str) -> Response {
+        let failed = |problem: String| Response::Failed { problem, exit_code: 74 };
+        match request {
+            Request::People => {
+                self.people().map_or_else(|e| failed(e.to_string()), |people| Response::People { people })
+            }
+            Request::Events { since_ms, limit, .. } => self
+                .store
+                .events(since_ms, limit)
+                .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
+            Request::Status => Response::Status { status: Box::new(self.status()) },
+            Request::Enroll { name, file_name, picture } => {
+                self.enroll(&name, &file_name, &picture).unwrap_or_else(|error| failed(error.to_string()))
+            }
+            Request::Identify { picture } => {
+                self.identify(&picture).map_or_else(failed, |faces| Response::Identified { faces })
+            }
+            Request::Open => self.open_door(asker),
+        }
+    }
+
+    fn follow(&self) -> Receiver<Event> {
+        self.store.follow()
+    }
+}
+
+/// The reason a single look at this face would not be enough, in words; None when nothing speaks against it.
+pub fn why_not(rules: &Rules, roster: &Roster, quality: Result<(), Flaw>, matched: Option<Match>) -> Option<String> {
+    if let Err(flaw) = quality {
+        return Some(flaw.to_string());
+    }
+    let Some(matched) = matched else { return Some("nobody is enrolled".into()) };
+    let near = matched.distance <= rules.max_distance;
+    if !near {
+        return Some(format!(
+            "not in the database: nearest {} at {:.2}, needs {:.2}",
+            roster.name(matched.person),
+            matched.distance,
+            rules.max_distance
+        ));
+    }
+    matched.runner_up.filter(|(_, next)| next - matched.distance < rules.margin).map(|(next, distance)| {
+        format!(
+            "too close to call: {} at {:.2}, {} at {distance:.2}",
+            roster.name(matched.person),
+            matched.distance,
+            roster.name(next)
+        )
+    })
+}
+
+fn roster(config: &Config, store: &Store, model: ModelId) -> Result<Roster, StoreError> {
+    let people = store.people()?;
+    let gallery = Gallery::new(model, config.recognition.template_fusion, &templates_of(&people));
+    let names = people.into_iter().map(|person| (person.id, person.name)).collect();
+    Ok(Roster { gallery: Arc::new(gallery), names: Arc::new(names) })
+}
+
+fn rules(config: &Config, max_distance: f32) -> Rules {
+    let recognition = &config.recognition;
+    Rules {
+        max_distance,
+        margin: recognition.margin,
+        confirm: recognition.confirm as usize,
+        window: recognition.window as usize,
+        refuse_several_faces: recognition.several_faces == SeveralFaces::Refuse,
+        visit_gap: recognition.visit_gap,
+        cooldown: recognition.cooldown,
+        max_decision_age: recognition.max_decision_age,
+    }
+}
+
+fn quality_limits(detection: &DetectionConfig, min_face: u32) -> QualityLimits {
+    QualityLimits {
+        min_face_px: min_face as f32,
+        min_sharpness: detection.min_sharpness,
+        min_brightness: detection.min_brightness,
+        max_brightness: detection.max_brightness,
+        max_turn: detection.max_turn,
+    }
+}
+
+fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
+    let longer = picture.width().max(picture.height()) as f32;
+    MtcnnSettings { min_face: (longer * SMALLEST_SHARE).max(24.0), thresholds }
+}
+
+/// Loads the nets in the precision told; `auto` measures both at the first start on this machine and remembers.
+fn load_vision(config: &Config, store: &Store, model: ModelId) -> Result<(Vision, Precision), StartError> {
+    let settings =
+        MtcnnSettings { min_face: config.detection.min_face as f32, thresholds: config.detection.thresholds };
+    let load = |precision| Vision::load(&config.models.dir, &config.models.embedder, precision, settings);
+    let forced = match config.models.precision {
+        PrecisionChoice::W8 => Some(Precision::W8),
+        PrecisionChoice::Int8 => Some(Precision::Int8),
+        PrecisionChoice::Auto => None,
+    };
+    if let Some(precision) = forced {
+        return Ok((load(precision)?, precision));
+    }
+    let machine = format!("{} {model}", cpu_model());
+    let remembered =
+        store.recall("precision")?.and_then(|text| text.strip_suffix(&machine).map(|p| p.trim().to_owned()));
+    match remembered.as_deref() {
+        Some("w8") => return Ok((load(Precision::W8)?, Precision::W8)),
+        Some("int8") => return Ok((load(Precision::Int8)?, Precision::Int8)),
+        _ => {}
+    }
+    let w8 = load(Precision::W8)?;
+    let int8 = match load(Precision::Int8) {
+        Ok(int8) => int8,
+        // The embedder has one form only.
+        Err(VisionError::Precision { .. }) => return Ok((w8, Precision::W8)),
+        Err(error) => return Err(error.into()),
+    };
+    let (slow, fast) = (embedding_time(&w8), embedding_time(&int8));
+    log::info!("measured on this processor: an embedding takes {slow:.1?} as w8, {fast:.1?} as int8");
+    let (vision, precision) = if fast < slow { (int8, Precision::Int8) } else { (w8, Precision::W8) };
+    store.remember("precision", &format!("{precision} {machine}"))?;
+    Ok((vision, precision))
+}
+
+/// The shortest of a few runs: what else the machine does makes it longer, never shorter.
+fn embedding_time(vision: &Vision) -> Duration {
+    let face = vision.embedder().grey_face();
+    let run = |_| {
+        let started = Instant::now();
+        let _ = vision.embedder().embed(&face);
+        started.elapsed()
+    };
+    (0..4).map(run).min().unwrap_or(Duration::MAX)
+}
+
+fn cpu_model() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"));
+    line.and_then(|line| line.split_once(':')).map_or_else(|| "unknown".into(), |(_, model)| model.trim().to_owned())
+}
+
+/// Reads pictures dropped for enrolment.
+struct PictureReader {
+    vision: Mutex<Vision>,
+    limits: QualityLimits,
+}
+
+impl FaceReader for PictureReader {
+    fn model(&self) -> ModelId {
+        self.vision.lock().unwrap_or_else(PoisonError::into_inner).embedder().model()
+    }
+
+    fn read(&self, picture: &RgbImage, min_face_px: u32) -> Result<(Embedding, u32), Refusal> {
+        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
+        let shared = self.vision.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vision = shared.with_settings(picture_settings(picture, shared.settings().thresholds));
+        drop(shared);
+        let mut faces = vision.detect(picture).map_err(|error| failed(&error))?;
+        faces.sort_by(|a, b| b.bounding_box.side().total_cmp(&a.bounding_box.side()));
+        let Some(face) = faces.first().copied() else { return Err(Refusal::NoFace) };
+        let rivals =
+            faces.iter().filter(|f| f.bounding_box.side() >= face.bounding_box.side() * BACKGROUND_FACE).count();
+        if rivals > 1 {
+            return Err(Refusal::SeveralFaces(rivals));
+        }
+        let (quality, aligned) = vision.look(picture, &face).ok_or(Refusal::NoFace)?;
+        let limits = QualityLimits { min_face_px: min_face_px as f32, ..self.limits };
+        quality.check(&limits).map_err(|flaw| Refusal::Flawed { flaw })?;
+        let embedding = vision.embedder().embed(&aligned).map_err(|error| failed(&error))?;
+        Ok((embedding, face.bounding_box.side() as u32))
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// Now, by every clock there is.
+pub fn moment() -> Moment {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let uptime = fs::read_to_string(Path::new("/proc/uptime")).unwrap_or_default();
+    let seconds = uptime.split(' ').next().and_then(|s| s.parse::<f64>().ok()).filter(|s| s.is_finite() && *s >= 0.0);
+    Moment { at_ms: now_ms(), boot_id, since_boot: seconds.map_or(Duration::ZERO, Duration::from_secs_f64) }
+}
