@@ -33,7 +33,7 @@ const MOST_CONNECTIONS: usize = 16;
 /// A client that says nothing for this long is left.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a command asks. The same questions are answered from the store itself when no daemon runs, see `crate::cli`.
+/// What a command asks. The same questions are answered from the store itself when no daemon runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {

@@ -84,6 +84,19 @@ pub fn run(config: Config, stop: &AtomicBool) -> Result<(), RunError> {
     result
 }
 
+/// Drives the relay inactive, for when no daemon does.
+///
+/// # Errors
+/// The line cannot be taken: somebody else drives it.
+pub fn lock(config: &Config) -> Result<(), RunError> {
+    let latch = &config.latch;
+    if let Some(line) = &latch.line {
+        gpio::open_output(latch.backend, &latch.chip, line, latch.active_low, "relay")?
+            .set(gpio::LineState::Inactive)?;
+    }
+    Ok(())
+}
+
 /// The relay's line is taken and driven inactive before anything else is done.
 fn start_latch(config: &Config) -> Result<(Latch, String, Receiver<LatchReport>), RunError> {
     let latch = &config.latch;

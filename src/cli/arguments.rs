@@ -102,4 +102,6 @@ pub enum Command {
     Status,
     /// Open the door now. Whoever may use the daemon's socket may do this; it is recorded with the user's name.
     Open,
+    /// Drive the relay inactive and end. The service runs this after the daemon, however that died.
+    Lock,
 }

@@ -95,6 +95,7 @@ fn start_code(error: &StartError) -> u8 {
         StartError::Vision(_) => exit::IO,
         StartError::Store(error) | StartError::Enroll(EnrollError::Store(error)) => match error {
             StoreError::InUse { .. } => exit::UNAVAILABLE,
+            StoreError::Foreign { .. } => exit::PERMISSION,
             StoreError::Io { source, .. } => io_code(source),
             _ => exit::IO,
         },
@@ -153,6 +154,10 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::People => print::people(&ask(config()?, &Request::People)?, json),
         Command::Status => print::status(&ask_daemon(&config()?, &Request::Status)?, json),
         Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),
+        Command::Lock => {
+            daemon::lock(&config()?)?;
+            Ok(exit::DONE)
+        }
         Command::Enroll { file, name } => {
             let config = config()?;
             let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();

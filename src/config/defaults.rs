@@ -56,7 +56,7 @@ impl Default for DetectionConfig {
         DetectionConfig {
             min_face: 80,
             thresholds: [0.6, 0.7, 0.7],
-            min_sharpness: 0.3,
+            min_sharpness: 0.22,
             min_brightness: 40.0,
             max_brightness: 225.0,
             max_turn: 0.6,
@@ -88,7 +88,7 @@ impl Default for EnrollConfig {
             settle: Duration::from_millis(500),
             min_face: 80,
             max_megapixels: 50,
-            max_spread: 0.6,
+            max_spread: 0.5,
         }
     }
 }

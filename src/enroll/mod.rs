@@ -506,6 +506,8 @@ fn write_new(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let hidden = folder.join(format!(".{}.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
     let written = (|| {
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&hidden)?;
+        // Whatever the umask is: the folder is shared with its group.
+        file.set_permissions(fs::Permissions::from_mode(0o640))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&hidden, path)?;

@@ -8,7 +8,7 @@ mod recovery;
 use std::{
     collections::HashMap,
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -137,6 +137,10 @@ pub enum StoreError {
     Io { path: PathBuf, source: io::Error },
     #[error("{path}: {problem}; nothing was changed")]
     Write { path: PathBuf, problem: String },
+    #[error(
+        "{path}: it belongs to user {owner}; run this as that user (sudo -u facelatch ...), or files of another owner would lock the daemon out"
+    )]
+    Foreign { path: PathBuf, owner: u32 },
     #[error("{path}: damaged: {problem}")]
     Damaged { path: PathBuf, problem: String },
     #[error("{path}: written by a newer facelatch (layout {found}, this program knows {SCHEMA}); update this program")]
@@ -168,6 +172,7 @@ impl Store {
     /// # Errors
     /// In use, no permission, written by a newer program. Damage is no error: it is repaired, and the notes say how.
     pub fn open(path: &Path, now_ms: i64) -> Result<(Store, Vec<RecoveryNote>), StoreError> {
+        refuse_foreign(path)?;
         create_private(path).map_err(|error| StoreError::io(path, error))?;
         let (db, mut notes) = recovery::open(path, now_ms)?;
         let tree = |name: &str| db.open_tree(name).map_err(|error| write_error(path, &error));
@@ -364,6 +369,16 @@ impl Store {
 
 fn write_error(path: &Path, error: &sled::Error) -> StoreError {
     StoreError::Write { path: path.to_owned(), problem: error.to_string() }
+}
+
+/// Root may open any store, but what it writes there the daemon's user cannot read.
+fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
+    let Ok(meta) = fs::metadata(path) else { return Ok(()) };
+    let owner = meta.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        return Err(StoreError::Foreign { path: path.to_owned(), owner });
+    }
+    Ok(())
 }
 
 /// A folder only its owner may look into: templates and events are personal data.

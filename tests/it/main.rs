@@ -1,5 +1,9 @@
 //! Integration tests: one crate, so that it links once.
 
+mod architecture;
+mod commands;
+mod crash;
+mod door;
 mod golden;
-
+mod lfw;
 mod support;

@@ -1,0 +1,172 @@
+//! Rules about the source itself: which room may import which, and what stands nowhere.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::support::root;
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") && path.file_name().is_some_and(|n| n != "tests.rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// A file's text without its tests, and its room: the folder or file directly under src/.
+fn rooms() -> Vec<(String, PathBuf, String)> {
+    let src = root().join("src");
+    sources(&src)
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+            let first = path.strip_prefix(&src).unwrap().components().next().unwrap();
+            let room = first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+            (room, path, code)
+        })
+        .collect()
+}
+
+/// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
+    ("vision", &[]),
+    ("gallery", &["vision"]),
+    ("policy", &["gallery", "vision"]),
+    ("telemetry", &[]),
+    // The latch and its lines are named in the configuration; how templates are fused is the gallery's word.
+    ("config", &["gallery"]),
+    ("gpio", &["config"]),
+    ("latch", &["gpio"]),
+    ("camera", &["config", "vision", "telemetry"]),
+    ("store", &["gallery", "vision"]),
+    ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
+    ("control", &["store"]),
+    ("service", &["config", "control", "enroll", "gallery", "latch", "policy", "store", "telemetry", "vision"]),
+    (
+        "daemon",
+        &[
+            "camera",
+            "config",
+            "control",
+            "enroll",
+            "gallery",
+            "gpio",
+            "latch",
+            "policy",
+            "service",
+            "store",
+            "telemetry",
+            "vision",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "camera",
+            "config",
+            "control",
+            "daemon",
+            "enroll",
+            "gpio",
+            "latch",
+            "service",
+            "store",
+            "telemetry",
+            "vision",
+        ],
+    ),
+    ("main", &["cli"]),
+];
+
+/// Every room named after `crate::`, in braces or not.
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + 7..];
+        match rest.strip_prefix('{') {
+            None => found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()),
+            Some(list) => {
+                let mut depth = 0;
+                let mut word = String::new();
+                let mut start = true;
+                for c in list.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if depth == 0 && start && (c.is_alphanumeric() || c == '_') => word.push(c),
+                        _ if depth == 0 && !word.is_empty() => {
+                            found.push(std::mem::take(&mut word));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                    if c == ',' && !word.is_empty() {
+                        found.push(std::mem::take(&mut word));
+                    }
+                }
+                found.extend((!word.is_empty()).then_some(word));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn rooms_import_only_what_they_may() {
+    for (room, path, code) in rooms().iter().filter(|(room, ..)| room != "lib") {
+        let (_, allowed) = MAY_IMPORT
+            .iter()
+            .find(|(name, _)| name == room)
+            .unwrap_or_else(|| panic!("{room} is a new room: say what it may import"));
+        for import in imports(code) {
+            let fine = import == *room || allowed.contains(&import.as_str());
+            assert!(fine, "{} imports {import}, which {room} may not", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_import_reader_reads_imports() {
+    let code = "use crate::{\n    camera::{self, capture::{Capture}},\n    config::Config, gpio,\n};\nuse crate::store::Store;\nlet x = crate::policy::f();";
+    assert_eq!(imports(code), ["camera", "config", "gpio", "store", "policy"]);
+}
+
+#[test]
+fn time_is_an_argument() {
+    for (room, path, code) in rooms() {
+        if ["vision", "gallery", "policy"].contains(&room.as_str()) {
+            assert!(!code.contains("::now()"), "{} reads the clock", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_is_forbidden() {
+    assert!(fs::read_to_string(root().join("src/lib.rs")).unwrap().contains("#![forbid(unsafe_code)]"));
+}
+
+#[test]
+fn the_process_ends_in_main_only() {
+    for (_, path, code) in rooms() {
+        assert!(!code.contains("process::exit"), "{}", path.display());
+    }
+    assert!(fs::read_to_string(root().join("src/main.rs")).unwrap().lines().count() <= 30);
+}
+
+#[test]
+fn nothing_outside_of_tests_unwraps() {
+    for (_, path, code) in rooms() {
+        assert!(!code.contains(".unwrap()"), "{}: say with expect why it cannot fail", path.display());
+    }
+}

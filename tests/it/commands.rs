@@ -1,0 +1,268 @@
+//! The program as people call it: exit codes, messages, what is left behind.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{door, support::root};
+
+/// A door's folder with a configuration file.
+struct Site {
+    dir: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        door::config(dir.path());
+        let site = Site { dir };
+        site.configure("");
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `more` comes before the sections that every site has.
+    fn configure(&self, camera: &str) {
+        let text = format!(
+            "mode = \"unlock\"\n[models]\ndir = \"{}\"\nprecision = \"w8\"\n[enroll]\nfolder = \"enroll\"\n[store]\npath = \"store\"\n\
+             [latch]\nbackend = \"simulated\"\nline = 17\n[control]\nsocket = \"control.sock\"\n[camera]\n{}\n",
+            root().join("models").display(),
+            if camera.is_empty() { "source = \"files\"\nfolder = \"frames\"" } else { camera },
+        );
+        fs::write(self.path("facelatch.toml"), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_facelatch"));
+        command
+            .arg("--config")
+            .arg(self.path("facelatch.toml"))
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .env_remove("FACELATCH_CONFIG");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::from(self.command(arguments).output().unwrap())
+    }
+}
+
+struct Ran {
+    code: i32,
+    out: String,
+    error: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            code: output.status.code().expect("it ended by itself"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            error: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn picture(name: &str) -> String {
+    root().join("tests/data").join(name).display().to_string()
+}
+
+#[test]
+fn a_configuration_that_cannot_be_right_never_starts() {
+    let site = Site::new();
+    for (text, word) in [
+        ("", "is empty"),
+        ("mode = \"unlock\"\n[latch]\nlnie = 17\n", "facelatch.toml:3"),
+        ("[latch]\nline = 17\nhold = \"3 hours\"\n", "latch.hold"),
+        ("[latch]\nline = 17\nhold = \"90s\"\n", "latch.hold"),
+        ("mode = \"unlock\"\n", "needs latch.line"),
+    ] {
+        fs::write(site.path("facelatch.toml"), text).unwrap();
+        for command in ["run", "check", "people"] {
+            let ran = site.run(&[command]);
+            assert_eq!(ran.code, 78, "{text}: {}", ran.error);
+            assert!(ran.error.contains(word), "{text}: {}", ran.error);
+        }
+    }
+    assert!(!site.path("store").exists(), "nothing was begun");
+}
+
+#[test]
+fn the_command_line_explains_itself() {
+    let site = Site::new();
+    let help = site.run(&["--help"]);
+    assert_eq!(help.code, 0);
+    for word in ["run", "demo", "doctor", "enroll", "identify", "events", "Exit codes", "78"] {
+        assert!(help.out.contains(word), "{word}");
+    }
+    assert_eq!(site.run(&["fly"]).code, 64);
+    assert_eq!(site.run(&["check"]).out.trim(), format!("{}: ok", site.path("facelatch.toml").display()));
+}
+
+#[test]
+fn pictures_are_enrolled_and_identified() {
+    let site = Site::new();
+    let known =
+        site.run(&["identify", &picture("barack_obama_3.png"), "--annotate", site.path("out.png").to_str().unwrap()]);
+    assert_eq!(known.code, 0, "{} {}", known.out, known.error);
+    assert!(known.out.starts_with("Barack Obama: face of"), "{}", known.out);
+    assert!(image::open(site.path("out.png")).is_ok());
+    let stranger = site.run(&["identify", &picture("joe_biden_1.png")]);
+    assert_eq!(stranger.code, 1);
+    assert!(stranger.out.contains("not in the database: nearest Barack Obama"), "{}", stranger.out);
+    let enrolled = site.run(&["enroll", &picture("joe_biden_1.png"), "--name", "Joe Biden"]);
+    assert_eq!(enrolled.code, 0, "{}", enrolled.error);
+    assert!(site.path("enroll/Joe Biden/joe_biden_1.png").exists());
+    let json = site.run(&["identify", &picture("joe_biden_1.png"), "--json"]);
+    let faces: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(faces[0]["person"], "Joe Biden");
+    let people = site.run(&["people"]);
+    assert!(people.out.contains("Barack Obama") && people.out.contains("Joe Biden"), "{}", people.out);
+    let events = site.run(&["events", "--since", "1h"]);
+    assert!(events.out.contains("Joe Biden enrolled"), "{}", events.out);
+}
+
+#[test]
+fn bad_pictures_and_names_are_refused_in_words() {
+    let site = Site::new();
+    fs::write(site.path("text.jpg"), "no picture").unwrap();
+    let text = site.path("text.jpg").display().to_string();
+    let good = picture("joe_biden_1.png");
+    let long = "x".repeat(300);
+    for (file, name, word) in [
+        (text.as_str(), "Eve", "not a picture"),
+        (good.as_str(), "a/b", "slash"),
+        (good.as_str(), "a\nb", "line break"),
+        (good.as_str(), long.as_str(), "longer than 200 bytes"),
+        (picture("barack_obama_1.png").as_str(), "Eve", "the same picture as"),
+        (picture("barack_obama_3.png").as_str(), "Eve", "looks like Barack Obama"),
+        (good.as_str(), "Barack Obama", "does not look like the other pictures"),
+    ] {
+        let ran = site.run(&["enroll", file, "--name", name]);
+        assert_eq!(ran.code, 1, "{name:?}: {} {}", ran.out, ran.error);
+        assert!(ran.out.contains(word), "{name:?}: {}", ran.out);
+    }
+    assert_eq!(fs::read_dir(site.path("enroll")).unwrap().count(), 1, "nothing was kept");
+    assert_eq!(site.run(&["identify", "/no/such/file"]).code, 74);
+}
+
+#[test]
+fn a_model_file_with_one_byte_changed_is_not_loaded() {
+    let site = Site::new();
+    fs::create_dir(site.path("models")).unwrap();
+    for entry in fs::read_dir(root().join("models")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.is_file() {
+            fs::copy(&file, site.path("models").join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let onet = site.path("models/onet.onnx");
+    let mut bytes = fs::read(&onet).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&onet, bytes).unwrap();
+    let text = fs::read_to_string(site.path("facelatch.toml")).unwrap();
+    fs::write(site.path("facelatch.toml"), text.replace(root().join("models").to_str().unwrap(), "models")).unwrap();
+    let ran = site.run(&["run"]);
+    assert_eq!(ran.code, 74, "{}", ran.error);
+    assert!(
+        ran.error.contains("onet.onnx") && ran.error.contains("SHA-256") && ran.error.contains("reinstall"),
+        "{}",
+        ran.error
+    );
+    let doctor = site.run(&["doctor"]);
+    assert_eq!(doctor.code, 69);
+    assert!(doctor.out.contains("FAIL  models"), "{}", doctor.out);
+}
+
+#[test]
+fn without_a_daemon_it_says_so() {
+    let site = Site::new();
+    for command in ["status", "open"] {
+        let ran = site.run(&[command]);
+        assert_eq!(ran.code, 69);
+        assert!(ran.error.contains("no facelatch is running"), "{}", ran.error);
+    }
+}
+
+/// Starts the daemon, waits for a line of its log and stops it by SIGTERM.
+fn daemon_says(site: &Site, word: &str) -> (String, i32, Duration) {
+    let mut daemon = site.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = String::new();
+    for line in BufReader::new(daemon.stderr.take().unwrap()).lines().map_while(Result::ok) {
+        log += &line;
+        log.push('\n');
+        if line.contains(word) {
+            break;
+        }
+    }
+    let asked = Instant::now();
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    let code = daemon.wait().unwrap().code().expect("it ends by itself");
+    (log, code, asked.elapsed())
+}
+
+#[test]
+fn a_camera_that_is_not_one_is_named_and_the_daemon_waits_for_it() {
+    let site = Site::new();
+    for device in ["/dev/null", "/dev/video-none"] {
+        site.configure(&format!("device = \"{device}\""));
+        let (log, code, took) = daemon_says(&site, "camera lost");
+        assert!(log.contains(&format!("camera lost: {device}: ")), "{log}");
+        assert_eq!(code, 0, "SIGTERM ends it in good order: {log}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+}
+
+#[test]
+fn a_gpio_line_that_cannot_be_had_is_named() {
+    let site = Site::new();
+    let text = fs::read_to_string(site.path("facelatch.toml")).unwrap();
+    fs::write(
+        site.path("facelatch.toml"),
+        text.replace("backend = \"simulated\"", "backend = \"gpiochip\"\nchip = \"/dev/gpiochip-none\""),
+    )
+    .unwrap();
+    let ran = site.run(&["run"]);
+    assert_eq!(ran.code, 69, "{}", ran.error);
+    assert!(ran.error.contains("/dev/gpiochip-none line 17"), "{}", ran.error);
+    assert!(!site.path("store").exists(), "the line comes first: nothing else was begun");
+}
+
+fn modes_below(folder: &Path) -> Vec<(PathBuf, u32)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = fs::symlink_metadata(&path).unwrap();
+        found.push((path.clone(), meta.permissions().mode() & 0o777));
+        if meta.is_dir() {
+            found.extend(modes_below(&path));
+        }
+    }
+    found
+}
+
+#[test]
+fn personal_data_is_private() {
+    let site = Site::new();
+    site.run(&["enroll", &picture("joe_biden_1.png"), "--name", "Joe Biden"]);
+    site.run(&["identify", &picture("joe_biden_1.png"), "--annotate", site.path("out.jpg").to_str().unwrap()]);
+    for (path, mode) in modes_below(&site.path("store")) {
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+    }
+    assert_eq!(fs::metadata(site.path("store")).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(site.path("out.jpg")).unwrap().permissions().mode() & 0o077, 0);
+    let taken = fs::metadata(site.path("enroll/Joe Biden/joe_biden_1.png")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(taken, 0o640, "the enroll folder is shared with its group");
+}
