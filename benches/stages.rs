@@ -88,9 +88,11 @@ fn decode(bencher: Bencher<'_, '_>, format: &str) {
 #[divan::bench(args = [10, 1_000, 100_000])]
 fn search(bencher: Bencher<'_, '_>, templates: u32) {
     let model = vision("w8", 80.0).embedder().model();
-    let noise = |i: u32, j: u32| (i.wrapping_mul(7919) ^ j.wrapping_mul(104_729)).wrapping_mul(2_654_435_761) as i32 as f32;
+    let noise =
+        |i: u32, j: u32| (i.wrapping_mul(7919) ^ j.wrapping_mul(104_729)).wrapping_mul(2_654_435_761) as i32 as f32;
     let embedding = |i: u32| Embedding::new((0..128).map(|j| noise(i, j)).collect(), model).unwrap();
-    let all: Vec<Template> = (0..templates).map(|i| Template { person: PersonId(i), embedding: embedding(i) }).collect();
+    let all: Vec<Template> =
+        (0..templates).map(|i| Template { person: PersonId(i), embedding: embedding(i) }).collect();
     let (gallery, probe) = (Gallery::new(model, TemplateFusion::Mean, &all), embedding(u32::MAX));
     bencher.bench_local(|| gallery.search(black_box(&probe)));
 }

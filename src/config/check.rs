@@ -47,7 +47,7 @@ impl Findings {
         let camera = &config.camera;
         self.range("camera.width", camera.width, 160, 4096, " px");
         self.range("camera.height", camera.height, 120, 4096, " px");
-        if camera.width % 2 != 0 || camera.height % 2 != 0 {
+        if !camera.width.is_multiple_of(2) || !camera.height.is_multiple_of(2) {
             self.add("camera.width", "width and height must be even numbers of pixels");
         }
         self.range("camera.fps", camera.fps, 1, 60, " frames per second");

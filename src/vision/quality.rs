@@ -109,7 +109,7 @@ fn central_luma(face: &RgbImage) -> Luma {
 fn sharpness(luma: &Luma) -> f32 {
     let at = |x: usize, y: usize| luma.values[y * luma.width + x];
     let across = lost_share(luma.height, luma.width, |line, i| at(i, line));
-    let down = lost_share(luma.width, luma.height, |line, i| at(line, i));
+    let down = lost_share(luma.width, luma.height, at);
     across.min(down)
 }
 

@@ -82,7 +82,7 @@ fn likeness(before: &BoundingBox, now: &BoundingBox) -> Option<f32> {
     let side = before.side().max(now.side());
     let shift = (a.x - b.x).hypot(a.y - b.y) / side;
     let ratio = side / before.side().min(now.side());
-    (shift <= SAME_FACE_SHIFT && ratio <= SAME_FACE_RATIO).then(|| SAME_FACE_IOU * (1.0 - shift))
+    (shift <= SAME_FACE_SHIFT && ratio <= SAME_FACE_RATIO).then_some(SAME_FACE_IOU * (1.0 - shift))
 }
 
 #[cfg(test)]
