@@ -190,6 +190,7 @@ impl Loop {
                         return Ok(());
                     }
                 }
+                Err(CameraError::NotYet) => {}
                 Err(CameraError::BrokenFrame(problem)) => {
                     self.counters.increment("frames_broken");
                     log::debug!("broken frame: {problem}");
