@@ -364,6 +364,33 @@ mod tests {
     }
 
     #[test]
+    fn a_camera_that_has_nothing_yet_is_neither_lost_nor_kept_after_the_stop() {
+        struct Silent(mpsc::Sender<()>);
+        impl Camera for Silent {
+            fn next_frame(&mut self) -> Result<Frame, CameraError> {
+                thread::sleep(Duration::from_millis(1));
+                Err(CameraError::NotYet)
+            }
+
+            fn describe(&self) -> String {
+                "silent".into()
+            }
+        }
+        impl Drop for Silent {
+            fn drop(&mut self) {
+                let _ = self.0.send(());
+            }
+        }
+        let (sender, dropped) = mpsc::channel();
+        let opener: Opener = Box::new(move || Ok(Box::new(Silent(sender.clone()))));
+        let capture = Capture::start(opener, Counters::default()).unwrap();
+        assert!(matches!(capture.next(Duration::from_millis(50)), Captured::Nothing));
+        assert!(dropped.try_recv().is_err(), "it is asked again, not opened anew");
+        drop(capture);
+        dropped.try_recv().expect("its program would else go on");
+    }
+
+    #[test]
     fn stopping_does_not_wait_for_a_camera_that_hangs() {
         let (_sender, gate) = mpsc::channel();
         let mut camera = Some(Scripted { script: VecDeque::new(), gate: Some(gate), every_frame: false });
