@@ -190,6 +190,7 @@ impl Loop {
                         return Ok(());
                     }
                 }
+                Err(CameraError::NotYet) => {}
                 Err(CameraError::BrokenFrame(problem)) => {
                     self.counters.increment("frames_broken");
                     log::debug!("broken frame: {problem}");
@@ -360,6 +361,33 @@ mod tests {
         let story = story(&capture);
         assert!(story[0].starts_with("lost: 30 broken frames in a row"), "{story:?}");
         assert_eq!(story[1..], ["ready", "frame 1"]);
+    }
+
+    #[test]
+    fn a_camera_that_has_nothing_yet_is_neither_lost_nor_kept_after_the_stop() {
+        struct Silent(mpsc::Sender<()>);
+        impl Camera for Silent {
+            fn next_frame(&mut self) -> Result<Frame, CameraError> {
+                thread::sleep(Duration::from_millis(1));
+                Err(CameraError::NotYet)
+            }
+
+            fn describe(&self) -> String {
+                "silent".into()
+            }
+        }
+        impl Drop for Silent {
+            fn drop(&mut self) {
+                let _ = self.0.send(());
+            }
+        }
+        let (sender, dropped) = mpsc::channel();
+        let opener: Opener = Box::new(move || Ok(Box::new(Silent(sender.clone()))));
+        let capture = Capture::start(opener, Counters::default()).unwrap();
+        assert!(matches!(capture.next(Duration::from_millis(50)), Captured::Nothing));
+        assert!(dropped.try_recv().is_err(), "it is asked again, not opened anew");
+        drop(capture);
+        dropped.try_recv().expect("its program would else go on");
     }
 
     #[test]

@@ -3,39 +3,54 @@
 //!
 //! It runs without a shell, in a process group of its own, which is killed as a whole when the camera is closed.
 
+mod listen;
+
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::Read,
     os::unix::process::CommandExt,
-    process::{Child, ChildStdout, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, Signal, kill_process_group},
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
 };
 
-use super::{Camera, CameraError, mjpeg::MjpegSplitter};
+use self::listen::LastWords;
+use super::{Camera, CameraError, STEP, mjpeg::MjpegSplitter};
 use crate::{
     config::{CameraConfig, CommandStream},
     vision::frame::{Frame, PixelFormat},
 };
 
-/// Lines of the program's error output that are kept to explain its end.
-const LINES_KEPT: usize = 5;
+/// A program whose output has ended gets so long to end itself, so that its exit status can be told.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(super) struct CommandCamera {
     program: String,
     child: Child,
+    /// None once it is killed and reaped: the number may then belong to somebody else.
+    group: Option<Pid>,
     output: ChildStdout,
-    last_words: Arc<Mutex<Vec<String>>>,
+    last_words: LastWords,
     stream: Stream,
     timeout: Duration,
     sequence: u64,
+    /// Since when the next frame is waited for, and how many bytes have come since.
+    waiting: Option<(Instant, u64)>,
 }
+
+/// What the program's output gave within a short time.
+enum Output {
+    Nothing,
+    Bytes(Vec<u8>),
+    End,
+}
+
+type RawFrame = (Vec<u8>, PixelFormat, u32, u32);
 
 enum Stream {
     Mjpeg(MjpegSplitter),
@@ -62,8 +77,8 @@ impl CommandCamera {
         let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(unavailable("its output cannot be read".into()));
         };
-        let last_words = Arc::default();
-        listen(errors, program.clone(), Arc::clone(&last_words));
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let last_words = LastWords::listen(errors, program.clone());
         let stream = match config.stream {
             CommandStream::Mjpeg => Stream::Mjpeg(MjpegSplitter::default()),
             CommandStream::Yuv420 => Stream::Yuv420 { width: config.width, height: config.height, bytes: Vec::new() },
@@ -71,42 +86,74 @@ impl CommandCamera {
         Ok(CommandCamera {
             program: program.clone(),
             child,
+            group,
             output,
             last_words,
             stream,
             timeout: config.timeout,
             sequence: 0,
+            waiting: None,
         })
     }
 
-    /// Bytes as they come; None when the program has ended.
-    fn read(&mut self, deadline: Instant) -> Result<Option<Vec<u8>>, CameraError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+    fn read(&mut self, at_most: Duration) -> Result<Output, CameraError> {
         let mut wait = [PollFd::new(&self.output, PollFlags::IN)];
-        let wait_for = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let wait_for = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
         let failed = |problem: String| CameraError::Unavailable { device: self.program.clone(), problem };
         match poll(&mut wait, Some(&wait_for)) {
-            Ok(0) => return Err(CameraError::TimedOut { device: self.program.clone(), waited: self.timeout }),
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Output::Nothing),
             Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(Some(Vec::new())),
             Err(error) => return Err(failed(error.to_string())),
         }
         let mut bytes = vec![0; 1 << 16];
         let count = self.output.read(&mut bytes).map_err(|error| failed(error.to_string()))?;
         bytes.truncate(count);
-        Ok((count > 0).then_some(bytes))
+        Ok(if count > 0 { Output::Bytes(bytes) } else { Output::End })
     }
 
-    fn ended(&mut self) -> CameraError {
-        let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        // Its last words may still be on their way.
-        thread::sleep(Duration::from_millis(50));
-        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner).join(" / ");
-        let said = if words.is_empty() { String::new() } else { format!("; it said: {words}") };
-        CameraError::Unavailable {
-            device: self.program.clone(),
-            problem: format!("the program ended ({status}){said}"),
+    /// Why no frame came in time: a program that is silent, or one that writes something else than was configured.
+    fn timed_out(&self, bytes: u64) -> CameraError {
+        let (device, waited) = (self.program.clone(), self.timeout);
+        if bytes == 0 {
+            return CameraError::TimedOut { device, waited };
         }
+        let missing = match self.stream {
+            Stream::Mjpeg(_) => "no whole JPEG; is camera.stream = \"mjpeg\" what it writes?".to_owned(),
+            Stream::Yuv420 { width, height, .. } => {
+                format!(
+                    "not one frame of {width}×{height}; do its arguments say the size and rate of this configuration?"
+                )
+            }
+        };
+        CameraError::Unavailable { device, problem: format!("it wrote {bytes} bytes within {waited:?}, but {missing}") }
+    }
+
+    /// Its output has come to the end. A program may close it and stay, so it is waited for only for a moment.
+    fn ended(&mut self) -> CameraError {
+        let until = Instant::now() + GRACE;
+        while !self.has_exited() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let how = match (self.has_exited(), self.kill()) {
+            (true, Some(status)) => format!("the program ended ({status})"),
+            _ => "the program closed its output and did not end".to_owned(),
+        };
+        let words = self.last_words.all();
+        let said = if words.is_empty() { String::new() } else { format!("; it said: {words}") };
+        CameraError::Unavailable { device: self.program.clone(), problem: how + &said }
+    }
+
+    /// Looks without reaping, so that the number of the group stays taken until the group is killed.
+    fn has_exited(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.group.is_none_or(|pid| !matches!(waitid(WaitId::Pid(pid), options), Ok(None)))
+    }
+
+    /// Ends the whole group, if that was not done before; the status is the program's own if it had exited by itself.
+    fn kill(&mut self) -> Option<ExitStatus> {
+        // A group that is gone already needs no killing.
+        let _ = kill_process_group(self.group.take()?, Signal::KILL);
+        self.child.wait().ok()
     }
 }
 
@@ -118,7 +165,8 @@ impl Stream {
         }
     }
 
-    fn next(&mut self) -> Result<Option<(Vec<u8>, PixelFormat, u32, u32)>, CameraError> {
+    /// The next whole frame, if there is one already: bytes, format, width, height.
+    fn next(&mut self) -> Result<Option<RawFrame>, CameraError> {
         match self {
             Stream::Mjpeg(splitter) => match splitter.next_picture() {
                 None => Ok(None),
@@ -139,23 +187,10 @@ impl Stream {
     }
 }
 
-/// Reads a program's error output until it ends.
-fn listen(errors: impl Read + Send + 'static, program: String, last_words: Arc<Mutex<Vec<String>>>) {
-    thread::spawn(move || {
-        for line in BufReader::new(errors).lines().map_while(Result::ok) {
-            log::debug!("{program}: {}", crate::telemetry::printable(&line));
-            let mut words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
-            words.push(crate::telemetry::printable(&line));
-            if words.len() > LINES_KEPT {
-                words.remove(0);
-            }
-        }
-    });
-}
-
 impl Camera for CommandCamera {
     fn next_frame(&mut self) -> Result<Frame, CameraError> {
-        let deadline = Instant::now() + self.timeout;
+        let step_ends = Instant::now() + STEP;
+        let (since, mut bytes_come) = self.waiting.take().unwrap_or((Instant::now(), 0));
         loop {
             if let Some((bytes, format, width, height)) = self.stream.next()? {
                 self.sequence += 1;
@@ -163,9 +198,21 @@ impl Camera for CommandCamera {
                 let captured_at = Instant::now();
                 return Ok(Frame { bytes, format, width, height, stride, sequence: self.sequence, captured_at });
             }
-            match self.read(deadline)? {
-                Some(bytes) => self.stream.push(&bytes),
-                None => return Err(self.ended()),
+            if since.elapsed() >= self.timeout {
+                return Err(self.timed_out(bytes_come));
+            }
+            let left = step_ends.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.waiting = Some((since, bytes_come));
+                return Err(CameraError::NotYet);
+            }
+            match self.read(left.min(self.timeout))? {
+                Output::Nothing => {}
+                Output::Bytes(bytes) => {
+                    bytes_come += bytes.len() as u64;
+                    self.stream.push(&bytes);
+                }
+                Output::End => return Err(self.ended()),
             }
         }
     }
@@ -180,10 +227,7 @@ impl Camera for CommandCamera {
 
 impl Drop for CommandCamera {
     fn drop(&mut self) {
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = self.child.wait();
+        let _ = self.kill();
     }
 }
 
@@ -203,12 +247,27 @@ mod tests {
         }
     }
 
+    /// Asks on while there is nothing yet.
+    fn next(camera: &mut CommandCamera) -> Result<Frame, CameraError> {
+        loop {
+            match camera.next_frame() {
+                Err(CameraError::NotYet) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// A process that is killed, but not reaped by its new parent yet, is in state Z.
+    fn alive(pid: &str) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|status| !status.contains(") Z"))
+    }
+
     #[test]
     fn frames_are_cut_by_their_size() {
         let mut camera =
             CommandCamera::open(&config("printf AAAAAAAAUUVVBBBBBBBBuuvv", CommandStream::Yuv420)).unwrap();
-        assert_eq!(camera.next_frame().unwrap().bytes, b"AAAAAAAAUUVV");
-        let second = camera.next_frame().unwrap();
+        assert_eq!(next(&mut camera).unwrap().bytes, b"AAAAAAAAUUVV");
+        let second = next(&mut camera).unwrap();
         assert_eq!((second.bytes.as_slice(), second.sequence), (b"BBBBBBBBuuvv".as_slice(), 2));
     }
 
@@ -216,17 +275,54 @@ mod tests {
     fn the_end_of_the_program_is_explained() {
         let mut camera =
             CommandCamera::open(&config("echo no cameras available >&2; exit 3", CommandStream::Mjpeg)).unwrap();
-        let error = camera.next_frame().err().unwrap().to_string();
+        let error = next(&mut camera).err().unwrap().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no cameras available"), "{error}");
     }
 
     #[test]
-    fn a_program_that_stalls_times_out_and_is_killed() {
-        let mut camera = CommandCamera::open(&config("sleep 60 & wait", CommandStream::Mjpeg)).unwrap();
-        assert!(matches!(camera.next_frame(), Err(CameraError::TimedOut { .. })));
-        let started = Instant::now();
+    fn a_program_that_stalls_times_out_and_dies_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = dir.path().join("pid");
+        let script = format!("sleep 60 & echo $! >{}; wait", note.display());
+        let mut camera = CommandCamera::open(&config(&script, CommandStream::Mjpeg)).unwrap();
+        assert!(matches!(camera.next_frame(), Err(CameraError::NotYet)), "it can be stopped before its time is over");
+        assert!(matches!(next(&mut camera), Err(CameraError::TimedOut { .. })));
+        let child = std::fs::read_to_string(note).unwrap();
+        assert!(alive(child.trim()));
         drop(camera);
-        assert!(started.elapsed() < Duration::from_secs(5), "the group is killed, not waited for");
+        let until = Instant::now() + Duration::from_secs(2);
+        while alive(child.trim()) {
+            assert!(Instant::now() < until, "the group is killed");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_program_that_writes_no_jpeg_is_given_up_and_the_message_says_so() {
+        let mut camera = CommandCamera::open(&config("exec cat /dev/zero", CommandStream::Mjpeg)).unwrap();
+        let error = next(&mut camera).err().unwrap().to_string();
+        assert!(error.contains("no whole JPEG") && error.contains("camera.stream"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_closes_its_output_and_stays_is_not_waited_for() {
+        let mut camera = CommandCamera::open(&config("exec >&-; sleep 60", CommandStream::Mjpeg)).unwrap();
+        let error = next(&mut camera).err().unwrap().to_string();
+        assert!(error.contains("closed its output"), "{error}");
+    }
+
+    #[test]
+    fn a_jpeg_that_claims_to_be_gigantic_is_not_decoded() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bomb.jpg");
+        image::RgbImage::new(32, 24).save(&file).unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        let size = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap() + 5;
+        bytes[size..size + 4].fill(0xfe);
+        std::fs::write(&file, bytes).unwrap();
+        let mut camera =
+            CommandCamera::open(&config(&format!("cat {}", file.display()), CommandStream::Mjpeg)).unwrap();
+        assert!(next(&mut camera).unwrap().rgb().is_err());
     }
 
     #[test]
@@ -243,8 +339,8 @@ mod tests {
         let file = dir.path().join("a.jpg").display().to_string();
         let mut camera = CommandCamera::open(&config(&format!("cat {file} {file}"), CommandStream::Mjpeg)).unwrap();
         for _ in 0..2 {
-            assert_eq!(camera.next_frame().unwrap().rgb().unwrap().dimensions(), (32, 24));
+            assert_eq!(next(&mut camera).unwrap().rgb().unwrap().dimensions(), (32, 24));
         }
-        assert!(camera.next_frame().is_err());
+        assert!(next(&mut camera).is_err());
     }
 }

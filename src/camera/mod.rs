@@ -13,12 +13,16 @@ use crate::{
     vision::frame::Frame,
 };
 
+/// How long a camera waits for a frame before it says [`CameraError::NotYet`], so that whoever asks can also stop: a camera
+/// that is not dropped would leave its program running.
+pub const STEP: Duration = Duration::from_millis(200);
+
 /// A source of frames, already open.
 pub trait Camera: Send {
-    /// Waits for the next frame, at most about the configured time-out.
+    /// Waits for the next frame, for not much longer than [`STEP`].
     ///
     /// # Errors
-    /// [`CameraError::BrokenFrame`] concerns one frame only: ask again. After any other error the camera is to be dropped and opened anew.
+    /// [`CameraError::NotYet`] and [`CameraError::BrokenFrame`] concern one frame only: ask again. After any other error the camera is to be dropped and opened anew.
     fn next_frame(&mut self) -> Result<Frame, CameraError>;
 
     /// What was chosen, for people: device, format, size, rate. One line.
@@ -34,6 +38,9 @@ pub trait Camera: Send {
 /// Why there is no frame.
 #[derive(Debug, thiserror::Error)]
 pub enum CameraError {
+    /// Nothing is wrong so far: ask again.
+    #[error("no frame yet")]
+    NotYet,
     #[error("broken frame: {0}")]
     BrokenFrame(String),
     #[error("{device}: no frame for {waited:?}; is another program using it, or has it fallen asleep?")]

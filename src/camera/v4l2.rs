@@ -2,7 +2,7 @@
 //!
 //! Oddities of the v4l crate that are dealt with here: after a time-out its stream hands the kernel a buffer the kernel already
 //! owns, so a stream is never used again after any error; dropping a stream can panic; the slice of a frame is the whole
-//! buffer, of which only `bytesused` bytes are the frame.
+//! buffer, of which only `bytesused` bytes are the frame; names that are no UTF-8 and colour spaces it does not know make it panic.
 
 use std::{
     fs, io,
@@ -21,13 +21,20 @@ use v4l::{
     video::{Capture, capture::Parameters},
 };
 
-use super::{Camera, CameraError};
+use super::{Camera, CameraError, STEP};
 use crate::{
     config::CameraConfig,
     vision::frame::{Frame, PixelFormat},
 };
 
 const BUFFERS: u32 = 4;
+/// `poll`'s flag for "there is something to read", the same on every Linux.
+const POLLIN: i16 = 1;
+/// Drivers whose nodes capture, but give no pictures by themselves: a Raspberry Pi's image processor, and its ribbon cable
+/// receivers, which need libcamera. `auto` passes them over.
+const NO_CAMERAS: [&str; 5] = ["bcm2835-isp", "bcm2835-codec", "unicam", "rp1-cfe", "pispbe"];
+/// What is tried of a continuous range of sizes beside the size that is wanted.
+const USUAL_SIZES: [(u32, u32); 4] = [(320, 240), (640, 480), (1280, 720), (1920, 1080)];
 /// What this program can decode, as V4L2 calls it, in the order of preference at equal size and rate: luma that needs no
 /// decoding first, JPEG after them, grey last because it has no colour.
 const FORMATS: [(&[u8; 4], PixelFormat, &str); 6] = [
@@ -70,6 +77,9 @@ pub struct V4l2Camera {
     timeout: Duration,
     /// None once it has failed.
     stream: Option<Stream<'static>>,
+    /// The device sends, and so can be asked whether a frame is there.
+    streaming: bool,
+    last_frame: Instant,
 }
 
 /// Every device that can capture and stream.
@@ -78,13 +88,21 @@ pub fn list() -> Vec<DeviceSummary> {
     nodes.sort();
     let by_id = entries("/dev/v4l/by-id");
     let summary = |path: PathBuf| {
-        let device = Device::with_path(&path).ok()?;
-        let caps = capturing(&device)?;
+        let (caps, modes) = contained(|| {
+            let device = Device::with_path(&path)?;
+            Ok(capturing(&device).map(|caps| (caps, modes(&device, (640, 480)))))
+        })
+        .ok()??;
         let by_id = by_id.iter().find(|link| fs::canonicalize(link).is_ok_and(|target| target == path)).cloned();
-        let modes = modes(&device);
         Some(DeviceSummary { by_id, card: caps.card, driver: caps.driver, modes, path })
     };
     nodes.into_iter().filter_map(summary).collect()
+}
+
+/// Turns a panic of the v4l crate about what a driver says into an error: it would else end the daemon.
+fn contained<T>(ask: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let strange = || Err(io::Error::other("its driver gives an answer that is not understood"));
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| strange())
 }
 
 fn entries(folder: &str) -> Vec<PathBuf> {
@@ -103,6 +121,12 @@ fn capturing(device: &Device) -> Option<v4l::Capabilities> {
 impl V4l2Camera {
     /// Opens and configures the device; streaming starts with the first frame.
     pub(super) fn open(config: &CameraConfig) -> Result<V4l2Camera, CameraError> {
+        let strange =
+            |error: io::Error| CameraError::Unavailable { device: config.device.clone(), problem: error.to_string() };
+        contained(|| Ok(V4l2Camera::configure(config))).map_err(strange)?
+    }
+
+    fn configure(config: &CameraConfig) -> Result<V4l2Camera, CameraError> {
         let path = if config.device == "auto" { first_camera()? } else { PathBuf::from(&config.device) };
         let name = path.display().to_string();
         let unavailable = |problem: String| CameraError::Unavailable { device: name.clone(), problem };
@@ -110,7 +134,7 @@ impl V4l2Camera {
         let caps = capturing(&device).ok_or_else(|| {
             unavailable("this is not a camera that captures video; `facelatch doctor` lists those there are".into())
         })?;
-        let offered = modes(&device);
+        let offered = modes(&device, (config.width, config.height));
         let mode = choose(&offered, config).ok_or_else(|| unavailable(nothing_fits(&device, config)))?;
         let wanted = Format::new(mode.width, mode.height, FourCC::new(&mode.fourcc));
         let got = device.set_format(&wanted).map_err(|error| unavailable(explain(&error)))?;
@@ -141,6 +165,8 @@ impl V4l2Camera {
             stride: got.stride,
             timeout: config.timeout,
             stream: Some(stream),
+            streaming: false,
+            last_frame: Instant::now(),
         })
     }
 
@@ -156,6 +182,19 @@ impl Camera for V4l2Camera {
     fn next_frame(&mut self) -> Result<Frame, CameraError> {
         let closed = || CameraError::Unavailable { device: self.device.clone(), problem: "it failed before".into() };
         let stream = self.stream.as_mut().ok_or_else(closed)?;
+        if self.streaming {
+            // Asked for before the crate's own wait, a time-out leaves the stream as it was.
+            match stream.handle().poll(POLLIN, STEP.as_millis() as i32) {
+                Ok(0) if self.last_frame.elapsed() < self.timeout => return Err(CameraError::NotYet),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(CameraError::NotYet),
+                Ok(0) => {
+                    self.close();
+                    return Err(CameraError::TimedOut { device: self.device.clone(), waited: self.timeout });
+                }
+                // Something is there, or an error, which the next call will name.
+                Ok(_) | Err(_) => {}
+            }
+        }
         let outcome = match stream.next() {
             Ok((buffer, meta)) => {
                 let bytes = &buffer[..buffer.len().min(meta.bytesused as usize)];
@@ -176,6 +215,7 @@ impl Camera for V4l2Camera {
         if !matches!(outcome, Ok(_) | Err(CameraError::BrokenFrame(_))) {
             self.close();
         }
+        (self.streaming, self.last_frame) = (true, Instant::now());
         let (bytes, sequence) = outcome?;
         let CameraMode { format, width, height, .. } = self.mode;
         let stride = if format == PixelFormat::Mjpeg { 0 } else { self.stride };
@@ -196,7 +236,8 @@ impl Drop for V4l2Camera {
 fn first_camera() -> Result<PathBuf, CameraError> {
     let mut devices = list();
     devices.sort_by_key(|device| device.by_id.is_none());
-    let found = devices.into_iter().find(|device| !device.modes.is_empty());
+    let sends = |device: &DeviceSummary| !device.modes.is_empty() && !NO_CAMERAS.contains(&device.driver.as_str());
+    let found = devices.into_iter().find(sends);
     found.map(|device| device.by_id.unwrap_or(device.path)).ok_or_else(|| CameraError::Unavailable {
         device: "camera.device = \"auto\"".into(),
         problem: "there is no camera this program can read: plug one in, or add the user to the group video; \
@@ -205,33 +246,51 @@ fn first_camera() -> Result<PathBuf, CameraError> {
     })
 }
 
-/// Every mode in a format this program can decode.
-fn modes(device: &Device) -> Vec<CameraMode> {
+/// Every mode in a format this program can decode; of a continuous range of sizes, the wanted one and a few usual ones.
+fn modes(device: &Device, wanted: (u32, u32)) -> Vec<CameraMode> {
     let offered = device.enum_formats().unwrap_or_default();
     let mut modes = Vec::new();
     for (fourcc, format, _) in FORMATS {
         if !offered.iter().any(|description| &description.fourcc.repr == fourcc) {
             continue;
         }
-        for size in device.enum_framesizes(FourCC::new(fourcc)).unwrap_or_default() {
-            let sizes = match size.size {
-                FrameSizeEnum::Discrete(size) => vec![(size.width, size.height)],
-                // Of a continuous range a few usual sizes are enough to choose from.
-                FrameSizeEnum::Stepwise(range) => [(320, 240), (640, 480), (1280, 720), (1920, 1080)]
-                    .into_iter()
-                    .filter(|(w, h)| {
-                        (range.min_width..=range.max_width).contains(w)
-                            && (range.min_height..=range.max_height).contains(h)
-                    })
-                    .collect(),
-            };
-            for (width, height) in sizes {
-                let fps = most_fps(device, fourcc, width, height);
-                modes.push(CameraMode { format, fourcc: *fourcc, width, height, fps });
-            }
+        let listed = device.enum_framesizes(FourCC::new(fourcc)).unwrap_or_default();
+        let mut sizes: Vec<(u32, u32)> = listed.into_iter().flat_map(|size| sizes_of(&size.size, wanted)).collect();
+        if sizes.is_empty() {
+            // Bridges that list no sizes take the one they are asked for, or answer with their own.
+            sizes.push(wanted);
+        }
+        for (width, height) in sizes {
+            let fps = most_fps(device, fourcc, width, height);
+            modes.push(CameraMode { format, fourcc: *fourcc, width, height, fps });
         }
     }
     modes
+}
+
+fn sizes_of(size: &FrameSizeEnum, wanted: (u32, u32)) -> Vec<(u32, u32)> {
+    match size {
+        FrameSizeEnum::Discrete(size) => vec![(size.width, size.height)],
+        FrameSizeEnum::Stepwise(range) => {
+            let fit = |(width, height): (u32, u32)| {
+                (
+                    step_into(width, range.min_width, range.max_width, range.step_width),
+                    step_into(height, range.min_height, range.max_height, range.step_height),
+                )
+            };
+            let mut sizes: Vec<_> = [wanted].into_iter().chain(USUAL_SIZES).map(fit).collect();
+            sizes.sort_unstable();
+            sizes.dedup();
+            sizes
+        }
+    }
+}
+
+/// The largest value of `min`, `min + step`, … that is not above `wanted`, within the range.
+fn step_into(wanted: u32, min: u32, max: u32, step: u32) -> u32 {
+    // A driver may say anything: a step of 0, or a least size above the largest.
+    let within = wanted.min(max).max(min);
+    within - (within - min) % step.max(1)
 }
 
 fn most_fps(device: &Device, fourcc: &[u8; 4], width: u32, height: u32) -> Option<f32> {
@@ -252,7 +311,7 @@ fn choose(modes: &[CameraMode], config: &CameraConfig) -> Option<CameraMode> {
     let wanted =
         |mode: &&CameraMode| config.format == "auto" || named(mode).is_some_and(|i| FORMATS[i].2 == config.format);
     let key = |mode: &&CameraMode| {
-        let off_size = mode.width.abs_diff(config.width) + mode.height.abs_diff(config.height);
+        let off_size = u64::from(mode.width.abs_diff(config.width)) + u64::from(mode.height.abs_diff(config.height));
         let too_slow = mode.fps.is_some_and(|fps| fps + 0.5 < config.fps as f32);
         let missing_fps = if too_slow { config.fps - mode.fps.unwrap_or(0.0) as u32 } else { 0 };
         // Grey would do for no net here as well as colour does, so it comes after any size and rate.
@@ -326,6 +385,30 @@ mod tests {
         assert_eq!(chosen(&modes, |c| c.format = "grey".into()), Some(("GREY".into(), 640)));
         assert_eq!(chosen(&modes, |c| c.format = "yuyv".into()), None);
         assert_eq!(chosen(&[], |_| {}), None);
+    }
+
+    #[test]
+    fn a_continuous_range_offers_the_size_wanted_or_the_nearest_step() {
+        let range = |min, max, step| {
+            FrameSizeEnum::Stepwise(v4l::framesize::Stepwise {
+                min_width: min,
+                max_width: max,
+                step_width: step,
+                min_height: min,
+                max_height: max,
+                step_height: step,
+            })
+        };
+        assert!(sizes_of(&range(16, 4096, 2), (800, 600)).contains(&(800, 600)));
+        assert!(sizes_of(&range(16, 4096, 32), (810, 600)).contains(&(784, 592)));
+        assert_eq!(sizes_of(&range(500, 500, 0), (640, 480)), [(500, 500)], "a range of one size is a size");
+        assert_eq!(sizes_of(&range(9, 3, 1), (640, 480)), [(9, 9)], "a range upside down panics nowhere");
+    }
+
+    #[test]
+    fn a_panic_of_the_driver_wrapper_is_an_error() {
+        let error = contained(|| -> io::Result<()> { panic!("Invalid colorspace") }).unwrap_err();
+        assert!(error.to_string().contains("not understood"), "{error}");
     }
 
     #[test]

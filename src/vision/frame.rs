@@ -48,6 +48,8 @@ pub enum FrameError {
     Short { format: PixelFormat, width: u32, height: u32, needed: usize, got: usize },
     #[error("the frame says it is {got_width}×{got_height}, the camera was set to {width}×{height}")]
     Size { width: u32, height: u32, got_width: u32, got_height: u32 },
+    #[error("the frame says it is {width}×{height}, more than the {most} megapixels that are decoded")]
+    TooLarge { width: u32, height: u32, most: u64 },
     #[error("the JPEG cannot be decoded: {0}")]
     Jpeg(String),
 }

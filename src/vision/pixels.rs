@@ -9,7 +9,15 @@ use image::{ImageDecoder, Rgb, RgbImage, codecs::jpeg::JpegDecoder};
 
 use super::frame::{Frame, FrameError, PixelFormat};
 
+/// Pictures with more pixels (in millions) are refused before memory is asked for them: where a frame's size comes out of
+/// its own header, as with a program's JPEGs, a few bytes could else ask for more than the board has, and end the daemon.
+const MOST_MEGAPIXELS: u64 = 50;
+
 pub(super) fn to_rgb(frame: &Frame) -> Result<RgbImage, FrameError> {
+    let (width, height) = (frame.width, frame.height);
+    if u64::from(width) * u64::from(height) > MOST_MEGAPIXELS * 1_000_000 {
+        return Err(FrameError::TooLarge { width, height, most: MOST_MEGAPIXELS });
+    }
     if frame.format == PixelFormat::Mjpeg {
         return decode_jpeg(frame);
     }
@@ -49,7 +57,8 @@ struct Layout {
 
 impl Layout {
     fn of(frame: &Frame) -> Result<Layout, FrameError> {
-        let (width, height) = (frame.width as usize, frame.height as usize);
+        // In 64 bits, so that no size or stride that a driver might name overflows on a 32-bit board.
+        let (width, height) = (u64::from(frame.width), u64::from(frame.height));
         let chroma_rows = height.div_ceil(2);
         let least_stride = match frame.format {
             PixelFormat::Yuyv => width.div_ceil(2) * 4,
@@ -57,19 +66,22 @@ impl Layout {
             PixelFormat::Grey | PixelFormat::Mjpeg => width,
             PixelFormat::Rgb => width * 3,
         };
-        let stride = (frame.stride as usize).max(least_stride);
+        let stride = u64::from(frame.stride).max(least_stride);
         let second = stride * height;
         let (third, needed) = match frame.format {
-            PixelFormat::Nv12 => (0, second + stride * chroma_rows),
+            PixelFormat::Nv12 => (second, second + stride * chroma_rows),
             PixelFormat::I420 => (second + stride / 2 * chroma_rows, second + stride / 2 * chroma_rows * 2),
             // The last row need not be padded to the stride.
-            _ => (0, second.saturating_sub(stride - least_stride)),
+            _ => (second, second.saturating_sub(stride - least_stride)),
         };
+        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
         if frame.bytes.len() < needed {
             let Frame { format, width, height, .. } = *frame;
             return Err(FrameError::Short { format, width, height, needed, got: frame.bytes.len() });
         }
-        Ok(Layout { stride, second, third })
+        // What lies within the bytes fits into usize; an offset beyond them (no second plane, no rows) is never used.
+        let offset = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        Ok(Layout { stride: offset(stride), second: offset(second), third: offset(third) })
     }
 }
 
@@ -115,23 +127,56 @@ const STANDARD_TABLES: &[u8] = &[
     0xf8, 0xf9, 0xfa,
 ];
 
-/// A JPEG with the standard Huffman tables put in before its first scan, if it has none of its own.
-fn with_huffman_tables(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let mut at = 2;
+/// Where the first scan of a JPEG begins if no Huffman table comes before it.
+///
+/// # Errors
+/// A JPEG of more than 8 bits per sample, or of other than one or three components (CMYK): no camera sends them, and
+/// what a decoder would make of them is no picture to decide on.
+fn scan_without_tables(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let (mut at, mut tables) = (2, false);
     while let Some(&[0xff, kind, high, low]) = bytes.get(at..at + 4) {
         match kind {
-            0xc4 => return Cow::Borrowed(bytes),
-            0xda => return Cow::Owned([&bytes[..at], STANDARD_TABLES, &bytes[at..]].concat()),
-            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+            // Any number of fill bytes may precede a marker (T.81, B.1.1.2).
+            0xff => {
+                at += 1;
+                continue;
+            }
+            0xc4 => tables = true,
+            0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => check_frame_header(bytes, at)?,
+            0xda => return Ok((!tables).then_some(at)),
+            _ => {}
         }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
     }
-    Cow::Borrowed(bytes)
+    Ok(None)
+}
+
+/// The marker, its length, then: bits per sample, height, width, number of components.
+fn check_frame_header(bytes: &[u8], at: usize) -> Result<(), FrameError> {
+    let (precision, components) = (bytes.get(at + 4).copied().unwrap_or(8), bytes.get(at + 9).copied().unwrap_or(3));
+    if precision != 8 {
+        return Err(FrameError::Jpeg(format!("it has {precision} bits per sample, where 8 are expected")));
+    }
+    if ![1, 3].contains(&components) {
+        return Err(FrameError::Jpeg(format!(
+            "it has {components} components, where 1 (grey) or 3 (colour) are expected"
+        )));
+    }
+    Ok(())
+}
+
+/// A JPEG with the standard Huffman tables put in before its first scan, if it has none of its own.
+fn with_huffman_tables(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
+    Ok(match scan_without_tables(bytes)? {
+        Some(at) => Cow::Owned([&bytes[..at], STANDARD_TABLES, &bytes[at..]].concat()),
+        None => Cow::Borrowed(bytes),
+    })
 }
 
 /// The size is compared before anything is decoded, so that a broken or hostile header costs nothing.
 fn decode_jpeg(frame: &Frame) -> Result<RgbImage, FrameError> {
     let broken = |error: image::ImageError| FrameError::Jpeg(error.to_string());
-    let decoder = JpegDecoder::new(Cursor::new(with_huffman_tables(&frame.bytes))).map_err(broken)?;
+    let decoder = JpegDecoder::new(Cursor::new(with_huffman_tables(&frame.bytes)?)).map_err(broken)?;
     let (got_width, got_height) = decoder.dimensions();
     if (got_width, got_height) != (frame.width, frame.height) {
         return Err(FrameError::Size { width: frame.width, height: frame.height, got_width, got_height });
@@ -222,17 +267,67 @@ mod tests {
         assert!(matches!(result, Err(FrameError::Size { got_width: 32, got_height: 16, .. })));
     }
 
+    fn without_tables(jpeg: &[u8]) -> Vec<u8> {
+        let mut bare = jpeg.to_vec();
+        while let Some(at) = bare.windows(2).position(|marker| marker == [0xff, 0xc4]) {
+            let length = usize::from(u16::from_be_bytes([bare[at + 2], bare[at + 3]]));
+            bare.drain(at..at + 2 + length);
+        }
+        assert!(bare.len() < jpeg.len(), "the encoder wrote tables");
+        bare
+    }
+
     #[test]
     fn a_jpeg_without_huffman_tables_is_decoded_as_webcams_mean_it() {
         // This encoder writes the standard's tables, so leaving them out is what a webcam does.
         let with = jpeg(64, 48);
-        let mut without = with.clone();
-        while let Some(at) = without.windows(2).position(|marker| marker == [0xff, 0xc4]) {
-            let length = usize::from(u16::from_be_bytes([without[at + 2], without[at + 3]]));
-            without.drain(at..at + 2 + length);
-        }
-        assert!(without.len() < with.len());
+        let without = without_tables(&with);
         let (a, b) = (frame(Mjpeg, 64, 48, 0, with).rgb().unwrap(), frame(Mjpeg, 64, 48, 0, without).rgb().unwrap());
         assert_eq!(a, b);
+    }
+
+    /// A JPEG's frame header and nothing else that would matter: marker SOF0, precision, size, components.
+    fn header_only(precision: u8, width: u16, height: u16, components: u8) -> Vec<u8> {
+        let mut bytes = vec![0xff, 0xd8, 0xff, 0xc0, 0, 8 + 3 * components, precision];
+        bytes.extend(height.to_be_bytes());
+        bytes.extend(width.to_be_bytes());
+        bytes.push(components);
+        (1..=components).for_each(|id| bytes.extend([id, 0x11, 0]));
+        bytes.extend([0xff, 0xda, 0, 6 + 2 * components, components]);
+        (1..=components).for_each(|id| bytes.extend([id, 0]));
+        bytes.extend([0, 63, 0, 0x55, 0xaa, 0x55, 0xff, 0xd9]);
+        bytes
+    }
+
+    #[test]
+    fn a_jpeg_of_ten_bits_or_four_inks_is_an_error() {
+        for (bytes, word) in [(header_only(10, 16, 8, 3), "10 bits"), (header_only(8, 16, 8, 4), "4 components")] {
+            let error = frame(Mjpeg, 16, 8, 0, bytes).rgb().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_decompression_bomb_is_refused_by_its_header() {
+        // The size agrees with the frame's, as it does where a source takes the frame's size from that very header.
+        let error = frame(Mjpeg, 65_500, 65_500, 0, header_only(8, 65_500, 65_500, 3)).rgb().unwrap_err().to_string();
+        assert!(error.contains("65500") && error.contains("megapixels"), "{error}");
+    }
+
+    #[test]
+    fn a_size_that_no_memory_holds_is_an_error() {
+        use PixelFormat::*;
+        for format in [Yuyv, Nv12, I420, Grey, Mjpeg, Rgb] {
+            assert!(frame(format, u32::MAX, u32::MAX, u32::MAX, vec![0; 10]).rgb().is_err(), "{format:?}");
+            assert!(frame(format, 1, 1_000, u32::MAX, vec![0; 10]).rgb().is_err(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn fill_bytes_before_markers_do_not_hide_that_the_huffman_tables_are_missing() {
+        let plain = jpeg(32, 16);
+        let scan = plain.windows(2).position(|marker| marker == [0xff, 0xda]).unwrap();
+        let bare = without_tables(&[&plain[..scan], &[0xff, 0xff], &plain[scan..]].concat());
+        assert_eq!(frame(Mjpeg, 32, 16, 0, bare).rgb().unwrap(), frame(Mjpeg, 32, 16, 0, plain).rgb().unwrap());
     }
 }
