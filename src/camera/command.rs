@@ -6,8 +6,10 @@
 mod listen;
 
 use std::{
+    env, fs,
     io::Read,
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -66,6 +68,10 @@ impl CommandCamera {
             });
         };
         let unavailable = |problem: String| CameraError::Unavailable { device: program.clone(), problem };
+        let folder = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let arguments: Result<Vec<String>, String> =
+            arguments.iter().map(|argument| with_credentials(argument, folder.as_deref())).collect();
+        let arguments = arguments.map_err(&unavailable)?;
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -155,6 +161,30 @@ impl CommandCamera {
         let _ = kill_process_group(self.group.take()?, Signal::KILL);
         self.child.wait().ok()
     }
+}
+
+/// The argument with each `${credential:NAME}` replaced by what the service manager keeps under that name (systemd.exec(5),
+/// LoadCredential=), so that a network camera's password stands in no configuration file.
+fn with_credentials(argument: &str, folder: Option<&Path>) -> Result<String, String> {
+    const OPEN: &str = "${credential:";
+    let mut parts = argument.split(OPEN);
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('}').ok_or_else(|| format!("camera.command: \"{OPEN}\" without a }}"))?;
+        let missing = |problem: &str| {
+            format!(
+                "camera.command: credential {name} {problem}; give the service LoadCredential={name}:FILE (README.md, Cameras)"
+            )
+        };
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(missing("is no name"));
+        }
+        let folder = folder.ok_or_else(|| missing("is not there: not started by systemd"))?;
+        let secret =
+            fs::read_to_string(folder.join(name)).map_err(|error| missing(&format!("cannot be read: {error}")))?;
+        whole = whole + secret.trim_end_matches('\n') + rest;
+    }
+    Ok(whole)
 }
 
 impl Stream {
@@ -342,5 +372,19 @@ mod tests {
             assert_eq!(next(&mut camera).unwrap().rgb().unwrap().dimensions(), (32, 24));
         }
         assert!(next(&mut camera).is_err());
+    }
+
+    #[test]
+    fn a_credential_is_put_into_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("door"), "s3cret\n").unwrap();
+        let filled = |argument: &str| with_credentials(argument, Some(dir.path()));
+        assert_eq!(filled("rtsp://cam:${credential:door}@10.0.0.5/1").unwrap(), "rtsp://cam:s3cret@10.0.0.5/1");
+        assert_eq!(filled("-i").unwrap(), "-i");
+        for wrong in ["${credential:window}", "${credential:../door}", "${credential:door", "${credential:}"] {
+            let error = filled(wrong).unwrap_err();
+            assert!(error.contains("camera.command") && !error.contains("s3cret"), "{error}");
+        }
+        assert!(with_credentials("${credential:door}", None).unwrap_err().contains("systemd"));
     }
 }

@@ -119,11 +119,12 @@ impl Enroller {
         Ok(templates_of(&self.store.people()?))
     }
 
-    /// Brings the store in line with the folder.
+    /// Brings the store in line with the folder. Asks `go_on` before each person's pictures are read: when that says no, the rest is
+    /// left for the next time (`Changes::unsettled`); what has to be forgotten is forgotten before.
     ///
     /// # Errors
     /// The folder cannot be read or the store not written; what was done for people before that stands, and the rest is done the next time.
-    pub fn sync(&mut self, now: SystemTime) -> Result<Changes, EnrollError> {
+    pub fn sync(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
         let found = scan(&self.config.folder)
             .map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })?;
         let mut changes = Changes::default();
@@ -141,6 +142,10 @@ impl Enroller {
         let total: usize = by_name.values().map(Vec::len).sum();
         let mut done = 0;
         for (name, pictures) in by_name {
+            if !go_on() {
+                changes.unsettled = true;
+                break;
+            }
             self.take_up(name, &pictures, &mut people, now, &mut changes)?;
             done += pictures.len();
             if total > 5 {

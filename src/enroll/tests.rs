@@ -90,7 +90,7 @@ impl Room {
 
     /// Looks a minute later, when everything has settled.
     fn sync(&mut self) -> Changes {
-        self.enroller.sync(SystemTime::now() + Duration::from_secs(60)).unwrap()
+        self.enroller.sync(SystemTime::now() + Duration::from_secs(60), || true).unwrap()
     }
 
     fn people(&self) -> Vec<(String, usize)> {
@@ -136,11 +136,11 @@ fn a_picture_being_written_is_left_alone() {
     let mut room = Room::new();
     room.drop_in("Ada.png", &png(RED, 60)[..40]);
     let now = SystemTime::now();
-    let changes = room.enroller.sync(now).unwrap();
+    let changes = room.enroller.sync(now, || true).unwrap();
     assert!(changes.is_empty() && changes.unsettled);
     room.drop_in("Ada.png", &png(RED, 60));
-    assert!(room.enroller.sync(now + Duration::from_millis(400)).unwrap().unsettled, "it changed in between");
-    assert_eq!(room.enroller.sync(now + Duration::from_secs(2)).unwrap().accepted.len(), 1);
+    assert!(room.enroller.sync(now + Duration::from_millis(400), || true).unwrap().unsettled, "it changed in between");
+    assert_eq!(room.enroller.sync(now + Duration::from_secs(2), || true).unwrap().accepted.len(), 1);
     assert_eq!(room.verdict("Ada.png"), None);
 }
 
@@ -298,6 +298,19 @@ fn a_picture_of_somebody_else_does_not_poison_a_person() {
     room.sync();
     room.refused("Ada/2.png", &png(GREEN, 60), "does not look like the other pictures of Ada");
     assert_eq!(room.people(), [person("Ada", 1)]);
+}
+
+#[test]
+fn what_is_left_for_later_is_told_and_what_is_gone_is_forgotten_at_once() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.sync();
+    fs::remove_file(room.path("Ada.png")).unwrap();
+    room.drop_in("Grace.png", &png(GREEN, 60));
+    let later = SystemTime::now() + Duration::from_secs(60);
+    let changes = room.enroller.sync(later, || false).unwrap();
+    assert!(changes.unsettled && changes.forgotten.len() == 1 && changes.accepted.is_empty(), "{changes:?}");
+    assert_eq!(room.sync().accepted.len(), 1);
 }
 
 #[test]

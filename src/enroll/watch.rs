@@ -7,10 +7,11 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -27,7 +28,8 @@ const IDLE: Duration = Duration::from_secs(30);
 /// The running thread; dropping it stops it.
 pub struct EnrollWatcher {
     wake: Sender<Wake>,
-    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 enum Wake {
@@ -46,6 +48,8 @@ impl EnrollWatcher {
     ) -> std::io::Result<EnrollWatcher> {
         let (wake, woken) = mpsc::channel();
         let sender = wake.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("enroll".into()).spawn(move || {
             let folder = enroller.lock().unwrap_or_else(PoisonError::into_inner).folder().to_owned();
             let _watcher = notifications(&folder, sender);
@@ -61,7 +65,8 @@ impl EnrollWatcher {
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                 }
-                let result = enroller.lock().unwrap_or_else(PoisonError::into_inner).sync(SystemTime::now());
+                let go_on = || !stopped.load(Ordering::Relaxed);
+                let result = enroller.lock().unwrap_or_else(PoisonError::into_inner).sync(SystemTime::now(), go_on);
                 pause = if result.as_ref().is_ok_and(|changes| changes.unsettled) { UNSETTLED } else { IDLE };
                 // A folder that cannot be read is said once, not every half minute.
                 let said = failing && result.is_err();
@@ -71,7 +76,7 @@ impl EnrollWatcher {
                 }
             }
         })?;
-        Ok(EnrollWatcher { wake, thread: Some(thread) })
+        Ok(EnrollWatcher { wake, stop, thread })
     }
 }
 
@@ -89,10 +94,13 @@ fn notifications(folder: &Path, wake: Sender<Wake>) -> Option<RecommendedWatcher
 }
 
 impl Drop for EnrollWatcher {
+    /// Waits for the picture that is being read, but not for long: nothing half done is ever in the store.
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         let _ = self.wake.send(Wake::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }
