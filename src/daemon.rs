@@ -1,9 +1,12 @@
 //! The wiring: threads, order of start, the recognise loop, order of shutdown.
 //!
 //! Start: relay inactive, then models, store and enroll folder, then the socket, then the camera. Shutdown, on every way
-//! out of [`run`]: the relay first. The latch thread, which owns it, does that by itself whatever happens here.
+//! out of [`run`]: the relay first. The latch thread, which owns it, does that by itself whatever happens here. A reload of the
+//! configuration is a shutdown and a start in one process; models and store are kept open if they stay the same.
 
 use std::{
+    env, fs,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,21 +16,23 @@ use std::{
 };
 
 use image::{RgbImage, imageops};
+use jiff::Zoned;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     camera::{
         self,
         capture::{Capture, Captured},
     },
-    config::{Config, LedConfig, LineChoice, Mode},
+    config::{Config, ConfigError, GpioBackend, LatchConfig, LedConfig, LineChoice, Mode},
     control::{ControlError, ControlServer, Service},
     enroll::watch::EnrollWatcher,
     gpio::{self, GpioError, OutputLine},
     latch::{Latch, LatchCommand, LatchHandle, LatchReport, Lines, Settings},
     policy::{Denial, Grant, Observation, Policy, Reason},
-    service::{Roster, Services, StartError, now_ms},
+    service::{Kept, Roster, Services, StartError, now_ms},
     store::EventKind,
-    telemetry::printable,
+    telemetry::{self, ServiceManager, printable},
     vision::{
         Vision, VisionError,
         frame::Frame,
@@ -40,6 +45,8 @@ use crate::{
 const LOOK_UP: Duration = Duration::from_millis(200);
 /// How long the latch may take to answer; it answers in microseconds.
 const LATCH_PATIENCE: Duration = Duration::from_millis(500);
+/// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read beside.
+const ENROLL_AT_START: Duration = Duration::from_secs(20);
 const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Why the daemon did not start, or ended.
@@ -58,47 +65,177 @@ pub enum RunError {
     Died(&'static str),
 }
 
-/// Runs until `stop` is set, or until a folder of pictures that is played once has come to its end.
+/// What is asked of the running daemon from outside: systemctl's stop and reload arrive as signals.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    pub stop: Arc<AtomicBool>,
+    pub reload: Arc<AtomicBool>,
+    /// The file a reload reads; None: there is nothing to reload.
+    pub configuration: Option<PathBuf>,
+}
+
+/// Runs until it is told to stop, or until a folder of pictures that is played once has come to its end.
 ///
 /// # Errors
 /// Something needed is missing or in use, or a part died. The relay is inactive on every return.
-pub fn run(config: Config, stop: &AtomicBool) -> Result<(), RunError> {
-    let unlock = config.mode == Mode::Unlock;
-    log::info!("facelatch {} starts, mode {}", env!("CARGO_PKG_VERSION"), if unlock { "unlock" } else { "attendance" });
-    let (latch, relay, reports) = start_latch(&config)?;
-    let (services, _) = Services::open(config)?;
-    services.set_running(latch.handle(), relay);
-    tell_start(&services);
-    services.record(EventKind::Started);
-    let control = ControlServer::start(&services.config.control.socket, Arc::clone(&services) as Arc<dyn Service>)?;
-    let watcher = start_watcher(&services)?;
-    let camera_config = services.config.camera.clone();
-    let capture = Capture::start(Box::new(move || camera::open(&camera_config)), services.counters.clone())
-        .map_err(RunError::Thread)?;
-    let mut door = Door::new(Arc::clone(&services), latch.handle(), reports);
-    let result = door.serve(&capture, &latch, stop);
-    drop(latch);
-    services.record(EventKind::Stopped);
-    drop((capture, watcher, control));
-    log::info!("facelatch ends, {}", if unlock { "the relay is inactive" } else { "nothing was driven" });
-    result
+pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
+    let mut running = Running::start(config, None, signals)?;
+    loop {
+        let ended = running.serve(signals);
+        let old = running.services.config.clone();
+        let unlock = old.mode == Mode::Unlock;
+        match ended {
+            Ok(Ended::Reload(new)) => {
+                let kept = running.stop();
+                running = match Running::start(*new, Some(&kept), signals) {
+                    Ok(running) => running,
+                    Err(error) => {
+                        log::error!("the new configuration does not start, the old one stays in force: {error}");
+                        Running::start(old, Some(&kept), signals)?
+                    }
+                };
+            }
+            Ok(Ended::Stopped) => {
+                ServiceManager::new().stopping();
+                running.stop();
+                log::info!("facelatch ends, {}", if unlock { "the relay is inactive" } else { "nothing was driven" });
+                return Ok(());
+            }
+            Err(error) => {
+                running.stop();
+                return Err(error);
+            }
+        }
+    }
 }
 
-/// Drives the relay inactive, for when no daemon does.
+/// Why a running daemon stopped serving.
+enum Ended {
+    Stopped,
+    Reload(Box<Config>),
+}
+
+/// Everything that works while a configuration is in force. Dropping it locks first, then ends the rest.
+struct Running {
+    // In this order they are dropped.
+    latch: Latch,
+    door: Door,
+    capture: Capture,
+    watcher: EnrollWatcher,
+    control: ControlServer,
+    record: PathBuf,
+    services: Arc<Services>,
+}
+
+impl Running {
+    fn start(config: Config, kept: Option<&Kept>, signals: &Signals) -> Result<Running, RunError> {
+        telemetry::init_logging(&config.log.level);
+        let mode = if config.mode == Mode::Unlock { "unlock" } else { "attendance" };
+        log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
+        let record = RelayRecord::path(&config);
+        let (latch, relay, reports) = start_latch(&config, &record)?;
+        let begun = Instant::now();
+        let go_on = || !signals.stop.load(Ordering::Relaxed) && begun.elapsed() < ENROLL_AT_START;
+        let (services, changes) = Services::open_keeping(config, kept, go_on)?;
+        services.set_running(latch.handle(), relay);
+        tell_start(&services);
+        if changes.unsettled {
+            log::info!("the enroll folder is not all read yet; that goes on beside");
+        }
+        services.record(EventKind::Started);
+        let control = ControlServer::start(&services.config.control.socket, Arc::clone(&services) as Arc<dyn Service>)?;
+        let watcher = start_watcher(&services)?;
+        let camera_config = services.config.camera.clone();
+        let capture = Capture::start(Box::new(move || camera::open(&camera_config)), services.counters.clone())
+            .map_err(RunError::Thread)?;
+        let door = Door::new(Arc::clone(&services), latch.handle(), reports);
+        Ok(Running { latch, door, capture, watcher, control, record, services })
+    }
+
+    fn serve(&mut self, signals: &Signals) -> Result<Ended, RunError> {
+        self.door.serve(&self.capture, &self.latch, signals)
+    }
+
+    /// The relay first.
+    fn stop(self) -> Kept {
+        let Running { latch, door, capture, watcher, control, record, services } = self;
+        drop(latch);
+        services.record(EventKind::Stopped);
+        drop((door, capture, watcher, control));
+        // Inactive, and nobody drives it any more: there is nothing left to do for `lock`.
+        let _ = fs::remove_file(record);
+        services.keep()
+    }
+}
+
+/// Which line a daemon drives as the relay, written down where it runs, so that [`lock`] finds it after a crash even if the
+/// configuration was changed or broken meanwhile.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct RelayRecord {
+    backend: GpioBackend,
+    chip: String,
+    line: LineChoice,
+    active_low: bool,
+}
+
+impl RelayRecord {
+    fn of(latch: &LatchConfig) -> Option<RelayRecord> {
+        let LatchConfig { backend, chip, active_low, .. } = latch.clone();
+        Some(RelayRecord { backend, chip, line: latch.line.clone()?, active_low })
+    }
+
+    /// Beside the socket; the service manager's runtime folder serves when there is no configuration to ask.
+    fn path(config: &Config) -> PathBuf {
+        config.control.socket.with_file_name("relay.json")
+    }
+
+    fn read(path: &Path) -> Option<RelayRecord> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    /// A folder that cannot be written costs no door: `lock` has the configuration too.
+    fn write(&self, path: &Path) {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        if let Err(error) = fs::write(path, text) {
+            log::debug!("{}: {error}", path.display());
+        }
+    }
+
+    fn open(&self, purpose: &str) -> Result<Box<dyn OutputLine>, GpioError> {
+        gpio::open_output(self.backend, &self.chip, &self.line, self.active_low, purpose)
+    }
+}
+
+/// Drives the relay inactive, for when no daemon does: the line that the last daemon drove, if it left its record behind, else the
+/// configured one.
 ///
 /// # Errors
-/// The line cannot be taken: somebody else drives it.
-pub fn lock(config: &Config) -> Result<(), RunError> {
-    let latch = &config.latch;
-    if let Some(line) = &latch.line {
-        gpio::open_output(latch.backend, &latch.chip, line, latch.active_low, "relay")?
-            .set(gpio::LineState::Inactive)?;
+/// The line cannot be taken: somebody else drives it. Or there is neither a record nor a configuration.
+pub fn lock(config: Result<Config, ConfigError>) -> Result<(), LockError> {
+    let runtime = env::var_os("RUNTIME_DIRECTORY").map(|folder| Path::new(&folder).join("relay.json"));
+    let beside_socket = config.as_ref().ok().map(RelayRecord::path);
+    let recorded = runtime.iter().chain(&beside_socket).find_map(|path| RelayRecord::read(path));
+    let configured = match recorded {
+        Some(_) => None,
+        None => RelayRecord::of(&config?.latch),
+    };
+    if let Some(relay) = recorded.or(configured) {
+        relay.open("relay")?.set(gpio::LineState::Inactive)?;
     }
     Ok(())
 }
 
+/// Why the relay was not driven inactive.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Gpio(#[from] GpioError),
+}
+
 /// The relay's line is taken and driven inactive before anything else is done.
-fn start_latch(config: &Config) -> Result<(Latch, String, Receiver<LatchReport>), RunError> {
+fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String, Receiver<LatchReport>), RunError> {
     let latch = &config.latch;
     let open = |line: &Option<LineChoice>,
                 active_low: bool,
@@ -106,7 +243,14 @@ fn start_latch(config: &Config) -> Result<(Latch, String, Receiver<LatchReport>)
      -> Result<Option<Box<dyn OutputLine>>, GpioError> {
         line.as_ref().map(|line| gpio::open_output(latch.backend, &latch.chip, line, active_low, purpose)).transpose()
     };
-    let relay = open(&latch.line, latch.active_low, "relay")?;
+    let relay = match RelayRecord::of(latch) {
+        Some(relay) => {
+            // Before the line is taken, so that there is no moment at which it is driven and unknown.
+            relay.write(record);
+            Some(relay.open("relay")?)
+        }
+        None => None,
+    };
     let description = relay.as_ref().map_or_else(|| "none".into(), |relay| relay.describe());
     let LedConfig { ready, granted, denied, active_low } = &config.led;
     let lines = Lines {
@@ -172,6 +316,9 @@ struct Door {
     reports: Receiver<LatchReport>,
     sight: Sight,
     policy: Policy,
+    manager: ServiceManager,
+    camera_lost: Option<String>,
+    last_visit: String,
     housekeeping_due: Instant,
     first_decision_told: bool,
     started: Instant,
@@ -193,14 +340,19 @@ impl Door {
             reports,
             sight,
             policy,
+            manager: ServiceManager::new(),
+            camera_lost: None,
+            last_visit: "no visit yet".into(),
             housekeeping_due: now,
             first_decision_told: false,
             started: now,
         }
     }
 
-    fn serve(&mut self, capture: &Capture, latch: &Latch, stop: &AtomicBool) -> Result<(), RunError> {
-        while !stop.load(Ordering::Relaxed) {
+    fn serve(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
+        self.manager.ready();
+        self.tell_status();
+        while !signals.stop.load(Ordering::Relaxed) {
             if !latch.is_running() {
                 return Err(RunError::Died("latch"));
             }
@@ -213,12 +365,51 @@ impl Door {
                 Captured::Nothing => self.judge(&[], Instant::now(), &self.services.roster()),
                 Captured::Ended => {
                     self.finish();
-                    return Ok(());
+                    return Ok(Ended::Stopped);
                 }
             }
+            self.manager.cycle_completed(Instant::now());
             self.keep_house();
+            // A pulse that has begun is carried out first.
+            if !self.latch.relay_active()
+                && signals.reload.swap(false, Ordering::Relaxed)
+                && let Some(config) = self.reload(signals.configuration.as_deref())
+            {
+                return Ok(Ended::Reload(config));
+            }
         }
-        Ok(())
+        Ok(Ended::Stopped)
+    }
+
+    /// The new configuration, if there is one and it can be right.
+    fn reload(&self, file: Option<&Path>) -> Option<Box<Config>> {
+        let file = file?;
+        self.manager.reloading();
+        match Config::load(file) {
+            Ok(config) if config == self.services.config => log::info!("{}: nothing changed", file.display()),
+            Ok(config) => {
+                log::info!("{}: the new configuration comes into force", file.display());
+                return Some(Box::new(config));
+            }
+            Err(error) => log::error!("the new configuration is refused, the old one stays in force: {error}"),
+        }
+        self.manager.ready();
+        None
+    }
+
+    /// One line for `systemctl status`.
+    fn tell_status(&self) {
+        let people = self.services.roster().gallery.people();
+        let watching = match &self.camera_lost {
+            None => "watching".to_owned(),
+            Some(problem) => format!("CAMERA LOST ({problem})"),
+        };
+        self.manager.status(&format!("{watching}; {people} people enrolled; {}", self.last_visit));
+    }
+
+    fn visited(&mut self, what: &str) {
+        self.last_visit = format!("{what} at {}", Zoned::now().strftime("%a %H:%M"));
+        self.tell_status();
     }
 
     /// The last visits of a folder that was played to its end are decided too: time goes on until everybody has left, and the relay with them.
@@ -299,6 +490,7 @@ impl Door {
             if pulsed { "relay" } else { "signal" },
         );
         self.services.counters.increment("granted");
+        self.visited(&format!("{name} {}", if pulsed { "let in" } else { "counted in" }));
         self.services.record(EventKind::Granted {
             person: grant.person,
             name,
@@ -328,11 +520,12 @@ impl Door {
         }
     }
 
-    fn deny(&self, denial: &Denial, roster: &Roster) {
+    fn deny(&mut self, denial: &Denial, roster: &Roster) {
         let (reason, nearest) = self.words(&denial.reason, roster);
         log::info!("nobody let in: {reason} ({} frames)", denial.frames);
         self.latch.send(LatchCommand::ShowDenied);
         self.services.counters.increment("denied");
+        self.visited("nobody let in");
         self.services.record(EventKind::Denied {
             reason,
             nearest: nearest.map(|(person, _)| (person, roster.name(person))),
@@ -384,6 +577,8 @@ impl Door {
         }
         self.latch.send(LatchCommand::ShowReady(true));
         self.services.set_camera(description, true);
+        self.camera_lost = None;
+        self.tell_status();
     }
 
     fn camera_lost(&mut self, problem: String) {
@@ -392,7 +587,9 @@ impl Door {
         self.latch.send(LatchCommand::ShowReady(false));
         self.services.counters.increment("camera_lost");
         self.services.record(EventKind::CameraLost { problem: problem.clone() });
-        self.services.set_camera(problem, false);
+        self.services.set_camera(problem.clone(), false);
+        self.camera_lost = Some(problem);
+        self.tell_status();
     }
 
     fn keep_house(&mut self) {

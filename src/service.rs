@@ -84,24 +84,51 @@ pub struct Services {
     started: Instant,
 }
 
+/// What a daemon that reloads its configuration need not open anew, as far as that did not change.
+pub struct Kept {
+    config: Config,
+    store: Store,
+    vision: Vision,
+    precision: Precision,
+}
+
 impl Services {
     /// Loads the models, opens the store and takes in what changed in the enroll folder meanwhile.
     ///
     /// # Errors
     /// Whatever of it cannot be used.
     pub fn open(config: Config) -> Result<(Arc<Services>, Changes), StartError> {
+        Services::open_keeping(config, None, || true)
+    }
+
+    /// As [`Services::open`], with what was kept of the time before a reload, and reading pictures of the enroll folder only as
+    /// long as `go_on` says so.
+    ///
+    /// # Errors
+    /// As [`Services::open`].
+    pub fn open_keeping(
+        config: Config,
+        kept: Option<&Kept>,
+        go_on: impl Fn() -> bool,
+    ) -> Result<(Arc<Services>, Changes), StartError> {
         let manifest = Manifest::load(&config.models.dir)?;
         let entry = manifest.embedder(&config.models.embedder)?;
         let max_distance = match config.recognition.max_distance {
             Some(distance) => distance,
             None => entry.distance_for(config.recognition.false_match_rate.0)?,
         };
-        let (store, notes) = Store::open(&config.store.path, now_ms())?;
-        let (vision, precision) = load_vision(&config, &store, entry.model_id())?;
+        let (store, notes) = match kept.filter(|kept| kept.config.store.path == config.store.path) {
+            Some(kept) => (kept.store.clone(), Vec::new()),
+            None => Store::open(&config.store.path, now_ms())?,
+        };
+        let (vision, precision) = match kept.filter(|kept| kept.config.models == config.models) {
+            Some(kept) => (kept.vision.with_settings(detector_settings(&config.detection)), kept.precision),
+            None => load_vision(&config, &store, entry.model_id())?,
+        };
         let limits = quality_limits(&config.detection, config.enroll.min_face);
         let reader = PictureReader { vision: Mutex::new(vision.clone()), limits };
         let mut enroller = Enroller::new(config.enroll.clone(), store.clone(), Arc::new(reader), max_distance)?;
-        let changes = enroller.sync(SystemTime::now())?;
+        let changes = enroller.sync(SystemTime::now(), go_on)?;
         let roster = roster(&config, &store, vision.embedder().model())?;
         let services = Services {
             rules: rules(&config, max_distance),
@@ -119,6 +146,12 @@ impl Services {
         };
         services.note_changes(&changes);
         Ok((Arc::new(services), changes))
+    }
+
+    /// For the next configuration.
+    pub fn keep(&self) -> Kept {
+        let (store, vision) = (self.store.clone(), self.vision.clone());
+        Kept { config: self.config.clone(), store, vision, precision: self.precision }
     }
 
     /// A vision chain for a thread of its own.
@@ -369,6 +402,10 @@ fn quality_limits(detection: &DetectionConfig, min_face: u32) -> QualityLimits {
     }
 }
 
+fn detector_settings(detection: &DetectionConfig) -> MtcnnSettings {
+    MtcnnSettings { min_face: detection.min_face as f32, thresholds: detection.thresholds }
+}
+
 fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
     let longer = picture.width().max(picture.height()) as f32;
     MtcnnSettings { min_face: (longer * SMALLEST_SHARE).max(24.0), thresholds }
@@ -376,8 +413,7 @@ fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
 
 /// Loads the nets in the precision told; `auto` measures both at the first start on this machine and remembers.
 fn load_vision(config: &Config, store: &Store, model: ModelId) -> Result<(Vision, Precision), StartError> {
-    let settings =
-        MtcnnSettings { min_face: config.detection.min_face as f32, thresholds: config.detection.thresholds };
+    let settings = detector_settings(&config.detection);
     let load = |precision| Vision::load(&config.models.dir, &config.models.embedder, precision, settings);
     let forced = match config.models.precision {
         PrecisionChoice::W8 => Some(Precision::W8),

@@ -1,4 +1,4 @@
-//! Logging and counters.
+//! Logging, counters, and what the service manager is told.
 //!
 //! Under systemd each line carries its priority (`<3>` error to `<7>` debug, sd-daemon(3)) and no time of its own, which the
 //! journal adds; elsewhere a local time and the level.
@@ -7,24 +7,55 @@ use std::{
     collections::BTreeMap,
     env, fmt,
     io::Write,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use jiff::Zoned;
-use log::Level;
+use log::{Level, Log, Metadata, Record};
+use sd_notify::NotifyState;
+
+/// The program's logger; a reload of the configuration puts another one in its place.
+static LOGGER: Replaceable = Replaceable(RwLock::new(None));
+
+struct Replaceable(RwLock<Option<env_logger::Logger>>);
+
+impl Replaceable {
+    fn with<T>(&self, act: impl FnOnce(&env_logger::Logger) -> T) -> Option<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
+    }
+}
+
+impl Log for Replaceable {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        self.with(|logger| logger.enabled(metadata)).unwrap_or(false)
+    }
+
+    fn log(&self, record: &Record) {
+        self.with(|logger| logger.log(record));
+    }
+
+    fn flush(&self) {
+        self.with(Log::flush);
+    }
+}
 
 /// Starts logging to the standard error output. `level` is a level or env_logger's filter syntax; RUST_LOG goes first.
-/// A second call changes nothing.
+/// A second call changes the level.
 pub fn init_logging(level: &str) {
     let journal = connected_to_journal();
     let filter = env::var("RUST_LOG").unwrap_or_else(|_| quiet_dependencies(level));
-    let _ = env_logger::Builder::new()
+    let logger = env_logger::Builder::new()
         .parse_filters(&filter)
         .format(move |out, record| {
             let time = if journal { None } else { Some(Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string()) };
             out.write_all(line(record.level(), time.as_deref(), &record.args().to_string()).as_bytes())
         })
-        .try_init();
+        .build();
+    log::set_max_level(logger.filter());
+    *LOGGER.0.write().unwrap_or_else(PoisonError::into_inner) = Some(logger);
+    // It is set already at the second call.
+    let _ = log::set_logger(&LOGGER);
 }
 
 /// A plain level is meant for facelatch; of the libraries only warnings are worth a line.
@@ -65,6 +96,61 @@ pub fn printable(text: &str) -> String {
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Tells the service manager how this service is (sd_notify(3)); where there is none, nothing happens.
+#[derive(Debug)]
+pub struct ServiceManager {
+    /// How long it waits for a sign of life before it restarts the service.
+    watchdog: Option<Duration>,
+    fed: Option<Instant>,
+}
+
+impl ServiceManager {
+    pub fn new() -> ServiceManager {
+        ServiceManager { watchdog: sd_notify::watchdog_enabled(), fed: None }
+    }
+
+    pub fn ready(&self) {
+        tell(&[NotifyState::Ready]);
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status(&self, status: &str) {
+        tell(&[NotifyState::Status(status)]);
+    }
+
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(_) => tell(&[NotifyState::Reloading]),
+        }
+    }
+
+    pub fn stopping(&self) {
+        tell(&[NotifyState::Stopping]);
+    }
+
+    /// A cycle of recognition was completed: the only sign of life that is sent.
+    pub fn cycle_completed(&mut self, now: Instant) {
+        let Some(limit) = self.watchdog else { return };
+        if self.fed.is_none_or(|fed| now.saturating_duration_since(fed) >= limit / 8) {
+            self.fed = Some(now);
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+impl Default for ServiceManager {
+    fn default() -> ServiceManager {
+        ServiceManager::new()
+    }
+}
+
+fn tell(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::debug!("the service manager could not be told: {error}");
+    }
 }
 
 /// Named counters, shared by all threads.

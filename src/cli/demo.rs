@@ -7,7 +7,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use super::{CommandError, annotate, exit};
 use crate::{
     config::{CameraSource, Config, GpioBackend, LineChoice},
     control::{ControlClient, Request, Response},
-    daemon,
+    daemon::{self, Signals},
     service::Services,
     store::{Event, EventKind},
     telemetry,
@@ -117,7 +116,7 @@ pub(super) fn run(pictures: &Path, models: &Path, out: &Path) -> Result<u8, Comm
     let socket = config.control.socket.clone();
     let watcher = thread::scope(|scope| -> Result<Vec<Event>, CommandError> {
         let watcher = scope.spawn(|| stage.watch(&socket));
-        daemon::run(config.clone(), &AtomicBool::new(false))?;
+        daemon::run(config.clone(), &Signals::default())?;
         Ok(watcher.join().unwrap_or_default())
     });
     let _ = fs::remove_file(&socket);

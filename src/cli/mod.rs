@@ -11,19 +11,19 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use clap::Parser;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
     config::{Config, ConfigError},
     control::{ControlClient, ControlError, Request, Response, Service},
-    daemon::{self, RunError},
+    daemon::{self, LockError, RunError, Signals},
     gpio::GpioError,
     service::{Services, StartError},
     store::StoreError,
-    telemetry,
     vision::VisionError,
 };
 use arguments::{Arguments, Command};
@@ -48,6 +48,8 @@ pub enum CommandError {
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -67,11 +69,12 @@ impl CommandError {
             CommandError::Config(_) => exit::CONFIG,
             CommandError::Run(error) => match error {
                 RunError::Start(error) => start_code(error),
-                RunError::Gpio(GpioError { problem, .. }) if problem.contains("permission") => exit::PERMISSION,
-                RunError::Gpio(_) => exit::UNAVAILABLE,
+                RunError::Gpio(error) => gpio_code(error),
                 RunError::Control(error) => control_code(error),
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
             },
+            CommandError::Lock(LockError::Config(_)) => exit::CONFIG,
+            CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),
             CommandError::Start(error) => start_code(error),
             CommandError::Control(error) => control_code(error),
             CommandError::File { source, .. } => io_code(source),
@@ -79,6 +82,10 @@ impl CommandError {
             CommandError::Answer { exit_code, .. } => *exit_code,
         }
     }
+}
+
+fn gpio_code(error: &GpioError) -> u8 {
+    if error.problem.contains("permission") { exit::PERMISSION } else { exit::UNAVAILABLE }
 }
 
 fn start_code(error: &StartError) -> u8 {
@@ -143,7 +150,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
     let config = || Config::load(&arguments.config);
     let json = arguments.json;
     match &arguments.command {
-        Command::Run => run_daemon(config()?),
+        Command::Run => run_daemon(config()?, &arguments.config),
         Command::Demo { pictures, models, out } => demo::run(pictures, models, out),
         Command::Check => {
             config()?;
@@ -155,7 +162,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Status => print::status(&ask_daemon(&config()?, &Request::Status)?, json),
         Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),
         Command::Lock => {
-            daemon::lock(&config()?)?;
+            daemon::lock(config())?;
             Ok(exit::DONE)
         }
         Command::Enroll { file, name } => {
@@ -179,14 +186,14 @@ fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool
     print::identified(&answer, json)
 }
 
-fn run_daemon(config: Config) -> Result<u8, CommandError> {
-    telemetry::init_logging(&config.log.level);
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
+fn run_daemon(config: Config, file: &Path) -> Result<u8, CommandError> {
+    let signals = Signals { configuration: Some(file.to_owned()), ..Signals::default() };
+    let meanings = [(SIGTERM, &signals.stop), (SIGINT, &signals.stop), (SIGHUP, &signals.reload)];
+    for (signal, flag) in meanings {
+        signal_hook::flag::register(signal, Arc::clone(flag))
             .map_err(|error| CommandError::Usage(format!("signal {signal} cannot be handled: {error}")))?;
     }
-    daemon::run(config, &stop)?;
+    daemon::run(config, &signals)?;
     Ok(exit::DONE)
 }
 

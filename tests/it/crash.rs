@@ -90,7 +90,7 @@ fn child(dir: &Path) -> Command {
 /// Everything that was acknowledged must be there.
 fn check(dir: &Path, acknowledged: &[String]) {
     let (store, mut enroller) = open(dir);
-    enroller.sync(SystemTime::now() + Duration::from_secs(60)).unwrap();
+    enroller.sync(SystemTime::now() + Duration::from_secs(60), || true).unwrap();
     let events: HashSet<String> = store.events(None, None).unwrap().iter().map(|e| format!("event {}", e.id)).collect();
     let people = store.people().unwrap();
     let pictures: HashSet<String> =

@@ -2,19 +2,16 @@
 
 use std::{
     fs,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
 
 use facelatch::{
     config::{CameraSource, Config, GpioBackend, LineChoice, Mode, PrecisionChoice},
-    control::{ControlClient, Request, Response},
-    daemon,
+    control::{ControlClient, Request, Response, Status},
+    daemon::{self, Signals},
     store::{Event, EventKind, Store},
 };
 use image::{Rgb, RgbImage, imageops};
@@ -74,7 +71,7 @@ pub fn play(dir: &Path, scenes: &[(&str, usize)]) {
 }
 
 fn run(config: &Config) -> Vec<Event> {
-    daemon::run(config.clone(), &AtomicBool::new(false)).unwrap();
+    daemon::run(config.clone(), &Signals::default()).unwrap();
     Store::open(&config.store.path, 0).unwrap().0.events(None, None).unwrap()
 }
 
@@ -125,22 +122,41 @@ fn a_frame_that_is_no_picture_is_skipped() {
 
 /// A daemon that plays a loop until it is dropped.
 struct Running {
-    stop: Arc<AtomicBool>,
+    signals: Signals,
     thread: Option<thread::JoinHandle<()>>,
     client: ControlClient,
 }
 
 impl Running {
     fn start(config: &Config) -> Running {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, mut looped) = (Arc::clone(&stop), config.clone());
+        Running::start_with(config, None)
+    }
+
+    /// `file`: what a reload reads.
+    fn start_with(config: &Config, file: Option<PathBuf>) -> Running {
+        let signals = Signals { configuration: file, ..Signals::default() };
+        let (signalled, mut looped) = (signals.clone(), config.clone());
         looped.camera.repeat = true;
-        let thread = thread::spawn(move || daemon::run(looped, &stopped).unwrap());
+        let thread = thread::spawn(move || daemon::run(looped, &signalled).unwrap());
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             match ControlClient::connect(&config.control.socket) {
-                Ok(client) => return Running { stop, thread: Some(thread), client },
+                Ok(client) => return Running { signals, thread: Some(thread), client },
                 Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks for a reload and waits until `done` is true of the daemon's status.
+    fn reload_until(&self, socket: &Path, done: impl Fn(&Status) -> bool) {
+        self.signals.reload.store(true, Ordering::Relaxed);
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let answer = ControlClient::connect(socket).and_then(|mut client| client.ask(&Request::Status));
+            match answer {
+                Ok(Response::Status { status }) if done(&status) => return,
+                _ => assert!(Instant::now() < until, "not reloaded: {answer:?}"),
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -161,7 +177,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.signals.stop.store(true, Ordering::Relaxed);
         let ended = self.thread.take().expect("dropped once").join();
         assert!(ended.is_ok() || thread::panicking());
     }
@@ -200,6 +216,56 @@ fn a_second_daemon_on_the_same_store_is_refused() {
     play(dir.path(), &[("", 5)]);
     let config = config(dir.path());
     let _running = Running::start(&config);
-    let error = daemon::run(config, &AtomicBool::new(false)).unwrap_err().to_string();
+    let error = daemon::run(config, &Signals::default()).unwrap_err().to_string();
     assert!(error.contains("another facelatch"), "{error}");
+}
+
+#[test]
+fn a_reload_brings_a_new_configuration_into_force_and_refuses_a_bad_one() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = config(dir.path());
+    let file = dir.path().join("facelatch.toml");
+    let text = |mode: &str, models: &str, more: &str| {
+        format!(
+            "mode = \"{mode}\"\n[camera]\nsource = \"files\"\nfolder = \"frames\"\nrepeat = true\n[models]\ndir = \"{models}\"\nprecision = \"w8\"\n\
+             [enroll]\nfolder = \"enroll\"\n[store]\npath = \"store\"\n[latch]\nbackend = \"simulated\"\nline = 17\n\
+             [control]\nsocket = \"control.sock\"\n{more}"
+        )
+    };
+    let models = root().join("models");
+    let models = models.to_str().unwrap();
+    let running = Running::start_with(&config, Some(file.clone()));
+    let socket = &config.control.socket;
+    assert!(dir.path().join("relay.json").exists(), "where `lock` looks after a crash");
+
+    fs::write(&file, text("attendance", models, "")).unwrap();
+    running.reload_until(socket, |status| status.mode == "attendance" && status.people == 1);
+    // Neither an impossible configuration nor one that cannot start takes the door away.
+    for bad in [text("unlock", models, "nonsense = 1\n"), text("unlock", "no-such-folder", "")] {
+        fs::write(&file, bad).unwrap();
+        running.reload_until(socket, |_| !running.signals.reload.load(Ordering::Relaxed));
+        running.reload_until(socket, |status| status.mode == "attendance" && status.people == 1);
+    }
+    fs::write(&file, text("unlock", models, "")).unwrap();
+    running.reload_until(socket, |status| status.mode == "unlock");
+    drop(running);
+    assert!(!dir.path().join("relay.json").exists());
+}
+
+#[test]
+fn lock_finds_the_line_that_was_driven_even_if_the_configuration_broke() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let broken = || Config::parse("nonsense", dir.path());
+    fs::write(
+        dir.path().join("relay.json"),
+        r#"{"backend":"gpiochip","chip":"/dev/gpiochip-none","line":5,"active_low":true}"#,
+    )
+    .unwrap();
+    let error = daemon::lock(Ok(config.clone())).unwrap_err().to_string();
+    assert!(error.contains("/dev/gpiochip-none line 5"), "the recorded line goes first: {error}");
+    fs::remove_file(dir.path().join("relay.json")).unwrap();
+    daemon::lock(Ok(config)).unwrap();
+    assert!(matches!(daemon::lock(broken()), Err(daemon::LockError::Config(_))), "nothing is known of any relay");
 }

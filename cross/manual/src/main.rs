@@ -1,0 +1,37 @@
+//! Writes the man pages and shell completions into a folder: `cargo run -p facelatch-manual -- FOLDER`.
+//!
+//! A program of its own, which shares one file with facelatch: so a package for a board needs no second build of facelatch for
+//! the machine that packages it.
+
+use std::{env, fs, io, path::PathBuf, process::ExitCode};
+
+use clap::CommandFactory;
+use clap_complete::{Shell, generate_to};
+
+#[path = "../../../src/cli/arguments.rs"]
+mod arguments;
+
+fn main() -> ExitCode {
+    let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("facelatch-manual: give the folder to write into");
+        return ExitCode::from(64);
+    };
+    match write(&folder) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("facelatch-manual: {}: {error}", folder.display());
+            ExitCode::from(74)
+        }
+    }
+}
+
+/// facelatch.1, a page for each command, and a completion file for each shell.
+fn write(folder: &PathBuf) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let command = arguments::Arguments::command();
+    clap_mangen::generate_to(command.clone(), folder)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        generate_to(shell, &mut command.clone(), "facelatch", folder)?;
+    }
+    Ok(())
+}
