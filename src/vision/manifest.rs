@@ -1,4 +1,7 @@
-//! The model manifest `models.toml`: which files there are, what they are for, and how a face has to be prepared for them.
+//! The model manifest: which files there are, what they are for, and how a face has to be prepared for them.
+//!
+//! It is `models.toml`, which is shipped, and every other `*.toml` of the same folder: what a user trains, converts or brings along
+//! lies beside it in a file of its own, which no upgrade overwrites.
 //!
 //! A file is read once, its SHA-256 compared with the manifest's, and what was compared is what is loaded.
 
@@ -75,6 +78,9 @@ pub struct NetEntry {
     /// Embedders only: measured distance thresholds.
     #[serde(default)]
     pub thresholds: Vec<Threshold>,
+    /// The file that holds this entry, for messages.
+    #[serde(skip)]
+    pub listed_in: PathBuf,
 }
 
 /// A dense layer: a `.npy` file, f32, [dimension, features].
@@ -154,65 +160,32 @@ struct ManifestFile {
 }
 
 impl Manifest {
-    /// Reads `dir/models.toml`. No model file is opened yet.
+    /// Reads `dir/models.toml`, then every other `*.toml` of the folder in the order of their names. No model file is opened yet.
     ///
     /// # Errors
-    /// Missing or unreadable file, unknown keys, a version this program does not know, contradictory entries.
+    /// Missing or unreadable file, unknown keys, a version this program does not know, contradictory entries, two nets of one name.
     pub fn load(dir: &Path) -> Result<Manifest, ManifestError> {
-        let path = dir.join("models.toml");
-        let text = fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
-        let file: ManifestFile = toml::from_str(&text)
-            .map_err(|error| ManifestError::Parse { path: path.clone(), problem: error.to_string() })?;
-        if file.version != 1 {
-            let problem = format!("version {} is newer than this program, which knows version 1", file.version);
-            return Err(ManifestError::Parse { path, problem });
+        let shipped = dir.join("models.toml");
+        let mut files = vec![shipped.clone()];
+        // A folder that cannot be listed is no reason to fail: its models.toml says why in a moment, or all that is needed is in it.
+        let more = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        files.extend(more.filter(|path| path.extension().is_some_and(|e| e == "toml") && *path != shipped));
+        files[1..].sort();
+        let mut manifest = Manifest { dir: dir.to_owned(), nets: Vec::new() };
+        for file in &files {
+            for net in read_entries(file)? {
+                check(&net)?;
+                if let Some(first) = manifest.nets.iter().find(|first| first.name == net.name) {
+                    let problem = format!("{} has a net of this name already", first.listed_in.display());
+                    return Err(entry_error(&net, problem));
+                }
+                manifest.nets.push(net);
+            }
         }
-        let manifest = Manifest { dir: dir.to_owned(), nets: file.net };
-        manifest.nets.iter().try_for_each(|net| manifest.check(net))?;
         Ok(manifest)
     }
 
-    fn check(&self, net: &NetEntry) -> Result<(), ManifestError> {
-        let entry_error = |problem: String| ManifestError::Entry { path: self.path(), net: net.name.clone(), problem };
-        if net.precisions.is_empty() {
-            return Err(entry_error("precisions is empty; give [\"w8\"], [\"int8\"] or both".into()));
-        }
-        if net.input.iter().any(|side| !(12..=1024).contains(side)) {
-            return Err(entry_error(format!(
-                "input {:?} is out of range; give [height, width] of 12 to 1024",
-                net.input
-            )));
-        }
-        if net.role != Role::Embedder {
-            return Ok(());
-        }
-        if !net.dimension.is_some_and(|dimension| (8..=4096).contains(&dimension)) {
-            return Err(entry_error("an embedder needs dimension, 8 to 4096".into()));
-        }
-        let rising =
-            net.thresholds.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance);
-        let in_range =
-            net.thresholds.iter().all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0);
-        if !rising || !in_range {
-            return Err(entry_error(
-                "thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next".into(),
-            ));
-        }
-        let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
-        let alignment_is_finite = match &net.alignment {
-            None => return Err(entry_error("an embedder needs alignment".into())),
-            Some(AlignmentEntry::Box { box_margin }) => box_margin.is_finite() && (0.0..=2.0).contains(box_margin),
-            Some(AlignmentEntry::FivePoints { points, weights }) => {
-                points.iter().flatten().all(|v| v.is_finite()) && weights.iter().all(|w| w.is_finite() && *w > 0.0)
-            }
-        };
-        if !pixels_are_finite || !alignment_is_finite {
-            return Err(entry_error("pixels and alignment must be finite numbers, weights greater than 0".into()));
-        }
-        Ok(())
-    }
-
-    /// Where the manifest was read.
+    /// The shipped part of the manifest.
     pub fn path(&self) -> PathBuf {
         self.dir.join("models.toml")
     }
@@ -275,6 +248,61 @@ impl Manifest {
         }
         Ok(bytes)
     }
+}
+
+/// The entries of one file of the manifest, unchecked.
+fn read_entries(path: &Path) -> Result<Vec<NetEntry>, ManifestError> {
+    let text = fs::read_to_string(path).map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
+    let mut file: ManifestFile = toml::from_str(&text)
+        .map_err(|error| ManifestError::Parse { path: path.to_owned(), problem: error.to_string() })?;
+    if file.version != 1 {
+        let problem = format!("version {} is newer than this program, which knows version 1", file.version);
+        return Err(ManifestError::Parse { path: path.to_owned(), problem });
+    }
+    file.net.iter_mut().for_each(|net| net.listed_in = path.to_owned());
+    Ok(file.net)
+}
+
+fn check(net: &NetEntry) -> Result<(), ManifestError> {
+    if net.precisions.is_empty() {
+        return Err(entry_error(net, "precisions is empty; give [\"w8\"], [\"int8\"] or both".into()));
+    }
+    if net.input.iter().any(|side| !(12..=1024).contains(side)) {
+        return Err(entry_error(
+            net,
+            format!("input {:?} is out of range; give [height, width] of 12 to 1024", net.input),
+        ));
+    }
+    if net.role != Role::Embedder {
+        return Ok(());
+    }
+    if !net.dimension.is_some_and(|dimension| (8..=4096).contains(&dimension)) {
+        return Err(entry_error(net, "an embedder needs dimension, 8 to 4096".into()));
+    }
+    let rising = net.thresholds.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance);
+    let in_range = net.thresholds.iter().all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0);
+    if !rising || !in_range {
+        return Err(entry_error(
+            net,
+            "thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next".into(),
+        ));
+    }
+    let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
+    let alignment_is_finite = match &net.alignment {
+        None => return Err(entry_error(net, "an embedder needs alignment".into())),
+        Some(AlignmentEntry::Box { box_margin }) => box_margin.is_finite() && (0.0..=2.0).contains(box_margin),
+        Some(AlignmentEntry::FivePoints { points, weights }) => {
+            points.iter().flatten().all(|v| v.is_finite()) && weights.iter().all(|w| w.is_finite() && *w > 0.0)
+        }
+    };
+    if !pixels_are_finite || !alignment_is_finite {
+        return Err(entry_error(net, "pixels and alignment must be finite numbers, weights greater than 0".into()));
+    }
+    Ok(())
+}
+
+fn entry_error(net: &NetEntry, problem: String) -> ManifestError {
+    ManifestError::Entry { path: net.listed_in.clone(), net: net.name.clone(), problem }
 }
 
 impl NetEntry {
@@ -393,6 +421,18 @@ mod tests {
             let error = manifest_in(dir.path(), &entry(bad)).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("\"a\""), "{error}");
         }
+    }
+
+    #[test]
+    fn entries_beside_the_shipped_ones_are_taken_in_and_names_stay_unique() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = entry(COMPLETE).replace("name = \"a\"", "name = \"b\"");
+        fs::write(dir.path().join("b.toml"), &other).unwrap();
+        let manifest = manifest_in(dir.path(), &entry(COMPLETE)).unwrap();
+        assert_eq!(manifest.embedder("b").unwrap().listed_in, dir.path().join("b.toml"));
+        fs::write(dir.path().join("c.toml"), &other).unwrap();
+        let error = Manifest::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("c.toml") && error.contains("b.toml has a net of this name"), "{error}");
     }
 
     #[test]
