@@ -135,7 +135,8 @@ def similarity(source, target=TEMPLATE, weights=WEIGHTS):
 
 
 def align(picture, landmarks, side=150):
-    a, b, tx, ty = similarity(landmarks)
+    # To an eighth of a pixel, as the program does.
+    a, b, tx, ty = similarity(np.floor(landmarks * 8 + 0.5) / 8)
     scale, block = np.hypot(a, b), 1
     if scale < 0.6:
         block = int(np.floor(1 / scale))

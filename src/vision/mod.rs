@@ -7,6 +7,7 @@ pub mod geometry;
 pub mod manifest;
 pub mod mtcnn;
 pub mod net;
+mod operators;
 pub mod pixels;
 mod precision;
 pub mod quality;

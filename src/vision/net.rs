@@ -10,7 +10,7 @@ use tract_onnx::{
     },
 };
 
-use super::{manifest::Precision, precision};
+use super::{manifest::Precision, operators, precision};
 
 /// A model file in memory, in the arithmetic chosen; plans for different input sizes come from it.
 #[derive(Clone)]
@@ -69,7 +69,9 @@ impl NetFile {
     }
 
     fn optimise(&self, shape: [usize; 4]) -> TractResult<TypedModel> {
-        tract_onnx::onnx()
+        let mut library = tract_onnx::onnx();
+        operators::register(&mut library.op_register);
+        library
             .model_for_proto_model(&self.model)?
             .with_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?
             .into_optimized()
