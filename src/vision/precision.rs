@@ -6,8 +6,8 @@
 //! stands for is `(q − zero point) · scale`, so
 //!
 //! * `QLinearConv` becomes `Conv` with weights `w · scale_w` and bias `b · scale_x · scale_w`;
-//! * where its output's zero point is 0, numbers below zero could not be represented: the quantized net's rectifier
-//!   (the exporter relies on this rule and checks it), so a `Relu` follows;
+//! * where its output's zero point is the least number of its type (0 of unsigned ones), numbers below zero could not be
+//!   represented: the quantized net's rectifier (the exporter relies on this rule and checks it), so a `Relu` follows;
 //! * `QuantizeLinear` and `DequantizeLinear` of activations disappear.
 //!
 //! Operations on quantized tensors that only move or choose numbers (`MaxPool`, `Reshape`) stay as they are.
@@ -82,7 +82,8 @@ impl Rewrite {
         let input_scale = self.floats(input_scale)?[0];
         let weight_scales = self.floats(weight_scale)?;
         let weight_zeros = self.integers(weight_zero)?;
-        let rectified = self.integers(output_zero)?.iter().all(|zero| *zero == 0);
+        let least = if self.constant(output_zero)?.data_type == DataType::Int8 as i32 { -128 } else { 0 };
+        let rectified = self.integers(output_zero)?.iter().all(|zero| *zero == least);
         let quantized = self.constant(weights)?.clone();
         let values = self.integers(weights)?;
         let outputs = *quantized.dims.first().ok_or("a weight tensor has no dimensions")? as usize;
