@@ -10,6 +10,7 @@ models folder with the random FaceNet beside the shipped nets and facenet-golden
 import argparse
 import collections
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -284,9 +285,18 @@ def main():
         same = list(read) == list(state) and all(np.array_equal(read[name], state[name]) for name in state)
         check(same, f"the {'zip' if newest else 'old'} format is read as it was written, {len(read)} tensors")
 
+    published = facenet.SHA256
+    facenet.URL = f"file://{os.path.abspath(checkpoint)}"
+    facenet.SIZE, facenet.SHA256 = len(zipped), hashlib.sha256(zipped).hexdigest()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        fetched = os.path.join(folder, "fetched.pt")
+        facenet.verified(fetched, True, False)
+        whole = open(fetched, "rb").read() == zipped and os.listdir(folder) == ["fetched.pt"]
+    check(whole, "what is downloaded is taken when size and SHA-256 are the ones recorded")
+
     usual = ("--images", arguments.images, "--models", arguments.models)
     code, said = run("--checkpoint", checkpoint, "--out", arguments.out, *usual)
-    check(code != 0 and facenet.SHA256 in said, "a checkpoint that is not the published one is refused unless it is said to be another")
+    check(code != 0 and published in said, "a checkpoint that is not the published one is refused unless it is said to be another")
     for scales in ("tensor", "channel"):
         more = ("--other-checkpoint", "--out", arguments.out, "--name", f"facenet-{scales}", "--scales", scales, *usual)
         code, said = run("--checkpoint", checkpoint, *more)

@@ -147,9 +147,9 @@ fn bilinear(picture: &RgbImage, x: f64, y: f64) -> Rgb<u8> {
 /// The edges are cut to whole pixels and the scaling is Pillow's bilinear one, as in facenet-pytorch's `extract_face`.
 fn crop(picture: &RgbImage, center: Point, sides: [f32; 2], (width, height): (u32, u32)) -> Option<AlignedFace> {
     let span = |center: f32, side: f32, most: u32| {
-        let from = (center - side / 2.0).clamp(0.0, most as f32) as u32;
-        let to = (center + side / 2.0).clamp(0.0, most as f32) as u32;
-        (to > from).then_some((from, to - from))
+        let within = |edge: f32| edge.clamp(0.0, most as f32) as u32;
+        let (from, to) = (within(center - side / 2.0), within(center + side / 2.0));
+        (to > from && side.is_finite()).then_some((from, to - from))
     };
     let columns = triangle(span(center.x, sides[0], picture.width())?, width);
     let rows = triangle(span(center.y, sides[1], picture.height())?, height);
@@ -276,6 +276,49 @@ mod tests {
         let off = |x, y| (i32::from(face.get_pixel(x, y)[0]) - x as i32).abs();
         assert!((1..149).all(|i| off(i, 75) <= 1 && off(i, i) <= 1));
         assert_eq!(face.get_pixel(155, 75), &Rgb([0, 0, 0]));
+    }
+
+    fn cut_out(picture: &RgbImage, edges: [f32; 4], box_margin: f32, square: bool) -> Option<RgbImage> {
+        let [x1, y1, x2, y2] = edges;
+        let bounding_box = BoundingBox { x1, y1, x2, y2 };
+        let detection = Detection { bounding_box, score: 1.0, landmarks: Landmarks::default() };
+        align(picture, &detection, &AlignmentEntry::Box { box_margin, square }, (40, 40)).map(|AlignedFace(face)| face)
+    }
+
+    #[test]
+    fn a_box_is_made_square_or_stretched() {
+        // Columns are told apart by red, rows by green.
+        let picture = RgbImage::from_fn(200, 200, |x, y| Rgb([x as u8, y as u8, 0]));
+        // 40 wide, 80 high around (100, 100): square it reaches from 60 to 140 both ways, stretched from 80 to 120 across.
+        let square = cut_out(&picture, [80.0, 60.0, 120.0, 140.0], 0.0, true).unwrap();
+        let stretched = cut_out(&picture, [80.0, 60.0, 120.0, 140.0], 0.0, false).unwrap();
+        let wide = cut_out(&picture, [80.0, 60.0, 120.0, 140.0], 0.5, false).unwrap();
+        let corners = |face: &RgbImage| [face.get_pixel(0, 0), face.get_pixel(39, 39)].map(|p| [p[0], p[1]]);
+        assert_eq!(corners(&square), [[61, 61], [138, 138]]);
+        assert_eq!(corners(&stretched), [[80, 61], [119, 138]]);
+        assert_eq!(corners(&wide), [[70, 41], [129, 158]]);
+    }
+
+    #[test]
+    fn a_box_beyond_the_picture_is_cut_and_one_that_is_nowhere_is_no_face() {
+        let picture = RgbImage::from_pixel(100, 100, Rgb([9, 90, 200]));
+        let half = cut_out(&picture, [-50.0, -50.0, 50.0, 50.0], 0.2, false).unwrap();
+        assert!(half.pixels().all(|pixel| *pixel == Rgb([9, 90, 200])));
+        for nowhere in
+            [[-50.0, 0.0, -20.0, 30.0], [10.0, 10.0, 10.0, 10.0], [f32::NAN; 4], [0.0, 0.0, f32::INFINITY, 9.0]]
+        {
+            assert!(cut_out(&picture, nowhere, 0.1, false).is_none(), "{nowhere:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_triangles_weights_sum_to_1_and_stay_inside(first in 0u32..500, count in 1u32..400, target in 1u32..200) {
+            for (from, weights) in triangle((first, count), target) {
+                prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+                prop_assert!(from >= first && from + weights.len() as u32 <= first + count);
+            }
+        }
     }
 
     #[test]
