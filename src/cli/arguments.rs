@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-
-use crate::vision::manifest::ChannelOrder;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -143,9 +141,9 @@ pub struct AddArguments {
     /// Size of the picture it takes, in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     pub input: (usize, usize),
-    /// Order of the colours it takes: rgb or bgr.
-    #[arg(long, value_parser = parse_order)]
-    pub order: ChannelOrder,
+    /// Order of the colours it takes.
+    #[arg(long)]
+    pub order: Order,
     /// A pixel, 0 to 255, becomes (pixel - MEAN) * SCALE.
     #[arg(long, allow_negative_numbers = true)]
     pub mean: f32,
@@ -173,10 +171,10 @@ fn parse_size(text: &str) -> Result<(usize, usize), String> {
         .ok_or_else(|| "give WIDTHxHEIGHT of 12 to 1024, such as 112x112".into())
 }
 
-fn parse_order(text: &str) -> Result<ChannelOrder, String> {
-    match text {
-        "rgb" => Ok(ChannelOrder::Rgb),
-        "bgr" => Ok(ChannelOrder::Bgr),
-        _ => Err("give rgb or bgr".into()),
-    }
+/// The colours' order in a net's input. An enumeration of the command line's own: this file is compiled into the manual's program too,
+/// which has nothing else of the crate.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Order {
+    Rgb,
+    Bgr,
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     CommandError,
-    arguments::{AddArguments, ModelsAction},
+    arguments::{AddArguments, ModelsAction, Order},
     exit, print,
 };
 use crate::{
@@ -198,12 +198,16 @@ fn shortest(run: impl Fn() -> Result<(), String>) -> Result<Duration, String> {
 }
 
 fn add(mut manifest: Manifest, dir: &Path, arguments: &AddArguments, json: bool) -> Result<u8, CommandError> {
-    let AddArguments { file, name, order, mean, scale, .. } = arguments;
+    let AddArguments { file, name, mean, scale, .. } = arguments;
     let [net_path, entry_path] = places(&manifest, dir, name)?;
     let alignment = alignment(&manifest, &arguments.alignment, arguments.input)?;
     let bytes = super::read(file)?;
     let input = [arguments.input.1, arguments.input.0];
-    let pixels = PixelEntry { order: *order, mean: *mean, scale: *scale };
+    let order = match arguments.order {
+        Order::Rgb => ChannelOrder::Rgb,
+        Order::Bgr => ChannelOrder::Bgr,
+    };
+    let pixels = PixelEntry { order, mean: *mean, scale: *scale };
     let refused = |problem: String| CommandError::Refused(format!("{}: {problem}; nothing was added", file.display()));
     let examined = examine(name, &bytes, input, pixels).map_err(|error| refused(error.to_string()))?;
     let text = entry(arguments, &bytes, &examined, &alignment);
@@ -228,7 +232,8 @@ fn add(mut manifest: Manifest, dir: &Path, arguments: &AddArguments, json: bool)
     } else {
         print::emit(&format!(
             "{name} added: it makes {} numbers of {}×{} pixels, as {}\n\
-             to use it, set models.embedder = \"{name}\" and recognition.max_distance, which `facelatch eval` helps to choose\n",
+             to use it, set models.embedder = \"{name}\" and, in its scale of distances, recognition.max_distance and enroll.max_spread;\n\
+             `facelatch eval` helps to choose them\n",
             examined.dimension,
             input[1],
             input[0],
@@ -304,7 +309,10 @@ fn entry(arguments: &AddArguments, net: &[u8], examined: &Examined, alignment: &
     let origin = quoted(&origin.clone().unwrap_or_else(file_name));
     let sha256: String = Sha256::digest(net).iter().map(|byte| format!("{byte:02x}")).collect();
     let precisions: Vec<String> = examined.precisions.iter().map(ToString::to_string).collect();
-    let order = if *order == ChannelOrder::Rgb { "rgb" } else { "bgr" };
+    let order = match order {
+        Order::Rgb => "rgb",
+        Order::Bgr => "bgr",
+    };
     let alignment = match alignment {
         AlignmentEntry::FivePoints { points, weights } => format!("points = {points:?}, weights = {weights:?}"),
         AlignmentEntry::Box { box_margin, square } => format!("box_margin = {box_margin:?}, square = {square}"),
