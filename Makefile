@@ -1,10 +1,10 @@
 # facelatch: `make help` lists what can be made.
-.PHONY: help deps build demo test lfw crash bench models lint deny clean
+.PHONY: help deps build demo test lfw crash bench models facenet facenet-test lint deny clean
 
 CARGO ?= cargo
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 deps: ## install what the build needs (libclang, for the bindings to Video4Linux)
 	@./.ci/deps
@@ -29,6 +29,16 @@ bench: deps ## time per stage
 
 models: ## export the models anew and compare them with the committed ones, byte for byte
 	./models/export/check.sh
+
+IMAGES ?= tests/data
+facenet: ## download FaceNet's weights (112 MB) and make models/facenet.onnx of them; IMAGES=DIR: faces to measure ranges on
+	mkdir -p target/models
+	./models/export/python models/export/facenet.py --checkpoint target/models/20180402-114759-vggface2.pt --download \
+		--images $(IMAGES) --models models --out models
+
+facenet-test: deps ## FaceNet's export and the program on it, with random weights: no download
+	./models/export/python models/export/facenet_test.py --images tests/data --models models --out target/models/facenet-test
+	$(CARGO) test --release --test it facenet -- --nocapture
 
 lint: deps ## formatting and clippy
 	$(CARGO) fmt --check

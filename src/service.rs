@@ -22,7 +22,7 @@ use crate::{
     vision::{
         Vision, VisionError,
         embed::{Embedding, ModelId},
-        manifest::{Manifest, ManifestError, Precision},
+        manifest::{Manifest, ManifestError, NetEntry, Precision},
         mtcnn::MtcnnSettings,
         quality::{Flaw, QualityLimits},
     },
@@ -123,7 +123,7 @@ impl Services {
         };
         let (vision, precision) = match kept.filter(|kept| kept.config.models == config.models) {
             Some(kept) => (kept.vision.with_settings(detector_settings(&config.detection)), kept.precision),
-            None => load_vision(&config, &store, entry.model_id())?,
+            None => load_vision(&config, &store, entry)?,
         };
         let limits = quality_limits(&config.detection, config.enroll.min_face);
         let reader = PictureReader { vision: Mutex::new(vision.clone()), limits };
@@ -411,36 +411,32 @@ fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
     MtcnnSettings { min_face: (longer * SMALLEST_SHARE).max(24.0), thresholds }
 }
 
-/// Loads the nets in the precision told; `auto` measures both at the first start on this machine and remembers.
-fn load_vision(config: &Config, store: &Store, model: ModelId) -> Result<(Vision, Precision), StartError> {
+/// Loads the nets in the precision told; `auto` takes the one that the embedder offers, or measures those it offers at the first
+/// start on this machine and remembers.
+fn load_vision(config: &Config, store: &Store, entry: &NetEntry) -> Result<(Vision, Precision), StartError> {
     let settings = detector_settings(&config.detection);
     let load = |precision| Vision::load(&config.models.dir, &config.models.embedder, precision, settings);
+    let offered = &entry.precisions;
     let forced = match config.models.precision {
         PrecisionChoice::W8 => Some(Precision::W8),
         PrecisionChoice::Int8 => Some(Precision::Int8),
-        PrecisionChoice::Auto => None,
+        PrecisionChoice::Auto => offered.first().copied().filter(|_| offered.len() == 1),
     };
     if let Some(precision) = forced {
         return Ok((load(precision)?, precision));
     }
-    let machine = format!("{} {model}", cpu_model());
-    let remembered =
-        store.recall("precision")?.and_then(|text| text.strip_suffix(&machine).map(|p| p.trim().to_owned()));
-    match remembered.as_deref() {
-        Some("w8") => return Ok((load(Precision::W8)?, Precision::W8)),
-        Some("int8") => return Ok((load(Precision::Int8)?, Precision::Int8)),
-        _ => {}
+    let machine = format!("{} {}", cpu_model(), entry.model_id());
+    let remembered = store.recall("precision")?;
+    let remembered = remembered.as_deref().and_then(|text| text.strip_suffix(&machine)).map(str::trim);
+    if let Some(precision) = offered.iter().find(|offer| remembered == Some(offer.to_string().as_str())) {
+        return Ok((load(*precision)?, *precision));
     }
-    let w8 = load(Precision::W8)?;
-    let int8 = match load(Precision::Int8) {
-        Ok(int8) => int8,
-        // The embedder has one form only.
-        Err(VisionError::Precision { .. }) => return Ok((w8, Precision::W8)),
-        Err(error) => return Err(error.into()),
-    };
-    let (slow, fast) = (embedding_time(&w8), embedding_time(&int8));
-    log::info!("measured on this processor: an embedding takes {slow:.1?} as w8, {fast:.1?} as int8");
-    let (vision, precision) = if fast < slow { (int8, Precision::Int8) } else { (w8, Precision::W8) };
+    let loaded = |&precision| load(precision).map(|vision| (embedding_time(&vision), vision, precision));
+    let mut measured = offered.iter().map(loaded).collect::<Result<Vec<_>, _>>()?;
+    measured.sort_by_key(|(time, ..)| *time);
+    let times = measured.iter().map(|(time, _, precision)| format!("{time:.1?} as {precision}"));
+    log::info!("measured on this processor: an embedding takes {}", times.collect::<Vec<_>>().join(", "));
+    let (_, vision, precision) = measured.swap_remove(0);
     store.remember("precision", &format!("{precision} {machine}"))?;
     Ok((vision, precision))
 }

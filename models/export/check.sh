@@ -4,14 +4,9 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$here/../../target/models
 mkdir -p "$work"
-if ! python3 -m venv "$work/venv"; then
-    echo "python3 cannot make a virtual environment: install it with 'apt install python3-venv'" >&2
-    exit 1
-fi
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
 fetch() { # package, version, file, sha256
     if [ ! -f "$work/$3" ]; then
-        "$work/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$work" "$1==$2"
+        "$here/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" "$1==$2"
     fi
     if ! echo "$4  $work/$3" | sha256sum --check --quiet; then
         echo "$work/$3 is not the file this export was written for; remove it and try again" >&2
@@ -20,7 +15,7 @@ fetch() { # package, version, file, sha256
 }
 fetch facenet-pytorch 2.6.0 facenet_pytorch-2.6.0-py3-none-any.whl ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca
 fetch face_recognition_models 0.3.0 face_recognition_models-0.3.0.tar.gz b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf
-"$work/venv/bin/python" - "$work" <<'PYTHON'
+"$here/python" - "$work" <<'PYTHON'
 import sys, tarfile, zipfile
 from pathlib import Path
 
@@ -34,7 +29,7 @@ with tarfile.open(work / "face_recognition_models-0.3.0.tar.gz") as sdist:
     member = f"face_recognition_models-0.3.0/face_recognition_models/models/{name}"
     (work / "weights" / name).write_bytes(sdist.extractfile(member).read())
 PYTHON
-"$work/venv/bin/python" "$here/export.py" --weights "$work/weights" --out "$work/export"
+"$here/python" "$here/export.py" --weights "$work/weights" --out "$work/export"
 for file in pnet.onnx rnet.onnx onet.onnx dlib.onnx dlib-last.npy models.toml; do
     if ! cmp "$work/export/$file" "$here/../$file"; then
         echo "$file differs from the committed one" >&2

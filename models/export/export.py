@@ -23,6 +23,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # The last layer of each detector net gives coordinates and decides: it stays in floating point.
 KEEP_FLOAT = {"pnet": ("out",), "rnet": ("heads",), "onet": ("heads",), "dlib": ()}
 # P-Net's integer form is several times slower than its float form in the network library, so only the latter is offered.
+PER_CHANNEL = {"pnet": ("conv1", "conv2", "conv3"), "rnet": (), "onet": (), "dlib": ()}
 PRECISIONS = {"pnet": ["w8"], "rnet": ["w8", "int8"], "onet": ["w8", "int8"], "dlib": ["w8", "int8"]}
 INPUTS = {"pnet": 12, "rnet": 24, "onet": 48, "dlib": 150}
 MTCNN_ORIGIN = "facenet-pytorch 2.6.0 (PyPI), weights of the original MTCNN (Zhang et al. 2016)"
@@ -87,9 +88,7 @@ def main():
     models, last = float_models(arguments.weights)
     os.makedirs(arguments.out, exist_ok=True)
     files = {
-        f"{net}.onnx": quantize(model, ranges[net], KEEP_FLOAT[net], per_channel=net == "pnet").SerializeToString(
-            deterministic=True
-        )
+        f"{net}.onnx": quantize(model, ranges[net], KEEP_FLOAT[net], PER_CHANNEL[net]).SerializeToString(deterministic=True)
         for net, model in models.items()
     }
     layer = io.BytesIO()

@@ -28,10 +28,12 @@ class Graph:
         return name
 
     def convolution(self, source, weights, bias, name, stride=1, pad=0):
+        """`pad`: on all edges, or (above and below, left and right)."""
+        vertical, horizontal = (pad, pad) if isinstance(pad, int) else pad
         inputs = [source, self.constant(f"{name}_weights", weights.astype(np.float32))]
         inputs.append(self.constant(f"{name}_bias", bias.astype(np.float32)))
         return self.add(
-            "Conv", inputs, name, kernel_shape=list(weights.shape[2:]), strides=[stride] * 2, pads=[pad] * 4
+            "Conv", inputs, name, kernel_shape=list(weights.shape[2:]), strides=[stride] * 2, pads=[vertical, horizontal] * 2
         )
 
     def model(self, input_shape, output_name, output_shape):

@@ -1,6 +1,6 @@
 """Readers for the two weight formats, without torch and without dlib.
 
-read_torch_state: a state dict of torch before 1.6 (five pickles, then the raw storages).
+read_torch_state: a state dict of torch, in the zip format of version 1.6 or the one before it.
 read_dlib_net: a net as dlib's serialize() writes it, enough of it for the face recognition ResNet:
   int     control byte (bit 7: negative, low nibble: number of bytes), then that many bytes, little-endian
   float   int mantissa, int exponent; value = mantissa * 2**exponent
@@ -12,50 +12,98 @@ Layer versions come from the outermost layer to the input, layer bodies from the
 import collections
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 TORCH_TYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64}
 
+UNREADABLE = (EOFError, LookupError, TypeError, AttributeError, UnicodeDecodeError, struct.error)
+UNREADABLE += (pickle.UnpicklingError, zipfile.BadZipFile)
+
 
 def read_torch_state(path):
-    """-> {name: array}, in the file's order."""
-    with open(path, "rb") as file:
-        if pickle.load(file) != TORCH_MAGIC or pickle.load(file) != 1001:
-            raise ValueError(f"{path}: not a torch checkpoint of the old (pre-zip) format")
-        pickle.load(file)  # sizes of C types on the writer's machine
-        storages = {}
+    """A checkpoint of either format -> {name: array}, in the file's order."""
+    try:
+        with open(path, "rb") as file:
+            zipped = file.read(2) == b"PK"
+        state, data = _read_zip(path) if zipped else _read_pickles(path)
+        return {name: _tensor(path, name, data, *place) for name, place in state.items()}
+    # What these readers do with a file that ends early, or is something else, depends on where it ends.
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: not a torch checkpoint, or one that was cut off ({error!r})") from error
 
-        class Unpickler(pickle.Unpickler):
-            def find_class(self, module, name):
-                if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-                    return lambda storage, offset, size, stride, *_: (storage, offset, size, stride)
-                if (module, name) == ("collections", "OrderedDict"):
-                    return collections.OrderedDict
-                if module == "torch" and name in TORCH_TYPES:
-                    return name
-                raise ValueError(f"{path}: refuses to load {module}.{name}")
 
-            def persistent_load(self, persistent_id):
-                _, type_name, key, _, count, _ = persistent_id
-                storages[key] = (type_name, count)
-                return key
-
-        state = Unpickler(file).load()
+def _read_zip(path):
+    """torch 1.6 and later: a zip archive with data.pkl and one uncompressed file per storage."""
+    with zipfile.ZipFile(path) as archive:
+        pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+        if pickled is None:
+            raise ValueError(f"{path}: the archive holds no data.pkl, so it is no torch checkpoint")
+        with archive.open(pickled) as file:
+            reader = _StateUnpickler(path, file)
+            state = reader.load()
+        folder = pickled.removesuffix("data.pkl")
         data = {}
-        for key in pickle.load(file):
-            type_name, count = storages[key]
+        for key, (type_name, count) in reader.storages.items():
+            data[key] = _storage(path, key, type_name, count, archive.read(f"{folder}data/{key}"))
+    return state, data
+
+
+def _read_pickles(path):
+    """torch before 1.6: five pickles, then the raw storages."""
+    with open(path, "rb") as file:
+        plain = lambda: _StateUnpickler(path, file).load()
+        if plain() != TORCH_MAGIC or plain() != 1001:
+            raise ValueError(f"{path}: not a torch checkpoint")
+        plain()  # sizes of C types on the writer's machine
+        reader = _StateUnpickler(path, file)
+        state, data = reader.load(), {}
+        for key in plain():
+            type_name, count = reader.storages[key]
             if struct.unpack("<q", file.read(8))[0] != count:
                 raise ValueError(f"{path}: storage {key} has another length than announced")
-            dtype = np.dtype(TORCH_TYPES[type_name])
-            data[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
-    arrays = {}
-    for name, (key, offset, size, stride) in state.items():
-        start = data[key][offset:]
-        view = np.lib.stride_tricks.as_strided(start, size, [s * start.itemsize for s in stride])
-        arrays[name] = view.copy()
-    return arrays
+            data[key] = _storage(path, key, type_name, count, file.read(count * np.dtype(TORCH_TYPES[type_name]).itemsize))
+    return state, data
+
+
+class _StateUnpickler(pickle.Unpickler):
+    """Rebuilds nothing but tensors of plain numbers: a pickle may otherwise run anything."""
+
+    def __init__(self, path, file):
+        super().__init__(file)
+        self.path, self.storages = path, {}
+
+    def find_class(self, module, name):
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: (storage, offset, size, stride)
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if module == "torch" and name in TORCH_TYPES:
+            return name
+        raise ValueError(f"{self.path}: refuses to load {module}.{name}")
+
+    def persistent_load(self, persistent_id):
+        _, type_name, key, _, count, *_ = persistent_id
+        self.storages[key] = (type_name, count)
+        return key
+
+
+def _storage(path, key, type_name, count, raw):
+    dtype = np.dtype(TORCH_TYPES[type_name])
+    if len(raw) != count * dtype.itemsize:
+        raise ValueError(f"{path}: storage {key} has {len(raw)} bytes instead of {count * dtype.itemsize}: the file was cut off")
+    return np.frombuffer(raw, dtype)
+
+
+def _tensor(path, name, data, key, offset, size, stride):
+    numbers = data[key]
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+    if min(size, default=1) < 1 or min(stride, default=0) < 0 or not 0 <= offset <= last < len(numbers):
+        raise ValueError(f"{path}: {name} reaches beyond its storage")
+    view = np.lib.stride_tricks.as_strided(numbers[offset:], size, [step * numbers.itemsize for step in stride])
+    return view.copy()
 
 
 class DlibReader:

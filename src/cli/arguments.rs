@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
-  1   a negative answer: the face is not known, the picture was refused, the demo went wrong
+  1   a negative answer: the face is not known, the picture or model was refused, the demo went wrong
   64  the command line is wrong
   69  a device, or the running daemon, is not available
   70  an error in this program
@@ -98,10 +98,83 @@ pub enum Command {
         #[arg(long, short)]
         follow: bool,
     },
+    /// List the models, verify them, or add an embedder of your own.
+    ///
+    /// Without a further word: list. docs/models.md shows by an example how to add one.
+    Models {
+        /// The folder of models.toml; otherwise models.dir of the configuration.
+        #[arg(long, global = true, value_name = "DIR")]
+        models: Option<PathBuf>,
+        #[command(subcommand)]
+        action: Option<ModelsAction>,
+    },
     /// Show how the running daemon is.
     Status,
     /// Open the door now. Whoever may use the daemon's socket may do this; it is recorded with the user's name.
     Open,
     /// Drive the relay inactive and end. The service runs this after the daemon, however that died.
     Lock,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsAction {
+    /// List the models: role, precisions, input, dimension, licence, whether each file is the one the manifest was written for.
+    List,
+    /// Compare every file's hash, load every net and run it once in each precision.
+    ///
+    /// Ends with 1 when something is wrong.
+    Verify,
+    /// Add an embedder, an ONNX file, to the models.
+    ///
+    /// The file is run first. If it can be used, it is copied into the models' folder as NAME.onnx, with its entry of the manifest as
+    /// NAME.toml; set models.embedder = "NAME" then. It ends with 1, and nothing is written, when the file cannot be used.
+    Add(AddArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct AddArguments {
+    /// The net: one picture in (1 x 3 x height x width, 32-bit floating point), one embedding out.
+    pub file: PathBuf,
+    /// What the configuration will call it: letters, digits, - and _.
+    #[arg(long)]
+    pub name: String,
+    /// Size of the picture it takes, in pixels.
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
+    pub input: (usize, usize),
+    /// Order of the colours it takes.
+    #[arg(long)]
+    pub order: Order,
+    /// A pixel, 0 to 255, becomes (pixel - MEAN) * SCALE.
+    #[arg(long, allow_negative_numbers = true)]
+    pub mean: f32,
+    /// See --mean; 1/128 is 0.0078125, 1/127.5 is 0.00784314.
+    #[arg(long)]
+    pub scale: f32,
+    /// How faces were cut out when it was trained.
+    ///
+    /// arcface: five points onto the 112-pixel template of the ArcFace family; dlib: five points onto dlib's; box=0.1: the face's box
+    /// with a tenth of its side around it; or a TOML file with points = [[x, y], ...] and weights = [...], in pixels of the input.
+    #[arg(long, value_name = "arcface|dlib|box=MARGIN|FILE")]
+    pub alignment: String,
+    /// The licence of its weights, for the list.
+    #[arg(long, value_name = "TEXT")]
+    pub license: String,
+    /// Where it comes from, for the list; otherwise the file's name.
+    #[arg(long, value_name = "TEXT")]
+    pub origin: Option<String>,
+}
+
+fn parse_size(text: &str) -> Result<(usize, usize), String> {
+    let size = text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    let in_range = |side: usize| (12..=1024).contains(&side);
+    size.filter(|(width, height)| in_range(*width) && in_range(*height))
+        .ok_or_else(|| "give WIDTHxHEIGHT of 12 to 1024, such as 112x112".into())
+}
+
+/// The colours' order in a net's input. An enumeration of the command line's own: this file is compiled into the manual's program too,
+/// which has nothing else of the crate.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Order {
+    Rgb,
+    Bgr,
 }

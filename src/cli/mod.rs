@@ -4,6 +4,7 @@ mod annotate;
 pub mod arguments;
 mod demo;
 mod doctor;
+mod models;
 mod print;
 
 use std::{
@@ -57,6 +58,9 @@ pub enum CommandError {
     File { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Usage(String),
+    /// What was asked for was tried, and the answer is no.
+    #[error("{0}")]
+    Refused(String),
     /// The daemon's own words and exit code.
     #[error("{problem}")]
     Answer { problem: String, exit_code: u8 },
@@ -79,6 +83,7 @@ impl CommandError {
             CommandError::Control(error) => control_code(error),
             CommandError::File { source, .. } => io_code(source),
             CommandError::Usage(_) => exit::USAGE,
+            CommandError::Refused(_) => exit::NO,
             CommandError::Answer { exit_code, .. } => *exit_code,
         }
     }
@@ -92,7 +97,9 @@ fn start_code(error: &StartError) -> u8 {
     use crate::{enroll::EnrollError, vision::embed::EmbedError, vision::manifest::ManifestError};
     let manifest_code = |error: &ManifestError| match error {
         ManifestError::Read { source, .. } => io_code(source),
-        ManifestError::UnknownEmbedder { .. } | ManifestError::Unmeasured { .. } => exit::CONFIG,
+        ManifestError::UnknownEmbedder { .. }
+        | ManifestError::Unmeasured { .. }
+        | ManifestError::NoThresholds { .. } => exit::CONFIG,
         _ => exit::IO,
     };
     match error {
@@ -158,6 +165,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
             Ok(exit::DONE)
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),
+        Command::Models { models, action } => models::run(config, models.as_deref(), action.as_ref(), json),
         Command::People => print::people(&ask(config()?, &Request::People)?, json),
         Command::Status => print::status(&ask_daemon(&config()?, &Request::Status)?, json),
         Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),

@@ -98,7 +98,8 @@ impl Findings {
             );
         }
         if let Some(distance) = recognition.max_distance {
-            self.range("recognition.max_distance", distance, 0.05, 1.0, "");
+            // Strangers lie around √2 of each other where embeddings are spread evenly, as in the ArcFace family.
+            self.range("recognition.max_distance", distance, 0.05, 1.4, "");
         }
         self.range("recognition.margin", recognition.margin, 0.0, 0.5, "");
         self.range("recognition.window", recognition.window, 1, 30, " frames");

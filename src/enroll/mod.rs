@@ -133,24 +133,21 @@ impl Enroller {
         self.follow_moves(&found.pictures, &mut people, &mut changes)?;
         self.forget_missing(&found.pictures, &mut people, &mut changes)?;
         let mut by_name: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
+        let known = people.iter().flat_map(|p| &p.pictures);
+        let rebuilding = known.into_iter().any(|picture| picture.model != self.reader.model());
         for picture in self.due(&found.pictures, &people, now, &mut changes) {
             match &picture.name {
                 Ok(name) => by_name.entry(name).or_default().push(picture),
                 Err(refusal) => self.refuse(picture, &picture.key, refusal, &mut changes),
             }
         }
-        let total: usize = by_name.values().map(Vec::len).sum();
-        let mut done = 0;
+        let mut progress = Progress { rebuilding, total: by_name.values().map(Vec::len).sum(), done: 0 };
         for (name, pictures) in by_name {
             if !go_on() {
                 changes.unsettled = true;
                 break;
             }
-            self.take_up(name, &pictures, &mut people, now, &mut changes)?;
-            done += pictures.len();
-            if total > 5 {
-                log::info!("enroll folder: {done} of {total} pictures read");
-            }
+            self.take_up(name, &pictures, &mut people, now, &mut changes, &mut progress)?;
         }
         Ok(changes)
     }
@@ -277,6 +274,7 @@ impl Enroller {
         people: &mut Vec<Person>,
         now: SystemTime,
         changes: &mut Changes,
+        progress: &mut Progress,
     ) -> Result<(), EnrollError> {
         let known = people.iter().position(|person| person.name == name);
         let mut person = match known {
@@ -303,6 +301,9 @@ impl Enroller {
                     }
                     self.refuse(found, name, &refusal, changes);
                 }
+            }
+            if let Some(line) = progress.another() {
+                log::info!("{line}");
             }
         }
         person.pictures.sort_by(|a, b| a.path.cmp(&b.path));
@@ -447,6 +448,31 @@ impl Enroller {
             return Err(error.into());
         }
         Ok(Ok((picture, person.id)))
+    }
+}
+
+/// How far one look at the folder is.
+#[derive(Debug)]
+struct Progress {
+    /// Whether there are pictures that another model embedded: after a change of the model everybody's.
+    rebuilding: bool,
+    total: usize,
+    done: usize,
+}
+
+impl Progress {
+    /// Between two lines; also the number of new pictures that need none, because it takes seconds.
+    const STEP: usize = 5;
+
+    /// Counts one more picture; a line for the log every few pictures and at the last.
+    fn another(&mut self) -> Option<String> {
+        self.done += 1;
+        let Progress { rebuilding, total, done } = *self;
+        let due = done % Progress::STEP == 0 || done == total;
+        match rebuilding {
+            true => due.then(|| format!("the model was changed: re-embedding {done} of {total}")),
+            false => (due && total > Progress::STEP).then(|| format!("enroll folder: {done} of {total} pictures read")),
+        }
     }
 }
 

@@ -58,6 +58,19 @@ fn png(colour: [u8; 3], width: u32) -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn progress_is_said_every_few_pictures_and_at_the_last() {
+    let said = |rebuilding, total| {
+        let mut progress = Progress { rebuilding, total, done: 0 };
+        (0..total).filter_map(|_| progress.another()).collect::<Vec<_>>()
+    };
+    let rebuilt: Vec<String> = [5, 10, 12].map(|n| format!("the model was changed: re-embedding {n} of 12")).into();
+    assert_eq!(said(true, 12), rebuilt);
+    assert_eq!(said(true, 2), ["the model was changed: re-embedding 2 of 2"]);
+    assert_eq!(said(false, 7), ["enroll folder: 5 of 7 pictures read", "enroll folder: 7 of 7 pictures read"]);
+    assert!(said(false, 5).is_empty(), "a few new pictures need no progress");
+}
+
 struct Room {
     dir: tempfile::TempDir,
     store: Store,

@@ -3,9 +3,8 @@
 use image::{Rgb, RgbImage};
 
 use super::{
-    geometry::{BoundingBox, Detection, Landmarks, Point},
+    geometry::{Detection, Landmarks, Point},
     manifest::AlignmentEntry,
-    resize::{Region, resize_to_planes},
 };
 
 /// Below this scale bilinear sampling would skip pixels, so the picture is averaged over blocks first.
@@ -90,7 +89,11 @@ pub fn align(
             let fitted = Similarity::fit(&detection.landmarks.0.map(on_grid), &alignment.points()?, weights)?;
             Some(AlignedFace(warp(picture, &fitted, width, height)))
         }
-        AlignmentEntry::Box { box_margin } => crop_box(picture, detection.bounding_box, *box_margin, width, height),
+        AlignmentEntry::Box { box_margin, square } => {
+            let face = detection.bounding_box;
+            let sides = if *square { [face.side(); 2] } else { [face.x2 - face.x1, face.y2 - face.y1] };
+            crop(picture, face.center(), sides.map(|side| side * (1.0 + box_margin)), (width, height))
+        }
     }
 }
 
@@ -149,24 +152,44 @@ fn bilinear(picture: &RgbImage, x: f64, y: f64) -> Rgb<u8> {
     Rgb(sums.map(|sum| (sum + 0.5).floor().clamp(0.0, 255.0) as u8))
 }
 
-/// The box, made square around its centre and widened by `margin` of its side (half of it on each edge), as far as it lies in the picture.
-fn crop_box(picture: &RgbImage, b: BoundingBox, margin: f32, width: u32, height: u32) -> Option<AlignedFace> {
-    let half = b.side() * (1.0 + margin) / 2.0;
-    let center = b.center();
-    let within = |value: f32, most: u32| value.round().clamp(0.0, most as f32) as u32;
-    let (x1, x2) = (within(center.x - half, picture.width()), within(center.x + half, picture.width()));
-    let (y1, y2) = (within(center.y - half, picture.height()), within(center.y + half, picture.height()));
-    if x2 <= x1 || y2 <= y1 {
-        return None;
-    }
-    let region = Region { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
-    let mut planes = Vec::new();
-    resize_to_planes(picture, region, width as usize, height as usize, &mut planes);
-    let plane = (width * height) as usize;
+/// What lies in the picture of a rectangle of these sides around `center`, scaled to `width` × `height`.
+///
+/// The edges are cut to whole pixels and the scaling is Pillow's bilinear one, as in facenet-pytorch's `extract_face`.
+fn crop(picture: &RgbImage, center: Point, sides: [f32; 2], (width, height): (u32, u32)) -> Option<AlignedFace> {
+    let span = |center: f32, side: f32, most: u32| {
+        let within = |edge: f32| edge.clamp(0.0, most as f32) as u32;
+        let (from, to) = (within(center - side / 2.0), within(center + side / 2.0));
+        (to > from && side.is_finite()).then_some((from, to - from))
+    };
+    let columns = triangle(span(center.x, sides[0], picture.width())?, width);
+    let rows = triangle(span(center.y, sides[1], picture.height())?, height);
+    let (first, last) = (rows.first()?.0, rows.iter().map(|(from, weights)| from + weights.len() as u32).max()?);
+    let sum = |(from, weights): &(u32, Vec<f64>), pixel: &dyn Fn(u32) -> Rgb<u8>| {
+        let taps = || weights.iter().zip(*from..).map(|(weight, at)| (weight, pixel(at)));
+        Rgb([0, 1, 2].map(|channel| (taps().map(|(w, p)| w * f64::from(p[channel])).sum::<f64>() + 0.5) as u8))
+    };
+    let narrowed = RgbImage::from_fn(width, last - first, |x, y| {
+        sum(&columns[x as usize], &|at| *picture.get_pixel(at, first + y))
+    });
     Some(AlignedFace(RgbImage::from_fn(width, height, |x, y| {
-        let index = (y * width + x) as usize;
-        Rgb([0, 1, 2].map(|channel| planes[channel * plane + index] as u8))
+        sum(&rows[y as usize], &|at| *narrowed.get_pixel(x, at - first))
     })))
+}
+
+/// For each of `target` pixels that the `count` pixels from `first` on are scaled to: the first source pixel that counts, and
+/// how much it and those after it count. A triangle as wide as two pixels of source or target, whichever are larger.
+fn triangle((first, count): (u32, u32), target: u32) -> Vec<(u32, Vec<f64>)> {
+    let ratio = f64::from(count) / f64::from(target);
+    let reach = ratio.max(1.0);
+    let one = |i: u32| {
+        let middle = (f64::from(i) + 0.5) * ratio;
+        let from = (middle - reach + 0.5).max(0.0) as u32;
+        let to = ((middle + reach + 0.5) as u32).min(count);
+        let weight = |at: u32| (1.0 - ((f64::from(at) + 0.5 - middle) / reach).abs()).max(0.0);
+        let total: f64 = (from..to).map(weight).sum();
+        (first + from, (from..to).map(|at| weight(at) / total).collect())
+    };
+    (0..target).map(one).collect()
 }
 
 /// How far the head is turned to a side or tilted up or down, 0 (straight) to 1 (profile): where the nose tip lies between
@@ -191,7 +214,7 @@ pub fn turn(landmarks: &Landmarks) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::geometry::BoundingBox, *};
     use proptest::prelude::*;
 
     const TEMPLATE: [Point; 5] = [
@@ -263,6 +286,49 @@ mod tests {
         let off = |x, y| (i32::from(face.get_pixel(x, y)[0]) - x as i32).abs();
         assert!((1..149).all(|i| off(i, 75) <= 1 && off(i, i) <= 1));
         assert_eq!(face.get_pixel(155, 75), &Rgb([0, 0, 0]));
+    }
+
+    fn cut_out(picture: &RgbImage, edges: [f32; 4], box_margin: f32, square: bool) -> Option<RgbImage> {
+        let [x1, y1, x2, y2] = edges;
+        let bounding_box = BoundingBox { x1, y1, x2, y2 };
+        let detection = Detection { bounding_box, score: 1.0, landmarks: Landmarks::default() };
+        align(picture, &detection, &AlignmentEntry::Box { box_margin, square }, (40, 40)).map(|AlignedFace(face)| face)
+    }
+
+    #[test]
+    fn a_box_is_made_square_or_stretched() {
+        // Columns are told apart by red, rows by green.
+        let picture = RgbImage::from_fn(200, 200, |x, y| Rgb([x as u8, y as u8, 0]));
+        // 40 wide, 80 high around (100, 100): square it reaches from 60 to 140 both ways, stretched from 80 to 120 across.
+        let square = cut_out(&picture, [80.0, 60.0, 120.0, 140.0], 0.0, true).unwrap();
+        let stretched = cut_out(&picture, [80.0, 60.0, 120.0, 140.0], 0.0, false).unwrap();
+        let wide = cut_out(&picture, [80.0, 60.0, 120.0, 140.0], 0.5, false).unwrap();
+        let corners = |face: &RgbImage| [face.get_pixel(0, 0), face.get_pixel(39, 39)].map(|p| [p[0], p[1]]);
+        assert_eq!(corners(&square), [[61, 61], [138, 138]]);
+        assert_eq!(corners(&stretched), [[80, 61], [119, 138]]);
+        assert_eq!(corners(&wide), [[70, 41], [129, 158]]);
+    }
+
+    #[test]
+    fn a_box_beyond_the_picture_is_cut_and_one_that_is_nowhere_is_no_face() {
+        let picture = RgbImage::from_pixel(100, 100, Rgb([9, 90, 200]));
+        let half = cut_out(&picture, [-50.0, -50.0, 50.0, 50.0], 0.2, false).unwrap();
+        assert!(half.pixels().all(|pixel| *pixel == Rgb([9, 90, 200])));
+        for nowhere in
+            [[-50.0, 0.0, -20.0, 30.0], [10.0, 10.0, 10.0, 10.0], [f32::NAN; 4], [0.0, 0.0, f32::INFINITY, 9.0]]
+        {
+            assert!(cut_out(&picture, nowhere, 0.1, false).is_none(), "{nowhere:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_triangles_weights_sum_to_1_and_stay_inside(first in 0u32..500, count in 1u32..400, target in 1u32..200) {
+            for (from, weights) in triangle((first, count), target) {
+                prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+                prop_assert!(from >= first && from + weights.len() as u32 <= first + count);
+            }
+        }
     }
 
     #[test]

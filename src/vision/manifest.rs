@@ -32,7 +32,7 @@ pub enum Role {
     Embedder,
 }
 
-/// How a quantized net is calculated.
+/// How a net is calculated.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -40,6 +40,8 @@ pub enum Precision {
     W8,
     /// 8-bit weights, 8-bit activations, integer arithmetic.
     Int8,
+    /// 32-bit floating-point weights and arithmetic: a net that was not quantized.
+    F32,
 }
 
 impl std::fmt::Display for Precision {
@@ -47,6 +49,7 @@ impl std::fmt::Display for Precision {
         f.write_str(match self {
             Precision::W8 => "w8",
             Precision::Int8 => "int8",
+            Precision::F32 => "f32",
         })
     }
 }
@@ -119,8 +122,17 @@ pub enum ChannelOrder {
 pub enum AlignmentEntry {
     /// The five landmarks are brought onto `points` (pixels of the net's input) by the similarity transform with the least weighted squares.
     FivePoints { points: [[f32; 2]; 5], weights: [f32; 5] },
-    /// The detector's box, made square and widened by `box_margin` of its side, is scaled to the input.
-    Box { box_margin: f32 },
+    /// The detector's box, widened by `box_margin` of its sides (half of it on each edge), is scaled to the input. It is made square
+    /// around its centre first, unless the net was trained on boxes stretched to its input (facenet-pytorch does that).
+    Box {
+        box_margin: f32,
+        #[serde(default = "squared")]
+        square: bool,
+    },
+}
+
+fn squared() -> bool {
+    true
 }
 
 /// A measured point: at this distance, this share of comparisons of different people is a (false) match.
@@ -146,6 +158,10 @@ pub enum ManifestError {
     UnknownEmbedder { path: PathBuf, name: String, known: String },
     #[error("{path}: net \"{net}\": {problem}")]
     Entry { path: PathBuf, net: String, problem: String },
+    #[error(
+        "embedder \"{net}\": no distances were measured for it, so there is none for a false-match rate; set recognition.max_distance (`facelatch eval` shows which distance gives which rate)"
+    )]
+    NoThresholds { net: String },
     #[error(
         "embedder \"{net}\": no distance was measured for a false-match rate of {wanted:e}, only from {least:e} to {most:e}; choose one in this range or set recognition.max_distance"
     )]
@@ -173,16 +189,27 @@ impl Manifest {
         files[1..].sort();
         let mut manifest = Manifest { dir: dir.to_owned(), nets: Vec::new() };
         for file in &files {
-            for net in read_entries(file)? {
-                check(&net)?;
-                if let Some(first) = manifest.nets.iter().find(|first| first.name == net.name) {
-                    let problem = format!("{} has a net of this name already", first.listed_in.display());
-                    return Err(entry_error(&net, problem));
-                }
-                manifest.nets.push(net);
-            }
+            let text =
+                fs::read_to_string(file).map_err(|source| ManifestError::Read { path: file.to_owned(), source })?;
+            manifest.add(file, &text)?;
         }
         Ok(manifest)
+    }
+
+    /// Takes in the text of one more file, `path`, of the manifest.
+    ///
+    /// # Errors
+    /// As [`Manifest::load`]; entries before the one complained about may have been taken in.
+    pub fn add(&mut self, path: &Path, text: &str) -> Result<(), ManifestError> {
+        for net in read_entries(path, text)? {
+            check(&net)?;
+            if let Some(first) = self.nets.iter().find(|first| first.name == net.name) {
+                let problem = format!("{} has a net of this name already", first.listed_in.display());
+                return Err(entry_error(&net, problem));
+            }
+            self.nets.push(net);
+        }
+        Ok(())
     }
 
     /// The shipped part of the manifest.
@@ -251,9 +278,8 @@ impl Manifest {
 }
 
 /// The entries of one file of the manifest, unchecked.
-fn read_entries(path: &Path) -> Result<Vec<NetEntry>, ManifestError> {
-    let text = fs::read_to_string(path).map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
-    let mut file: ManifestFile = toml::from_str(&text)
+fn read_entries(path: &Path, text: &str) -> Result<Vec<NetEntry>, ManifestError> {
+    let mut file: ManifestFile = toml::from_str(text)
         .map_err(|error| ManifestError::Parse { path: path.to_owned(), problem: error.to_string() })?;
     if file.version != 1 {
         let problem = format!("version {} is newer than this program, which knows version 1", file.version);
@@ -265,7 +291,7 @@ fn read_entries(path: &Path) -> Result<Vec<NetEntry>, ManifestError> {
 
 fn check(net: &NetEntry) -> Result<(), ManifestError> {
     if net.precisions.is_empty() {
-        return Err(entry_error(net, "precisions is empty; give [\"w8\"], [\"int8\"] or both".into()));
+        return Err(entry_error(net, "precisions is empty; give [\"w8\"], [\"int8\"], both, or [\"f32\"]".into()));
     }
     if net.input.iter().any(|side| !(12..=1024).contains(side)) {
         return Err(entry_error(
@@ -290,7 +316,7 @@ fn check(net: &NetEntry) -> Result<(), ManifestError> {
     let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
     let alignment_is_finite = match &net.alignment {
         None => return Err(entry_error(net, "an embedder needs alignment".into())),
-        Some(AlignmentEntry::Box { box_margin }) => box_margin.is_finite() && (0.0..=2.0).contains(box_margin),
+        Some(AlignmentEntry::Box { box_margin, .. }) => box_margin.is_finite() && (0.0..=2.0).contains(box_margin),
         Some(AlignmentEntry::FivePoints { points, weights }) => {
             points.iter().flatten().all(|v| v.is_finite()) && weights.iter().all(|w| w.is_finite() && *w > 0.0)
         }
@@ -325,8 +351,11 @@ impl NetEntry {
     /// The distance at which `fmr` of comparisons of different people match: interpolated in the measured table, linear in the logarithm of the rate.
     ///
     /// # Errors
-    /// The rate lies outside what was measured: nothing is guessed.
+    /// Nothing was measured, or the rate lies outside of it: nothing is guessed.
     pub fn distance_for(&self, fmr: f64) -> Result<f32, ManifestError> {
+        if self.thresholds.is_empty() {
+            return Err(ManifestError::NoThresholds { net: self.name.clone() });
+        }
         let segment = self.thresholds.windows(2).find(|pair| (pair[1].fmr..=pair[0].fmr).contains(&fmr));
         let Some([upper, lower]) = segment else {
             let rate = |threshold: Option<&Threshold>| threshold.map_or(f64::NAN, |t| t.fmr);
@@ -391,6 +420,15 @@ mod tests {
     }
 
     #[test]
+    fn without_a_measurement_a_distance_is_demanded() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = entry("dimension = 128\nalignment = { box_margin = 0.1, square = false }");
+        let manifest = manifest_in(dir.path(), &text).unwrap();
+        let error = manifest.embedder("a").unwrap().distance_for(1e-4).unwrap_err().to_string();
+        assert!(error.contains("\"a\"") && error.contains("set recognition.max_distance"), "{error}");
+    }
+
+    #[test]
     fn a_model_file_with_one_byte_changed_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let good = b"some network".to_vec();
@@ -444,6 +482,7 @@ mod tests {
         for changed in [
             entry(COMPLETE).replace("\"00\"", "\"01\""),
             entry(COMPLETE).replace("0.25", "0.2"),
+            entry(COMPLETE).replace("0.25", "0.25, square = false"),
             entry(&format!("{COMPLETE}\npixels = {{ order = \"bgr\", mean = 0.0, scale = 1.0 }}")),
             entry(&format!("{COMPLETE}\nlast_layer = {{ file = \"l.npy\", sha256 = \"02\" }}")),
         ] {

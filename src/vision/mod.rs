@@ -2,6 +2,7 @@
 
 pub mod align;
 pub mod embed;
+pub mod examine;
 pub mod frame;
 pub mod geometry;
 pub mod manifest;
@@ -41,7 +42,9 @@ pub enum VisionError {
     Net(#[from] NetError),
     #[error(transparent)]
     Embed(#[from] EmbedError),
-    #[error("embedder \"{net}\" cannot be run as {wanted}; the manifest offers {offered}")]
+    #[error(
+        "embedder \"{net}\" cannot be run as {wanted}; the manifest offers {offered}: set models.precision = \"auto\""
+    )]
     Precision { net: String, wanted: Precision, offered: String },
 }
 

@@ -53,6 +53,12 @@ impl NetFile {
         Ok(NetFile { name: name.to_owned(), model: Arc::new(model) })
     }
 
+    /// Whether the file holds quantized numbers. One that does not is calculated in 32-bit floating point only.
+    pub fn is_quantized(&self) -> bool {
+        let nodes = self.model.graph.iter().flat_map(|graph| &graph.node);
+        nodes.into_iter().any(|node| node.op_type.contains("QuantizeLinear") || node.op_type.starts_with("QLinear"))
+    }
+
     /// Optimises the net for one input of 3 × height × width. This takes from milliseconds (P-Net) to a second (the embedder on a small board).
     ///
     /// # Errors

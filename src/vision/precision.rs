@@ -6,8 +6,8 @@
 //! stands for is `(q − zero point) · scale`, so
 //!
 //! * `QLinearConv` becomes `Conv` with weights `w · scale_w` and bias `b · scale_x · scale_w`;
-//! * where its output's zero point is 0, numbers below zero could not be represented: the quantized net's rectifier
-//!   (the exporter relies on this rule and checks it), so a `Relu` follows;
+//! * where its output's zero point is the least number of its type (0 of unsigned ones), numbers below zero could not be
+//!   represented: the quantized net's rectifier (the exporter relies on this rule and checks it), so a `Relu` follows;
 //! * `QuantizeLinear` and `DequantizeLinear` of activations disappear.
 //!
 //! Operations on quantized tensors that only move or choose numbers (`MaxPool`, `Reshape`) stay as they are.
@@ -82,7 +82,8 @@ impl Rewrite {
         let input_scale = self.floats(input_scale)?[0];
         let weight_scales = self.floats(weight_scale)?;
         let weight_zeros = self.integers(weight_zero)?;
-        let rectified = self.integers(output_zero)?.iter().all(|zero| *zero == 0);
+        let least = if self.constant(output_zero)?.data_type == DataType::Int8 as i32 { -128 } else { 0 };
+        let rectified = self.integers(output_zero)?.iter().all(|zero| *zero == least);
         let quantized = self.constant(weights)?.clone();
         let values = self.integers(weights)?;
         let outputs = *quantized.dims.first().ok_or("a weight tensor has no dimensions")? as usize;
@@ -176,5 +177,51 @@ fn float_tensor(name: &str, dims: &[i64], values: impl Iterator<Item = f32>) -> 
         data_type: DataType::Float as i32,
         raw_data: values.flat_map(f32::to_le_bytes).collect(),
         ..TensorProto::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn integers(name: &str, data_type: DataType, values: &[i32]) -> TensorProto {
+        let dims = if values.len() == 1 { vec![] } else { vec![1, values.len() as i64, 1, 1] };
+        TensorProto {
+            name: name.into(),
+            dims,
+            data_type: data_type as i32,
+            int32_data: values.to_vec(),
+            ..TensorProto::default()
+        }
+    }
+
+    /// What a net of one quantized convolution becomes, given the type and zero point of its output.
+    fn operations(output: DataType, zero: i32) -> Vec<String> {
+        let names = ["x", "x_scale", "x_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"];
+        let node = NodeProto {
+            op_type: "QLinearConv".into(),
+            input: names.map(String::from).into(),
+            output: vec!["y".into()],
+            ..NodeProto::default()
+        };
+        let mut initializer = vec![
+            integers("x_zero", DataType::Uint8, &[0]),
+            integers("w", DataType::Int8, &[1, -2]),
+            integers("w_zero", DataType::Int8, &[0]),
+            integers("y_zero", output, &[zero]),
+        ];
+        initializer.extend(["x_scale", "w_scale", "y_scale"].map(|name| float_tensor(name, &[], [0.5f32].into_iter())));
+        let graph = GraphProto { node: vec![node], initializer, ..GraphProto::default() };
+        let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
+        to_float_arithmetic(&mut model).unwrap();
+        model.graph.unwrap().node.into_iter().map(|node| node.op_type).collect()
+    }
+
+    #[test]
+    fn a_rectifier_stands_where_negative_numbers_had_no_place() {
+        assert_eq!(operations(DataType::Uint8, 0), ["Conv", "Relu"]);
+        assert_eq!(operations(DataType::Uint8, 7), ["Conv"]);
+        assert_eq!(operations(DataType::Int8, -128), ["Conv", "Relu"]);
+        assert_eq!(operations(DataType::Int8, 0), ["Conv"], "zero lies in the middle of signed numbers");
     }
 }

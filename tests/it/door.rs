@@ -45,7 +45,7 @@ pub fn config(dir: &Path) -> Config {
     config
 }
 
-fn enroll(dir: &Path, file: &str, name: &str) {
+pub fn enroll(dir: &Path, file: &str, name: &str) {
     let to = dir.join("enroll").join(format!("{name}.png"));
     fs::copy(root().join("tests/data").join(file), &to).unwrap();
     // Dropped a minute ago: a start takes up at once what has long been written.

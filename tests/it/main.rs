@@ -4,6 +4,8 @@ mod architecture;
 mod commands;
 mod crash;
 mod door;
+mod facenet;
 mod golden;
 mod lfw;
+mod models;
 mod support;
