@@ -3,6 +3,7 @@
 pub mod align;
 pub mod embed;
 pub mod frame;
+pub mod fuse;
 pub mod geometry;
 pub mod manifest;
 pub mod mtcnn;

@@ -4,6 +4,7 @@ mod architecture;
 mod commands;
 mod crash;
 mod door;
+mod fusion;
 mod golden;
 mod lfw;
 mod support;
