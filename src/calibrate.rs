@@ -238,24 +238,23 @@ fn weakness(name: &str, own: &[&Picture], genuine: &[Likeness], limits: Limits) 
             "add pictures of other days and in other light, best taken by the door's own camera, until there are three or more",
         ));
     }
+    if far.is_empty() {
+        return found;
+    }
     // Of two pictures that are far apart nobody can say which is the bad one.
-    if own.len() == 2 && !far.is_empty() {
-        let (a, b) = (&own[0].path, &own[1].path);
+    if let [one, other] = own {
+        let (distance, limit) = (far[0].distance, limits.single);
         found.push(weakness(
-            format!("{a} and {b} are {:.2} apart, the limit is {:.2}", far[0].distance, limits.single),
+            format!("{} and {} are {distance:.3} apart, the limit is {limit:.3}", one.path, other.path),
             "add a third picture; if both show this person, it is known on either then",
         ));
         return found;
     }
-    found.extend(far.into_iter().map(|likeness| {
-        weakness(
-            format!(
-                "{} is {:.2} away from this person's other pictures, the limit is {:.2}",
-                likeness.picture, likeness.distance, limits.single
-            ),
-            "is it a good picture, and of this person? Take it away, or add more in which the person looks like that",
-        )
-    }));
+    let list: Vec<String> = far.iter().map(|far| format!("{} by {:.3}", far.picture, far.distance)).collect();
+    found.push(weakness(
+        format!("farther from this person's other pictures than the limit, {:.3}: {}", limits.single, list.join(", ")),
+        "are they good pictures, and of this person? Take them away, or add more in which the person looks like that",
+    ));
     found
 }
 
@@ -343,8 +342,13 @@ mod tests {
             of.join("; ")
         };
         assert_eq!(said("Ada"), "enrolled with one picture only");
-        assert!(said("Grace").starts_with("enrolled with 2 pictures only; Grace/0.jpg and Grace/1.jpg are 0.40 apart"));
-        assert!(said("Joan").starts_with("Joan/3.jpg is 0.5"), "{}", said("Joan"));
+        let grace = said("Grace");
+        assert!(grace.starts_with("enrolled with 2 pictures only; Grace/0.jpg and Grace/1.jpg are 0.39"), "{grace}");
+        let joan = said("Joan");
+        assert!(
+            joan.starts_with("farther") && joan.contains(": Joan/3.jpg by 0.5") && !joan.contains("0.jpg"),
+            "{joan}"
+        );
         assert_eq!(said("Mary"), "");
     }
 

@@ -38,7 +38,7 @@ const SMALLEST_SHARE: f32 = 1.0 / 16.0;
 
 /// Two looks at a track are of one face if different people are as near to each other as rarely as this: a stranger who takes a
 /// known person's place in front of the camera is not averaged with that person. Frames of people who walk towards the camera are
-/// nearer in 98 of 100 cases at 25, in 89 of 100 at 8 frames per second.
+/// nearer in 99 of 100 cases 40 ms apart, in 92 of 100 200 ms apart (`make fusion`).
 const SAME_FACE_RATE: f64 = 1e-4;
 
 /// Why the parts cannot be put together; nothing has been driven then.

@@ -53,7 +53,12 @@ fn paint(found: &Calibration, backend: SVGBackend<'_>) -> Result<(), Box<dyn std
         .draw_series(LineSeries::new([(found.limit, 0.0), (found.limit, highest)], BLACK.stroke_width(2)))?
         .label(format!("limit {:.3}", found.limit))
         .legend(|(x, y)| PathElement::new([(x, y), (x + 12, y)], BLACK.stroke_width(2)));
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()?;
     area.present()?;
     Ok(())
 }
