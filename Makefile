@@ -1,5 +1,5 @@
 # facelatch: `make help` lists what can be made.
-.PHONY: help deps build demo test lfw crash bench models facenet facenet-test lint deny clean
+.PHONY: help deps build demo test lfw fusion crash bench models facenet facenet-test lint deny clean
 
 CARGO ?= cargo
 
@@ -20,6 +20,9 @@ test: deps ## every test that needs no special machine
 
 lfw: deps ## accuracy and thresholds on Labeled Faces in the Wild, if it lies beside the checkout
 	FACELATCH_LFW=full $(CARGO) test --release --test it lfw -- --nocapture
+
+fusion: deps ## what fusing pictures and frames does to distances, measured; prints the thresholds of models.toml
+	FACELATCH_LFW=full $(CARGO) test --release --test it fusion -- --nocapture --test-threads 1
 
 crash: deps ## kill -9 during enrolment, 100 times
 	FACELATCH_CRASH_ROUNDS=100 $(CARGO) test --release --test it crash -- --nocapture

@@ -23,7 +23,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::store::Event;
+use crate::{calibrate::Calibration, store::Event};
 
 /// Longest JSON and longest picture of a message.
 const MOST_JSON: u32 = 16 << 20;
@@ -54,6 +54,8 @@ pub enum Request {
     Identify {
         picture: Vec<u8>,
     },
+    /// What the threshold means for the people enrolled.
+    Calibrate,
     /// Pulse the relay for somebody authorised.
     Open,
 }
@@ -82,6 +84,9 @@ pub enum Response {
     },
     Identified {
         faces: Vec<IdentifiedFace>,
+    },
+    Calibrated {
+        calibration: Box<Calibration>,
     },
     Opened,
     Failed {
@@ -116,6 +121,8 @@ pub struct IdentifiedFace {
     pub why_not: Option<String>,
     pub nearest: Option<String>,
     pub distance: Option<f32>,
+    /// The distance as of one picture against one, to which the daemon's limit applies: more where that person's pictures are averaged.
+    pub distance_as_single: Option<f32>,
     pub runner_up: Option<String>,
     pub runner_up_distance: Option<f32>,
 }

@@ -34,10 +34,7 @@ use crate::{
     store::EventKind,
     telemetry::{self, ServiceManager, printable},
     vision::{
-        Vision, VisionError,
-        frame::Frame,
-        quality::QualityLimits,
-        track::{TrackId, Tracker},
+        Vision, VisionError, embed::EmbedError, frame::Frame, fuse::Fuser, quality::QualityLimits, track::Tracker,
     },
 };
 
@@ -60,6 +57,9 @@ pub enum RunError {
     Control(#[from] ControlError),
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
+    /// Two people are nearer to each other than a match may be far, see [`Services::confusable`].
+    #[error("in unlock mode this must not be: {0}")]
+    Confusable(String),
     /// A part ended that never should; the relay is inactive, and the service manager starts everything anew.
     #[error("the {0} ended unexpectedly; the log above says why")]
     Died(&'static str),
@@ -79,7 +79,7 @@ pub struct Signals {
 /// # Errors
 /// Something needed is missing or in use, or a part died. The relay is inactive on every return.
 pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
-    let mut running = Running::start(config, None, signals)?;
+    let mut running = Running::start(config, None, signals, Confusable::Refused)?;
     loop {
         let ended = running.serve(signals);
         let old = running.services.config.clone();
@@ -87,11 +87,11 @@ pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
         match ended {
             Ok(Ended::Reload(new)) => {
                 let kept = running.stop();
-                running = match Running::start(*new, Some(&kept), signals) {
+                running = match Running::start(*new, Some(&kept), signals, Confusable::Refused) {
                     Ok(running) => running,
                     Err(error) => {
                         log::error!("the new configuration does not start, the old one stays in force: {error}");
-                        Running::start(old, Some(&kept), signals)?
+                        Running::start(old, Some(&kept), signals, Confusable::Borne)?
                     }
                 };
             }
@@ -115,6 +115,14 @@ enum Ended {
     Reload(Box<Config>),
 }
 
+/// What becomes of a start in unlock mode when two people are so near to each other that one may be taken for the other.
+#[derive(Clone, Copy, PartialEq)]
+enum Confusable {
+    Refused,
+    /// It was so before a reload that failed: the door stays what it was, and somebody who is told can mend it.
+    Borne,
+}
+
 /// Everything that works while a configuration is in force. Dropping it locks first, then ends the rest.
 struct Running {
     // In this order they are dropped.
@@ -128,7 +136,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: Config, kept: Option<&Kept>, signals: &Signals) -> Result<Running, RunError> {
+    fn start(
+        config: Config,
+        kept: Option<&Kept>,
+        signals: &Signals,
+        confusable: Confusable,
+    ) -> Result<Running, RunError> {
         telemetry::init_logging(&config.log.level);
         let mode = if config.mode == Mode::Unlock { "unlock" } else { "attendance" };
         log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
@@ -139,6 +152,10 @@ impl Running {
         let (services, changes) = Services::open_keeping(config, kept, go_on)?;
         services.set_running(latch.handle(), relay);
         tell_start(&services);
+        let unlock = services.config.mode == Mode::Unlock;
+        if let Some(problem) = services.confusable().filter(|_| unlock && confusable == Confusable::Refused) {
+            return Err(RunError::Confusable(problem));
+        }
         if changes.unsettled {
             log::info!("the enroll folder is not all read yet; that goes on beside");
         }
@@ -277,18 +294,11 @@ fn tell_start(services: &Services) {
         log::warn!("{note}");
     }
     let (config, rules, roster) = (&services.config, &services.rules, services.roster());
-    let stands_for = match config.recognition.max_distance {
-        Some(_) => "set by recognition.max_distance".to_owned(),
-        None => format!(
-            "at which 1 in {:.0} looks at a stranger matches one person",
-            1.0 / config.recognition.false_match_rate.0
-        ),
-    };
     log::info!(
-        "embedder {} calculated as {}; a match is nearer than {:.3}, {stands_for}; {} of {} frames must agree",
+        "embedder {} calculated as {}; {}; {} of {} frames must agree",
         config.models.embedder,
         services.precision,
-        rules.max_distance,
+        roster.threshold,
         rules.confirm,
         rules.window
     );
@@ -329,6 +339,7 @@ impl Door {
         let sight = Sight {
             vision: services.vision(),
             tracker: Tracker::new(services.rules.visit_gap),
+            fuser: Fuser::new(services.fuse_rules()),
             limits: services.quality_limits(),
             rotate: services.config.camera.rotate,
         };
@@ -415,8 +426,8 @@ impl Door {
     /// The last visits of a folder that was played to its end are decided too: time goes on until everybody has left, and the relay with them.
     fn finish(&mut self) {
         let later = Instant::now() + self.services.rules.visit_gap;
-        let verdict = self.policy.judge(&[], later, later);
         let roster = self.services.roster();
+        let verdict = self.policy.judge(&[], roster.threshold.limits, later, later);
         verdict.denials.iter().for_each(|denial| self.deny(denial, &roster));
         while self.latch.relay_active() {
             std::thread::sleep(Duration::from_millis(10));
@@ -447,7 +458,7 @@ impl Door {
     }
 
     fn judge(&mut self, observations: &[Observation], captured_at: Instant, roster: &Roster) {
-        let verdict = self.policy.judge(observations, captured_at, Instant::now());
+        let verdict = self.policy.judge(observations, roster.threshold.limits, captured_at, Instant::now());
         for (track, decision) in &verdict.decisions {
             log::debug!("face {}: {decision:?}", track.0);
         }
@@ -485,7 +496,7 @@ impl Door {
             "{name} {}: distance {:.2} (limit {:.2}), {} frames in {since_first:.1?}, {} {latency:.0?} after the last",
             if pulsed { "let in" } else { "counted in" },
             grant.distance,
-            self.services.rules.max_distance,
+            grant.limit,
             grant.frames,
             if pulsed { "relay" } else { "signal" },
         );
@@ -542,12 +553,8 @@ impl Door {
             Reason::SeveralFaces(count) => (format!("{count} faces in view"), None),
             Reason::NobodyEnrolled => ("nobody is enrolled".into(), None),
             Reason::NotGoodEnough(flaw) => (flaw.to_string(), None),
-            Reason::Unknown(person, distance) => (
-                format!(
-                    "not in the database, nearest {} at {distance:.2} (limit {:.2})",
-                    roster.name(person),
-                    rules.max_distance
-                ),
+            Reason::Unknown(person, distance, limit) => (
+                format!("not in the database, nearest {} at {distance:.2} (limit {limit:.2})", roster.name(person)),
                 Some((person, distance)),
             ),
             Reason::Ambiguous((person, distance), (next, farther)) => (
@@ -610,6 +617,7 @@ impl Door {
 struct Sight {
     vision: Vision,
     tracker: Tracker,
+    fuser: Fuser,
     limits: QualityLimits,
     rotate: u32,
 }
@@ -624,17 +632,22 @@ impl Sight {
         let picture = self.upright(frame.rgb().map_err(SightError::Frame)?);
         let detections = self.vision.detect(&picture).map_err(SightError::Vision)?;
         let tracks = self.tracker.assign(&detections, frame.captured_at);
-        let observe = |(detection, track): (&crate::vision::geometry::Detection, TrackId)| {
+        let mut observations = Vec::with_capacity(detections.len());
+        for (detection, track) in detections.iter().zip(tracks) {
             // Degenerate landmarks: there is nothing to align, and nothing to say about it.
-            let (quality, aligned) = self.vision.look(&picture, detection)?;
+            let Some((quality, aligned)) = self.vision.look(&picture, detection) else { continue };
             let sighting = match quality.check(&self.limits) {
-                Err(flaw) => Ok(Err(flaw)),
-                Ok(()) => self.vision.embedder().embed(&aligned).map(|probe| Ok(roster.gallery.search(&probe))),
+                Err(flaw) => Err(flaw),
+                Ok(()) => {
+                    let look = self.vision.embedder().embed(&aligned).map_err(|e| SightError::Vision(e.into()))?;
+                    let probe = self.fuser.add(track, look, frame.captured_at);
+                    let probe = probe.map_err(|e| SightError::Vision(EmbedError::from(e).into()))?;
+                    Ok(roster.gallery.search_fused(&probe))
+                }
             };
-            Some(sighting.map(|sighting| Observation { track, sighting }))
-        };
-        let observations: Result<Vec<_>, _> = detections.iter().zip(tracks).filter_map(observe).collect();
-        observations.map_err(|error| SightError::Vision(error.into()))
+            observations.push(Observation { track, sighting });
+        }
+        Ok(observations)
     }
 
     fn upright(&self, picture: RgbImage) -> RgbImage {

@@ -1,11 +1,14 @@
 //! The templates of the people known, and the search for the nearest person. No threshold lives here.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::BTreeMap, fmt};
 
 use ndarray::{Array2, ArrayView1, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::vision::embed::{Embedding, ModelId};
+use crate::vision::{
+    embed::{Embedding, ModelId},
+    fuse::{Probe, fused},
+};
 
 /// A person's number in the store. It stays when the person is renamed, and is not given again when the person is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct Match {
     pub person: PersonId,
     /// Distance of the probe to that person, 0 to 2.
     pub distance: f32,
+    /// How much was averaged out: the mean square of the distances from the person's pictures to their mean, and that of a fused
+    /// probe's looks to theirs, added up. 0 where one picture is compared with one.
+    pub spread: f32,
     /// The nearest of all other people, if there is one.
     pub runner_up: Option<(PersonId, f32)>,
 }
@@ -52,6 +58,8 @@ pub struct Gallery {
     owners: Vec<PersonId>,
     /// [rows, dimension]
     rows: Array2<f32>,
+    /// Of each row; 0 where it is one picture.
+    spreads: Vec<f32>,
     templates: usize,
 }
 
@@ -61,17 +69,19 @@ impl Gallery {
         let usable = || templates.iter().filter(|template| template.embedding.model() == model);
         let dimension = usable().next().map_or(0, |template| template.embedding.values().len());
         let fitting = || usable().filter(|template| template.embedding.values().len() == dimension);
-        let lines: Vec<(PersonId, Vec<f32>)> = match fusion {
-            TemplateFusion::Best => fitting().map(|t| (t.person, t.embedding.values().to_vec())).collect(),
-            TemplateFusion::Mean => means(fitting(), model),
+        let lines: Vec<(PersonId, Embedding, f32)> = match fusion {
+            TemplateFusion::Best => fitting().map(|t| (t.person, t.embedding.clone(), 0.0)).collect(),
+            TemplateFusion::Mean => means(fitting()),
         };
         let mut rows = Array2::zeros((0, dimension));
-        let mut owners = Vec::with_capacity(lines.len());
-        for (person, values) in lines {
-            rows.push_row(ArrayView1::from(&values)).expect("every line has the gallery's dimension, filtered above");
+        let (mut owners, mut spreads) = (Vec::with_capacity(lines.len()), Vec::with_capacity(lines.len()));
+        for (person, embedding, spread) in lines {
+            let row = ArrayView1::from(embedding.values());
+            rows.push_row(row).expect("every line has the gallery's dimension, filtered above");
             owners.push(person);
+            spreads.push(spread);
         }
-        Gallery { model, owners, rows, templates: fitting().count() }
+        Gallery { model, owners, rows, spreads, templates: fitting().count() }
     }
 
     pub fn model(&self) -> ModelId {
@@ -85,9 +95,28 @@ impl Gallery {
         owners.len()
     }
 
+    /// What a probe is compared with: one mean per person, or every picture. A stranger has that many chances.
+    pub fn comparisons(&self) -> usize {
+        self.owners.len()
+    }
+
     /// Templates that can be matched.
     pub fn templates(&self) -> usize {
         self.templates
+    }
+
+    /// What a probe is compared with, row by row: whose, the embedding, its spread.
+    pub fn rows(&self) -> impl Iterator<Item = (PersonId, &[f32], f32)> + Clone {
+        let rows = self.rows.rows().into_iter();
+        rows.zip(&self.owners).zip(&self.spreads).map(|((row, &person), &spread)| {
+            (person, row.to_slice().expect("rows were pushed one by one, each contiguous"), spread)
+        })
+    }
+
+    /// As [`Gallery::search`], for a fused probe.
+    pub fn search_fused(&self, probe: &Probe) -> Option<Match> {
+        let matched = self.search(&probe.embedding)?;
+        Some(Match { spread: matched.spread + probe.spread, ..matched })
     }
 
     /// The person nearest to the probe and the next nearest other person. None when nobody is enrolled or the probe is of another model.
@@ -119,25 +148,21 @@ impl Gallery {
         nearest.map(|(row, _)| Match {
             person: self.owners[row],
             distance: distance(row),
+            spread: self.spreads[row],
             runner_up: runner_up.map(|(row, _)| (self.owners[row], distance(row))),
         })
     }
 }
 
-/// Unit-length means, one line per person in the order of their numbers. Templates that cancel each other out have no mean
-/// direction; such a person, whom no real pictures make, is left out.
-fn means<'a>(templates: impl Iterator<Item = &'a Template>, model: ModelId) -> Vec<(PersonId, Vec<f32>)> {
-    let mut sums: HashMap<PersonId, Vec<f32>> = HashMap::new();
+/// Unit-length means with their spread, one line per person in the order of their numbers. Templates that cancel each other out have
+/// no mean direction; such a person, whom no real pictures make, is left out.
+fn means<'a>(templates: impl Iterator<Item = &'a Template>) -> Vec<(PersonId, Embedding, f32)> {
+    let mut people: BTreeMap<PersonId, Vec<&Embedding>> = BTreeMap::new();
     for template in templates {
-        let sum = sums.entry(template.person).or_insert_with(|| vec![0.0; template.embedding.values().len()]);
-        sum.iter_mut().zip(template.embedding.values()).for_each(|(sum, value)| *sum += value);
+        people.entry(template.person).or_default().push(&template.embedding);
     }
-    let mut people: Vec<_> = sums.into_iter().collect();
-    people.sort_unstable_by_key(|(person, _)| *person);
-    people
-        .into_iter()
-        .filter_map(|(person, sum)| Embedding::new(sum, model).ok().map(|mean| (person, mean.values().to_vec())))
-        .collect()
+    let line = |(person, embeddings)| fused(embeddings).ok().map(|(mean, spread)| (person, mean, spread));
+    people.into_iter().filter_map(line).collect()
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@
 //! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
 //! | [`store`] | people and events on disk |
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
+//! | [`threshold`] | from the false-match rate wanted to the distance of a match |
+//! | [`calibrate`] | what the threshold means for the people who are enrolled |
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
 //! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
@@ -30,6 +32,7 @@
 //! | [`telemetry`] | logging and counters |
 #![forbid(unsafe_code)]
 
+pub mod calibrate;
 pub mod camera;
 pub mod cli;
 pub mod config;
@@ -43,4 +46,5 @@ pub mod policy;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod threshold;
 pub mod vision;

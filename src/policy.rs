@@ -1,7 +1,8 @@
 //! The only place that decides to open: a pure function of what was seen and of the time passed in.
 //!
-//! Evidence is gathered per followed face (track). A face opens when the same person was its match in k of its last n usable
-//! frames, each of them near enough, clear of the runner-up and young enough. From then on the person's *visit* lasts
+//! Evidence is gathered per followed face (track). Each usable frame brings a probe, fused of the last looks at that face, and speaks
+//! for the person nearest to it. A face opens when k of its last n usable frames spoke for the same person, each of them near
+//! enough, clear of the runner-up and young enough. From then on the person's *visit* lasts
 //! until none of that person's faces was seen for `visit_gap`: one visit, one pulse. A face that stays unknown is denied once.
 
 use std::{
@@ -14,11 +15,31 @@ use crate::{
     vision::{quality::Flaw, track::TrackId},
 };
 
-/// What a decision has to satisfy.
+/// The largest distance of a match. It depends on who is enrolled, so it comes with each frame and not with the rules.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// One picture against one, in (0, 2).
+    pub single: f32,
+    /// By how much its square falls with the spread of the pictures that were averaged, 0 to 1 (see `vision/manifest.rs`).
+    pub shrink: f32,
+}
+
+impl Limits {
+    /// The limit for a match with this [`Match::spread`]; 0, which nothing reaches but the picture itself, for a spread that is not a number.
+    pub fn at(&self, spread: f32) -> f32 {
+        (self.single * self.single - self.shrink * spread).max(0.0).sqrt()
+    }
+
+    /// The distance of one picture against one that is as far within (or beyond) its limit as this distance with this spread is
+    /// within its own: what lies on one scale can be compared.
+    pub fn as_single(&self, distance: f32, spread: f32) -> f32 {
+        (distance * distance + self.shrink * spread).sqrt()
+    }
+}
+
+/// What a decision has to satisfy besides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
-    /// Largest distance of a match, in (0, 2).
-    pub max_distance: f32,
     /// How much farther away the runner-up must be.
     pub margin: f32,
     /// k: frames that must agree ...
@@ -38,7 +59,7 @@ pub struct Rules {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Observation {
     pub track: TrackId,
-    /// The gallery's answer, or why the face was not good enough to ask. None: nobody is enrolled.
+    /// The gallery's answer to the probe fused up to this frame, or why the face was not good enough to ask. None: nobody is enrolled.
     pub sighting: Result<Option<Match>, Flaw>,
 }
 
@@ -53,8 +74,9 @@ pub enum Decision {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grant {
     pub person: PersonId,
-    /// Distance in the deciding frame.
+    /// Distance of the deciding frame's probe, and how large it might have been.
     pub distance: f32,
+    pub limit: f32,
     /// Frames of this face that were looked at, from the first to the deciding one.
     pub frames: u32,
     /// When the first usable frame of this face was captured.
@@ -69,8 +91,8 @@ pub enum Reason {
     SeveralFaces(usize),
     NobodyEnrolled,
     NotGoodEnough(Flaw),
-    /// Nearest person and distance.
-    Unknown(PersonId, f32),
+    /// Nearest person and distance, and the limit it exceeds.
+    Unknown(PersonId, f32, f32),
     /// Too near to call: nearest and runner-up with their distances.
     Ambiguous((PersonId, f32), (PersonId, f32)),
     /// Agreeing frames so far.
@@ -146,8 +168,15 @@ impl Policy {
         &self.rules
     }
 
-    /// Judges one frame's faces. `captured_at` is the frame's moment, `now` the present one; an empty list is a frame without faces.
-    pub fn judge(&mut self, observations: &[Observation], captured_at: Instant, now: Instant) -> Verdict {
+    /// Judges one frame's faces by the limits of the gallery they were looked for in. `captured_at` is the frame's moment, `now` the
+    /// present one; an empty list is a frame without faces.
+    pub fn judge(
+        &mut self,
+        observations: &[Observation],
+        limits: Limits,
+        captured_at: Instant,
+        now: Instant,
+    ) -> Verdict {
         let stale = now.saturating_duration_since(captured_at) > self.rules.max_decision_age;
         for observation in observations {
             self.keep_visit_alive(observation.track, captured_at);
@@ -157,7 +186,7 @@ impl Policy {
         for observation in observations {
             let decision = match stale {
                 true => Decision::Stay(Reason::Stale),
-                false => self.judge_face(observation, observations.len(), captured_at),
+                false => self.judge_face(observation, observations.len(), limits, captured_at),
             };
             let denial = self.remember(observation, &decision, captured_at);
             verdict.decisions.push((observation.track, decision));
@@ -174,7 +203,13 @@ impl Policy {
         }
     }
 
-    fn judge_face(&mut self, observation: &Observation, faces_in_view: usize, captured_at: Instant) -> Decision {
+    fn judge_face(
+        &mut self,
+        observation: &Observation,
+        faces_in_view: usize,
+        limits: Limits,
+        captured_at: Instant,
+    ) -> Decision {
         let matched = match observation.sighting {
             Err(flaw) => return Decision::Stay(Reason::NotGoodEnough(flaw)),
             Ok(matched) => matched,
@@ -182,13 +217,14 @@ impl Policy {
         let vote = if self.rules.refuse_several_faces && faces_in_view > 1 {
             Err(Reason::SeveralFaces(faces_in_view))
         } else {
-            self.person_of(matched)
+            self.person_of(matched, limits)
         };
-        let agreeing = self.count_vote(observation.track, vote.ok(), captured_at);
-        let person = match vote {
+        let agreeing = self.count_vote(observation.track, vote.ok().map(|matched| matched.person), captured_at);
+        let matched = match vote {
             Err(reason) => return Decision::Stay(reason),
-            Ok(person) => person,
+            Ok(matched) => matched,
         };
+        let person = matched.person;
         if let Some(visit) = self.visits.get_mut(&person) {
             visit.last_seen = visit.last_seen.max(captured_at);
             if !visit.tracks.contains(&observation.track) {
@@ -202,19 +238,21 @@ impl Policy {
         if self.last_grant.is_some_and(|last| captured_at.saturating_duration_since(last) < self.rules.cooldown) {
             return Decision::Stay(Reason::Cooldown(person));
         }
-        self.grant(observation.track, person, matched, captured_at)
+        self.grant(observation.track, matched, limits, captured_at)
     }
 
-    /// Whom this single frame speaks for. A distance that is not a number speaks for nobody.
-    fn person_of(&self, matched: Option<Match>) -> Result<PersonId, Reason> {
-        let Match { person, distance, runner_up } = matched.ok_or(Reason::NobodyEnrolled)?;
-        let near = distance <= self.rules.max_distance;
+    /// The match, if this frame speaks for somebody. A distance or spread that is not a number speaks for nobody.
+    fn person_of(&self, matched: Option<Match>, limits: Limits) -> Result<Match, Reason> {
+        let matched = matched.ok_or(Reason::NobodyEnrolled)?;
+        let Match { person, distance, spread, runner_up } = matched;
+        let limit = limits.at(spread);
+        let near = distance <= limit;
         if !near {
-            return Err(Reason::Unknown(person, distance));
+            return Err(Reason::Unknown(person, distance, limit));
         }
         match runner_up {
-            None => Ok(person),
-            Some((_, next)) if next - distance >= self.rules.margin => Ok(person),
+            None => Ok(matched),
+            Some((_, next)) if next - distance >= self.rules.margin => Ok(matched),
             Some(next) => Err(Reason::Ambiguous((person, distance), next)),
         }
     }
@@ -234,13 +272,13 @@ impl Policy {
         face.votes.iter().filter(|earlier| vote.is_some() && **earlier == vote).count()
     }
 
-    fn grant(&mut self, track: TrackId, person: PersonId, matched: Option<Match>, at: Instant) -> Decision {
+    fn grant(&mut self, track: TrackId, matched: Match, limits: Limits, at: Instant) -> Decision {
+        let Match { person, distance, spread, .. } = matched;
         self.last_grant = Some(at);
         self.visits.insert(person, Visit { tracks: vec![track], last_seen: at });
         let (frames, first_usable) =
             self.faces.get(&track).map_or((1, at), |face| (face.frames + 1, face.first_usable));
-        let distance = matched.map_or(f32::NAN, |matched| matched.distance);
-        Decision::Open(Grant { person, distance, frames, first_usable })
+        Decision::Open(Grant { person, distance, limit: limits.at(spread), frames, first_usable })
     }
 
     /// Notes the frame; the denial, if this face's whole window has spoken for nobody.

@@ -70,7 +70,10 @@ def manifest(hashes, thresholds):
         f"alignment = {{ points = {template}, weights = {weights} }}",
         f"# {thresholds['measured']}",
         "thresholds = [",
-        *(f"    {{ fmr = {fmr}, distance = {distance} }}," for fmr, distance in thresholds["table"]),
+        *(
+            f"    {{ fmr = {fmr}, distance = {distance}, shrink = {shrink} }},"
+            for fmr, distance, shrink in thresholds["table"]
+        ),
         "]",
     ]
     return "\n".join(lines) + "\n"

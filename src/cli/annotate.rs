@@ -111,6 +111,7 @@ mod tests {
             why_not: None,
             nearest: Some("Ada".into()),
             distance: Some(0.2),
+            distance_as_single: Some(0.22),
             runner_up: None,
             runner_up_distance: None,
         }

@@ -86,6 +86,19 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         annotate: Option<PathBuf>,
     },
+    /// Say what the threshold means for the people enrolled, and what to better.
+    ///
+    /// Compares each picture with the person's other pictures and with everybody else: who is at risk of being taken for whom, who
+    /// is enrolled too weakly and how to mend it, and which threshold that allows. Ends with 1 when the threshold in force is
+    /// looser than that.
+    Calibrate {
+        /// A folder with pictures of people who are not enrolled, of any number and names: how near do they come?
+        #[arg(long, value_name = "DIR")]
+        strangers: Option<PathBuf>,
+        /// Draw the distances and the threshold into this file.
+        #[arg(long, value_name = "FILE.svg")]
+        plot: Option<PathBuf>,
+    },
     /// List what happened.
     Events {
         /// Only from this moment on: a duration (2h, 7d) or a local time (2026-11-01, "2026-11-01 08:00").

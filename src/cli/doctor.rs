@@ -18,6 +18,7 @@ use crate::{
     gpio,
     store::Store,
     telemetry::printable,
+    threshold::Threshold,
     vision::manifest::Manifest,
 };
 
@@ -196,21 +197,25 @@ fn models(config: &Config) -> Vec<Check> {
         net.last_layer.as_ref().map_or(Ok(()), |layer| manifest.read_layer(layer).map(drop))
     });
     let verified: Result<Vec<()>, _> = whole.collect();
-    let embedder = manifest.embedder(&config.models.embedder).and_then(|net| match config.recognition.max_distance {
-        Some(distance) => Ok(distance),
-        None => net.distance_for(config.recognition.false_match_rate.0),
+    let embedder = manifest.embedder(&config.models.embedder).map_err(|error| error.to_string()).and_then(|net| {
+        // With nobody enrolled; how many there are only the store knows, which the running daemon holds.
+        Threshold::choose(net, &config.recognition, 0).map_err(|error| error.to_string())
     });
     vec![match (verified, embedder) {
-        (Ok(nets), Ok(distance)) => ok(
+        (Ok(nets), Ok(threshold)) => ok(
             "models",
             format!(
-                "{} nets verified in {}; embedder {}, a match is nearer than {distance:.3}",
+                "{} nets verified in {}; embedder {}, a match is nearer than {:.3}, and the nearer the more are enrolled",
                 nets.len(),
                 config.models.dir.display(),
-                config.models.embedder
+                config.models.embedder,
+                threshold.limits.single
             ),
         ),
-        (Err(error), _) | (_, Err(error)) => check("models", Verdict::Fail, error.to_string(), REMEDY),
+        (Err(error), _) => check("models", Verdict::Fail, error.to_string(), REMEDY),
+        (_, Err(error)) => {
+            check("models", Verdict::Fail, error, "correct recognition.false_match_rate or models.embedder")
+        }
     }]
 }
 

@@ -2,8 +2,10 @@
 
 mod annotate;
 pub mod arguments;
+mod calibrate;
 mod demo;
 mod doctor;
+mod histogram;
 mod models;
 mod print;
 
@@ -75,6 +77,7 @@ impl CommandError {
                 RunError::Start(error) => start_code(error),
                 RunError::Gpio(error) => gpio_code(error),
                 RunError::Control(error) => control_code(error),
+                RunError::Confusable(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
             },
             CommandError::Lock(LockError::Config(_)) => exit::CONFIG,
@@ -105,7 +108,7 @@ fn start_code(error: &StartError) -> u8 {
     match error {
         StartError::Manifest(error) | StartError::Vision(VisionError::Manifest(error)) => manifest_code(error),
         StartError::Vision(VisionError::Embed(EmbedError::Manifest(error))) => manifest_code(error),
-        StartError::Vision(VisionError::Precision { .. }) => exit::CONFIG,
+        StartError::Vision(VisionError::Precision { .. }) | StartError::Threshold(_) => exit::CONFIG,
         StartError::Vision(_) => exit::IO,
         StartError::Store(error) | StartError::Enroll(EnrollError::Store(error)) => match error {
             StoreError::InUse { .. } => exit::UNAVAILABLE,
@@ -180,6 +183,9 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
             print::enrolled(&ask(config, &request)?, json)
         }
         Command::Identify { picture, annotate } => identify(config()?, picture, annotate.as_deref(), json),
+        Command::Calibrate { strangers, plot } => {
+            calibrate::run(config()?, strangers.as_deref(), plot.as_deref(), json)
+        }
         Command::Events { since, limit, follow } => events(config()?, since.as_deref(), *limit, *follow, json),
     }
 }
@@ -209,16 +215,31 @@ fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
     fs::read(path).map_err(|source| CommandError::File { path: path.to_owned(), source })
 }
 
-/// Asks the running daemon, or the store itself when none runs.
-fn ask(config: Config, request: &Request) -> Result<Response, CommandError> {
-    match ControlClient::connect(&config.control.socket) {
-        Ok(mut client) => understood(client.ask(request)?),
-        Err(ControlError::NobodyThere { .. }) => {
-            let (services, _) = Services::open(config)?;
-            understood(services.answer(request.clone(), "the command line"))
+/// Whoever answers: the running daemon, or the store itself when none runs.
+enum Answerer {
+    Daemon(PathBuf),
+    Store(Arc<Services>),
+}
+
+impl Answerer {
+    fn find(config: Config) -> Result<Answerer, CommandError> {
+        match ControlClient::connect(&config.control.socket) {
+            Ok(_) => Ok(Answerer::Daemon(config.control.socket)),
+            Err(ControlError::NobodyThere { .. }) => Ok(Answerer::Store(Services::open(config)?.0)),
+            Err(error) => Err(error.into()),
         }
-        Err(error) => Err(error.into()),
     }
+
+    fn ask(&self, request: &Request) -> Result<Response, CommandError> {
+        understood(match self {
+            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(request)?,
+            Answerer::Store(services) => services.answer(request.clone(), "the command line"),
+        })
+    }
+}
+
+fn ask(config: Config, request: &Request) -> Result<Response, CommandError> {
+    Answerer::find(config)?.ask(request)
 }
 
 fn ask_daemon(config: &Config, request: &Request) -> Result<Response, CommandError> {

@@ -28,7 +28,7 @@ pub(super) fn emit_json(value: &Value) -> bool {
 }
 
 /// An answer of another kind than the question: command and daemon are of different versions.
-fn unexpected<T>(response: &Response) -> Result<T, CommandError> {
+pub(super) fn unexpected<T>(response: &Response) -> Result<T, CommandError> {
     Err(CommandError::Answer { problem: format!("unexpected answer {response:?}"), exit_code: exit::INTERNAL })
 }
 
@@ -111,7 +111,10 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
         ("camera", format!("{}{camera}", if *camera_ok { "" } else { "NOT READY: " })),
         ("relay", format!("{relay}, {}", if *relay_active { "ACTIVE" } else { "inactive" })),
         ("embedder", format!("{} as {}", status.model, status.precision)),
-        ("match", format!("nearer than {:.3} (false-match rate {:e})", status.max_distance, status.false_match_rate)),
+        (
+            "match",
+            format!("nearer than {:.3} (false-match rate {:e} a visit)", status.max_distance, status.false_match_rate),
+        ),
         ("people", format!("{} with {} pictures", status.people, status.templates)),
         (
             "counted",

@@ -67,7 +67,7 @@ impl Default for DetectionConfig {
 impl Default for RecognitionConfig {
     fn default() -> Self {
         RecognitionConfig {
-            false_match_rate: FalseMatchRate(1e-4),
+            false_match_rate: FalseMatchRate(1e-3),
             max_distance: None,
             margin: 0.05,
             confirm: 3,

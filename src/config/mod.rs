@@ -126,7 +126,7 @@ pub struct DetectionConfig {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecognitionConfig {
-    /// How often a stranger may be taken for somebody, per comparison: "1/10000" or a number in (0, 0.01].
+    /// How often a stranger's visit may be taken for somebody, whoever is enrolled: "1/1000" or a number in (0, 0.01].
     pub false_match_rate: FalseMatchRate,
     /// Overrides the distance that the manifest gives for `false_match_rate`, in (0, 2).
     pub max_distance: Option<f32>,

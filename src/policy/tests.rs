@@ -6,9 +6,10 @@ const GRACE: PersonId = PersonId(2);
 const FRAME: Duration = Duration::from_millis(100);
 const FLAW: Flaw = Flaw::TooSmall { px: 43.0, needs: 80.0 };
 
+const LIMITS: Limits = Limits { single: 0.35, shrink: 0.6 };
+
 fn rules() -> Rules {
     Rules {
-        max_distance: 0.35,
         margin: 0.05,
         confirm: 3,
         window: 5,
@@ -21,7 +22,7 @@ fn rules() -> Rules {
 
 fn seen(track: u64, person: PersonId, distance: f32) -> Observation {
     let runner_up = Some((if person == ADA { GRACE } else { ADA }, distance + 0.3));
-    Observation { track: TrackId(track), sighting: Ok(Some(Match { person, distance, runner_up })) }
+    Observation { track: TrackId(track), sighting: Ok(Some(Match { person, distance, spread: 0.0, runner_up })) }
 }
 
 fn flawed(track: u64) -> Observation {
@@ -47,7 +48,7 @@ impl Door {
 
     fn late_frame(&mut self, observations: &[Observation], age: Duration) -> Verdict {
         self.now += FRAME;
-        let verdict = self.policy.judge(observations, self.now - age, self.now);
+        let verdict = self.policy.judge(observations, LIMITS, self.now - age, self.now);
         self.granted.extend(verdict.grants().map(|grant| grant.person));
         self.denied.extend(verdict.denials.iter().copied());
         verdict
@@ -140,7 +141,33 @@ fn an_unknown_face_never_opens_and_is_denied_once() {
     let mut door = Door::new(rules());
     door.frames(200, &[seen(1, ADA, 0.36)]);
     assert_eq!(door.granted, []);
-    assert_eq!(door.denied, [Denial { track: TrackId(1), reason: Reason::Unknown(ADA, 0.36), frames: 5 }]);
+    assert_eq!(door.denied, [Denial { track: TrackId(1), reason: Reason::Unknown(ADA, 0.36, 0.35), frames: 5 }]);
+}
+
+#[test]
+fn the_more_was_averaged_the_nearer_it_has_to_be() {
+    let averaged = |spread| {
+        let matched = Match { person: ADA, distance: 0.3, spread, runner_up: None };
+        Observation { track: TrackId(1), sighting: Ok(Some(matched)) }
+    };
+    // 0.35² − 0.6 · 0.05 is 0.304²; with a spread of 0.06 it is 0.294².
+    let (mut near, mut far) = (Door::new(rules()), Door::new(rules()));
+    near.frames(10, &[averaged(0.05)]);
+    far.frames(10, &[averaged(0.06)]);
+    assert_eq!((near.granted.as_slice(), far.granted.as_slice()), ([ADA].as_slice(), [].as_slice()));
+    assert_eq!([LIMITS.at(1.0), LIMITS.at(f32::NAN)], [0.0, 0.0], "no distance satisfies a spread that cannot be");
+}
+
+#[test]
+fn a_gallery_that_grows_tightens_the_limit_of_the_next_frame() {
+    let mut policy = Policy::new(rules());
+    let now = Instant::now();
+    let mut judge = |limits, frame: u32| {
+        let at = now + FRAME * frame;
+        policy.judge(&[seen(1, ADA, 0.3)], limits, at, at).grants().count()
+    };
+    assert_eq!([judge(LIMITS, 0), judge(LIMITS, 1)], [0, 0]);
+    assert_eq!(judge(Limits { single: 0.29, ..LIMITS }, 2), 0);
 }
 
 #[test]
@@ -154,7 +181,7 @@ fn a_face_recognised_after_it_was_denied_opens() {
 #[test]
 fn a_face_between_two_people_stays_out() {
     let mut door = Door::new(rules());
-    let twin = Match { person: ADA, distance: 0.3, runner_up: Some((GRACE, 0.34)) };
+    let twin = Match { person: ADA, distance: 0.3, spread: 0.0, runner_up: Some((GRACE, 0.34)) };
     door.frames(10, &[Observation { track: TrackId(1), sighting: Ok(Some(twin)) }]);
     assert_eq!(door.granted, []);
     assert_eq!(door.denied[0].reason, Reason::Ambiguous((ADA, 0.3), (GRACE, 0.34)));
@@ -215,11 +242,13 @@ fn nobody_enrolled_nobody_let_in() {
 
 fn any_observation() -> impl Strategy<Value = Observation> {
     let distance = prop_oneof![9 => 0f32..1.5, 1 => Just(f32::NAN)];
-    let matched = (1u32..4, distance, 4u32..6, prop_oneof![9 => 0f32..2.0, 1 => Just(f32::NAN)]);
+    let spread = prop_oneof![9 => 0f32..0.2, 1 => Just(f32::NAN)];
+    let matched = (1u32..4, distance, spread, 4u32..6, prop_oneof![9 => 0f32..2.0, 1 => Just(f32::NAN)]);
     let sighting = prop_oneof![
-        8 => matched.prop_map(|(person, distance, other, next)| Ok(Some(Match {
+        8 => matched.prop_map(|(person, distance, spread, other, next)| Ok(Some(Match {
             person: PersonId(person),
             distance,
+            spread,
             runner_up: Some((PersonId(other), next)),
         }))),
         1 => Just(Ok(None)),
@@ -243,13 +272,14 @@ proptest! {
             observations.dedup_by_key(|o| o.track);
             now += Duration::from_millis(step);
             let captured_at = now - Duration::from_millis(age);
-            let verdict = policy.judge(&observations, captured_at, now);
+            let verdict = policy.judge(&observations, LIMITS, captured_at, now);
             prop_assert_eq!(verdict.decisions.len(), observations.len());
             for (observation, (_, decision)) in observations.iter().zip(&verdict.decisions) {
                 if let Decision::Open(grant) = decision {
                     let matched = observation.sighting.ok().flatten().expect("only a match opens");
                     prop_assert!(age <= 1000);
-                    prop_assert!(matched.person == grant.person && matched.distance <= rules.max_distance);
+                    prop_assert!(matched.person == grant.person && matched.distance <= LIMITS.single);
+                    prop_assert!(matched.distance.powi(2) <= LIMITS.single.powi(2) - LIMITS.shrink * matched.spread + 1e-6);
                     prop_assert!(matched.runner_up.is_none_or(|(_, next)| next - matched.distance >= rules.margin));
                     prop_assert!(grant.frames as usize >= rules.confirm);
                     for (person, at) in &granted {

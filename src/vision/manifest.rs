@@ -135,13 +135,42 @@ fn squared() -> bool {
     true
 }
 
-/// A measured point: at this distance, this share of comparisons of different people is a (false) match.
+/// A measured point: at this distance, this share of comparisons of different people is a (false) match, one picture against one.
+///
+/// Where the mean of several pictures stands on either side, distances of different people are smaller, the more so the more the
+/// pictures differ: so much was averaged out. `shrink` says how much at this rate: a match is one whose *squared* distance is at
+/// most `distance² − shrink · spread`, the spread being that of the person's pictures plus that of the probe's (see
+/// `vision/fuse.rs`). It is measured on means of three against means of three, and holds for every other number of pictures, and
+/// for frames that hardly differ, because what counts is the spread and not how many there were. For an embedder for which it was not
+/// measured it is 1: the squared distance to a mean is the mean squared distance less the spread, so that is as strict as
+/// asking that the pictures match on average.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {
     pub fmr: f64,
     pub distance: f32,
+    #[serde(default = "whole")]
+    pub shrink: f32,
 }
+
+fn whole() -> f32 {
+    1.0
+}
+
+/// What a rate of false matches per comparison comes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OperatingPoint {
+    /// One picture against one.
+    pub distance: f32,
+    /// See [`Threshold`].
+    pub shrink: f32,
+    /// The rate lies below the smallest one measured: the table was continued.
+    pub beyond_measured: bool,
+}
+
+/// A table is continued below its smallest rate by this factor at most. From decade to decade the measured distances come nearer
+/// to each other, so continuing with the last step is on the strict side; but nobody knows what lies far out.
+const CONTINUED_BY: f64 = 100.0;
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +192,7 @@ pub enum ManifestError {
     )]
     NoThresholds { net: String },
     #[error(
-        "embedder \"{net}\": no distance was measured for a false-match rate of {wanted:e}, only from {least:e} to {most:e}; choose one in this range or set recognition.max_distance"
+        "embedder \"{net}\": no distance is known for a false-match rate of {wanted:.1e} per comparison, only from {least:.1e} to {most:.1e}; choose another recognition.false_match_rate or set recognition.max_distance"
     )]
     Unmeasured { net: String, wanted: f64, least: f64, most: f64 },
 }
@@ -306,11 +335,15 @@ fn check(net: &NetEntry) -> Result<(), ManifestError> {
         return Err(entry_error(net, "an embedder needs dimension, 8 to 4096".into()));
     }
     let rising = net.thresholds.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance);
-    let in_range = net.thresholds.iter().all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0);
+    let in_range = net
+        .thresholds
+        .iter()
+        .all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0 && (0.0..=1.0).contains(&t.shrink));
     if !rising || !in_range {
         return Err(entry_error(
             net,
-            "thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next".into(),
+            "thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next, shrink be 0 to 1"
+                .into(),
         ));
     }
     let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
@@ -348,26 +381,57 @@ impl NetEntry {
         ModelId(id)
     }
 
-    /// The distance at which `fmr` of comparisons of different people match: interpolated in the measured table, linear in the logarithm of the rate.
+    /// What `fmr` false matches per comparison of different people comes to: interpolated in the measured table, linear in the
+    /// logarithm of the rate, and continued below it with its last step for two decades.
     ///
     /// # Errors
-    /// Nothing was measured, or the rate lies outside of it: nothing is guessed.
-    pub fn distance_for(&self, fmr: f64) -> Result<f32, ManifestError> {
+    /// Nothing was measured, or the rate lies outside of that: nothing is guessed.
+    pub fn operating_point(&self, fmr: f64) -> Result<OperatingPoint, ManifestError> {
         if self.thresholds.is_empty() {
             return Err(ManifestError::NoThresholds { net: self.name.clone() });
         }
-        let segment = self.thresholds.windows(2).find(|pair| (pair[1].fmr..=pair[0].fmr).contains(&fmr));
-        let Some([upper, lower]) = segment else {
-            let rate = |threshold: Option<&Threshold>| threshold.map_or(f64::NAN, |t| t.fmr);
-            return Err(ManifestError::Unmeasured {
-                net: self.name.clone(),
-                wanted: fmr,
-                least: rate(self.thresholds.last()),
-                most: rate(self.thresholds.first()),
-            });
+        let (first, last) = (self.thresholds.first(), self.thresholds.last());
+        let unmeasured = || ManifestError::Unmeasured {
+            net: self.name.clone(),
+            wanted: fmr,
+            least: last.map_or(f64::NAN, |t| t.fmr / CONTINUED_BY),
+            most: first.map_or(f64::NAN, |t| t.fmr),
         };
-        let share = (fmr.ln() - upper.fmr.ln()) / (lower.fmr.ln() - upper.fmr.ln());
-        Ok(upper.distance + share as f32 * (lower.distance - upper.distance))
+        let beyond_measured = last.is_some_and(|last| fmr < last.fmr && fmr >= last.fmr / CONTINUED_BY);
+        let mut steps = self.thresholds.windows(2);
+        let step = match beyond_measured {
+            true => steps.last(),
+            false => steps.find(|pair| (pair[1].fmr..=pair[0].fmr).contains(&fmr)),
+        };
+        let Some([upper, lower]) = step else { return Err(unmeasured()) };
+        let share = ((fmr.ln() - upper.fmr.ln()) / (lower.fmr.ln() - upper.fmr.ln())) as f32;
+        let distance = upper.distance + share * (lower.distance - upper.distance);
+        // The shrink hardly changes with the rate: beyond the table it stays what it was last.
+        let shrink = upper.shrink + share.min(1.0) * (lower.shrink - upper.shrink);
+        if distance <= 0.0 {
+            return Err(unmeasured());
+        }
+        Ok(OperatingPoint { distance, shrink, beyond_measured })
+    }
+
+    /// The distance, one picture against one, at which `fmr` of comparisons of different people match.
+    ///
+    /// # Errors
+    /// As [`NetEntry::operating_point`].
+    pub fn distance_for(&self, fmr: f64) -> Result<f32, ManifestError> {
+        Ok(self.operating_point(fmr)?.distance)
+    }
+
+    /// The way back: the share of comparisons of different people, one picture against one, nearer than `distance`. A distance
+    /// outside of the table (and its continuation) gets the rate at that end of it; None: there is no table.
+    pub fn rate_at(&self, distance: f32) -> Option<f64> {
+        let [.., before_last, last] = self.thresholds[..] else { return None };
+        let least = last.fmr / CONTINUED_BY;
+        let step = self.thresholds.windows(2).find(|pair| distance >= pair[1].distance);
+        let (upper, lower) = step.map_or((before_last, last), |pair| (pair[0], pair[1]));
+        let share = f64::from((distance - upper.distance) / (lower.distance - upper.distance));
+        let rate = (upper.fmr.ln() + share * (lower.fmr.ln() - upper.fmr.ln())).exp();
+        Some(rate.clamp(least, self.thresholds[0].fmr))
     }
 }
 
@@ -410,10 +474,37 @@ mod tests {
     }
 
     #[test]
+    fn below_the_table_it_is_continued_for_two_decades_and_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = entry(COMPLETE).replace("distance = 0.3 }", "distance = 0.3, shrink = 0.5 }");
+        let manifest = manifest_in(dir.path(), &text).unwrap();
+        let net = manifest.embedder("a").unwrap();
+        let point = net.operating_point(1e-6).unwrap();
+        assert!((point.distance - 0.1).abs() < 1e-6 && point.shrink == 0.5 && point.beyond_measured, "{point:?}");
+        let point = net.operating_point(1e-3).unwrap();
+        assert!(
+            (point.shrink - 0.75).abs() < 1e-6 && !point.beyond_measured,
+            "{point:?}: 1 where nothing was measured"
+        );
+    }
+
+    #[test]
+    fn rate_and_distance_are_each_others_way_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = manifest_in(dir.path(), &entry(COMPLETE)).unwrap();
+        let net = manifest.embedder("a").unwrap();
+        for fmr in [1e-2, 3e-3, 1e-4, 2e-5, 1e-6] {
+            let back = net.rate_at(net.distance_for(fmr).unwrap()).unwrap();
+            assert!((back / fmr - 1.0).abs() < 1e-4, "{fmr} {back}");
+        }
+        assert_eq!((net.rate_at(1.9), net.rate_at(0.01)), (Some(1e-2), Some(1e-6)));
+    }
+
+    #[test]
     fn a_rate_that_was_not_measured_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = manifest_in(dir.path(), &entry(COMPLETE)).unwrap();
-        for fmr in [1e-1, 1e-5, f64::NAN] {
+        for fmr in [1e-1, 0.9e-6, 0.0, f64::NAN] {
             let error = manifest.embedder("a").unwrap().distance_for(fmr).unwrap_err().to_string();
             assert!(error.contains("recognition.max_distance"), "{error}");
         }
@@ -451,6 +542,10 @@ mod tests {
             ("alignment = { box_margin = 0.25 }", "dimension"),
             ("dimension = 128", "alignment"),
             ("dimension = 128\nalignment = { box_margin = nan }", "finite"),
+            (
+                "dimension = 128\nalignment = { box_margin = 0.1 }\nthresholds = [{ fmr = 1e-2, distance = 0.5, shrink = 1.5 }]",
+                "shrink",
+            ),
             (
                 "dimension = 128\nalignment = { box_margin = 0.1 }\nthresholds = [{ fmr = 1e-4, distance = 0.5 }, { fmr = 1e-2, distance = 0.3 }]",
                 "thresholds",

@@ -4,6 +4,7 @@ pub mod align;
 pub mod embed;
 pub mod examine;
 pub mod frame;
+pub mod fuse;
 pub mod geometry;
 pub mod manifest;
 pub mod mtcnn;

@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -49,8 +49,25 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("camera", &["config", "vision", "telemetry"]),
     ("store", &["gallery", "vision"]),
     ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
-    ("control", &["store"]),
-    ("service", &["config", "control", "enroll", "gallery", "latch", "policy", "store", "telemetry", "vision"]),
+    ("control", &["calibrate", "store"]),
+    ("threshold", &["config", "policy", "vision"]),
+    ("calibrate", &["gallery", "policy", "vision"]),
+    (
+        "service",
+        &[
+            "calibrate",
+            "config",
+            "control",
+            "enroll",
+            "gallery",
+            "latch",
+            "policy",
+            "store",
+            "telemetry",
+            "threshold",
+            "vision",
+        ],
+    ),
     (
         "daemon",
         &[
@@ -71,6 +88,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     (
         "cli",
         &[
+            "calibrate",
             "camera",
             "config",
             "control",
@@ -81,6 +99,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "service",
             "store",
             "telemetry",
+            "threshold",
             "vision",
         ],
     ),

@@ -266,3 +266,60 @@ fn personal_data_is_private() {
     let taken = fs::metadata(site.path("enroll/Joe Biden/joe_biden_1.png")).unwrap().permissions().mode() & 0o777;
     assert_eq!(taken, 0o640, "the enroll folder is shared with its group");
 }
+
+#[test]
+fn calibrate_says_who_is_weak_and_draws_the_distances() {
+    let site = Site::new();
+    site.run(&["enroll", &picture("barack_obama_2.png"), "--name", "Barack Obama"]);
+    site.run(&["enroll", &picture("joe_biden_1.png"), "--name", "Joe Biden"]);
+    fs::create_dir_all(site.path("strangers/more")).unwrap();
+    for (file, folder) in [("eileen_collins_1.png", "strangers"), ("grace_hopper_1.png", "strangers/more")] {
+        fs::copy(picture(file), site.path(folder).join(file)).unwrap();
+    }
+    image::RgbImage::new(200, 200).save(site.path("strangers/black.png")).unwrap();
+    let plot = site.path("distances.svg");
+    let strangers = site.path("strangers");
+    let ran = site.run(&["calibrate", "--strangers", strangers.to_str().unwrap(), "--plot", plot.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.error);
+    for part in [
+        "2 people with 3 pictures",
+        "3 looks x 2 enrolled",
+        "own pictures: 100 % of 2",
+        "closest pair: Barack Obama and Joe Biden at 0.",
+        "strangers: 2 pictures compared, 0 within the limit, 1 without a face",
+        "weak: Joe Biden: enrolled with one picture only",
+        "holds: up to",
+    ] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    assert!(fs::read_to_string(plot).unwrap().contains("different people (3)"));
+    let value: serde_json::Value = serde_json::from_str(&site.run(&["calibrate", "--json"]).out).unwrap();
+    assert!(value["allowed"].as_f64().unwrap() >= value["limit"].as_f64().unwrap(), "{value}");
+    assert_eq!((value["people"].as_u64(), value["genuine"].as_array().unwrap().len()), (Some(2), 2));
+    let ran = site.run(&["calibrate", "--strangers", site.path("enroll/Joe Biden/none").to_str().unwrap()]);
+    assert!(ran.code == 74 && ran.error.contains("none"), "{}", ran.error);
+}
+
+#[test]
+fn a_threshold_looser_than_the_closest_pair_does_not_unlock() {
+    let site = Site::new();
+    site.run(&["enroll", &picture("joe_biden_1.png"), "--name", "Joe Biden"]);
+    let text = fs::read_to_string(site.path("facelatch.toml")).unwrap();
+    let loose = text + "[recognition]\nmax_distance = 1.0\n";
+    fs::write(site.path("facelatch.toml"), &loose).unwrap();
+    let ran = site.run(&["run"]);
+    assert_eq!(ran.code, 78, "{}", ran.error);
+    for part in ["Barack Obama", "Joe Biden", "set recognition.max_distance = 0.", "facelatch calibrate"] {
+        assert!(ran.error.contains(part), "{part}: {}", ran.error);
+    }
+    let ran = site.run(&["calibrate"]);
+    assert!(
+        ran.code == 1 && ran.out.contains("NEARER THAN THE LIMIT") && ran.out.contains("is too loose"),
+        "{}",
+        ran.out
+    );
+    fs::write(site.path("facelatch.toml"), loose.replace("unlock", "attendance")).unwrap();
+    let (log, code, _) = daemon_says(&site, "2 people enrolled");
+    assert_eq!(code, 0);
+    assert!(log.contains("only 0.") && log.contains("apart"), "attendance warns and goes on: {log}");
+}

@@ -5,6 +5,7 @@ mod commands;
 mod crash;
 mod door;
 mod facenet;
+mod fusion;
 mod golden;
 mod lfw;
 mod models;

@@ -1,0 +1,172 @@
+//! `facelatch calibrate`: what the threshold means for the people enrolled, in words, in JSON and as a picture.
+
+use std::{
+    fmt::Write,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use super::{Answerer, CommandError, exit, histogram, print};
+use crate::{
+    calibrate::{Calibration, Likeness},
+    config::Config,
+    control::{Request, Response},
+    telemetry::printable,
+};
+
+/// Strangers and pictures at risk that are named; of more, the number is said.
+const NAMED: usize = 10;
+
+pub(super) fn run(
+    config: Config,
+    strangers: Option<&Path>,
+    plot: Option<&Path>,
+    json: bool,
+) -> Result<u8, CommandError> {
+    let answerer = Answerer::find(config)?;
+    let mut found = match answerer.ask(&Request::Calibrate)? {
+        Response::Calibrated { calibration } => *calibration,
+        other => return print::unexpected(&other),
+    };
+    let mut faceless = 0;
+    if let Some(folder) = strangers {
+        let files = pictures(folder)?;
+        let mut likenesses = Vec::with_capacity(files.len());
+        for file in files {
+            match likeness(&answerer, &file)? {
+                Some(likeness) => likenesses.push(likeness),
+                None => faceless += 1,
+            }
+        }
+        found.add_strangers(likenesses);
+    }
+    if let Some(path) = plot {
+        let drawn = histogram::draw(&found).map_err(io::Error::other);
+        drawn
+            .and_then(|svg| fs::write(path, svg))
+            .map_err(|source| CommandError::File { path: path.to_owned(), source })?;
+    }
+    let allowed = found.allowed();
+    let too_loose = allowed.as_ref().is_some_and(|(allowed, _)| found.limit > *allowed);
+    if json {
+        let mut value = json!(found);
+        value["allowed"] = json!(allowed.as_ref().map(|(limit, _)| limit));
+        value["allowed_because"] = json!(allowed.as_ref().map(|(_, because)| because));
+        print::emit_json(&value);
+    } else {
+        print::emit(&text(&found, faceless));
+    }
+    Ok(if too_loose { exit::NO } else { exit::DONE })
+}
+
+/// Every picture below a folder, in the order of their names.
+fn pictures(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
+    let mut folders = vec![folder.to_owned()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let file_error = |source| CommandError::File { path: folder.clone(), source };
+        for entry in fs::read_dir(&folder).map_err(file_error)? {
+            let path = entry.map_err(file_error)?.path();
+            let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+            if path.is_dir() {
+                folders.push(path);
+            } else if ["jpg", "jpeg", "png"].contains(&extension.as_str()) {
+                files.push(path);
+            }
+        }
+    }
+    if files.is_empty() {
+        let problem = "there is no JPEG or PNG in it; give a folder with pictures of people who are not enrolled";
+        return Err(CommandError::File { path: folder.to_owned(), source: io::Error::other(problem) });
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whom the largest face of a picture is nearest to; None: there is no face, or nobody is enrolled.
+fn likeness(answerer: &Answerer, file: &Path) -> Result<Option<Likeness>, CommandError> {
+    let of_file = |source| CommandError::File { path: file.to_owned(), source };
+    let picture = fs::read(file).map_err(of_file)?;
+    let faces = match answerer.ask(&Request::Identify { picture }) {
+        Ok(Response::Identified { faces }) => faces,
+        Ok(other) => return print::unexpected(&other),
+        Err(error) => return Err(of_file(io::Error::other(error))),
+    };
+    let Some(face) = faces.into_iter().next() else { return Ok(None) };
+    let picture = file.display().to_string();
+    Ok(face.nearest.zip(face.distance_as_single).map(|(person, distance)| Likeness { picture, person, distance }))
+}
+
+/// The whole answer, for people.
+fn text(found: &Calibration, faceless: usize) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let mut line = |text: String| writeln!(out, "{text}").expect("a string takes everything");
+    line(format!("{} people with {} pictures; {}", found.people, found.pictures, found.reason));
+    line("distances are as of one picture against one".into());
+    match (found.genuine.first(), found.known_within(found.limit)) {
+        (Some(farthest), Some(share)) => line(format!(
+            "own pictures: {:.0} % of {} lie within {:.3} of the person's others; the farthest is {} ({}) at {:.3}",
+            share * 100.0,
+            found.genuine.len(),
+            found.limit,
+            printable(&farthest.picture),
+            printable(&farthest.person),
+            farthest.distance
+        )),
+        _ => line("own pictures: nobody has two, so nothing can be said about how well they are known".into()),
+    }
+    for (i, pair) in found.pairs.iter().enumerate() {
+        let what = if i == 0 { "closest pair:" } else { "             " };
+        let loose = if pair.distance <= found.limit { "  NEARER THAN THE LIMIT" } else { "" };
+        line(format!("{what} {} and {} at {:.3}{loose}", printable(&pair.one), printable(&pair.other), pair.distance));
+    }
+    named(&mut line, "at risk:", &found.at_risk, |likeness| {
+        format!("{} may be taken for {}", printable(&likeness.picture), printable(&likeness.person))
+    });
+    if let Some(ceiling) = found.stranger_ceiling {
+        line(format!("strangers: the model's table allows {ceiling:.3} for the rate that is asked for"));
+    }
+    if !found.strangers.is_empty() || faceless > 0 {
+        let within = found.strangers.iter().filter(|stranger| stranger.distance <= found.limit).count();
+        line(format!(
+            "strangers: {} pictures compared, {within} within the limit, {faceless} without a face",
+            found.strangers.len()
+        ));
+        let nearest = &found.strangers[..found.strangers.len().min(within.max(1))];
+        named(&mut line, "", nearest, |stranger| {
+            format!("{} is nearest to {}", printable(&stranger.picture), printable(&stranger.person))
+        });
+    }
+    for weakness in &found.weak {
+        line(format!("weak: {}: {}; {}", printable(&weakness.person), printable(&weakness.problem), weakness.remedy));
+    }
+    match found.allowed() {
+        Some((allowed, because)) if found.limit > allowed => line(format!(
+            "the limit in force, {:.3}, is too loose: {:.3} is the most that is allowed, {}. Set recognition.max_distance = {:.2}, or a smaller \
+             false_match_rate, or better the pictures of those named above",
+            found.limit,
+            allowed,
+            printable(&because),
+            ((allowed * 100.0).ceil() - 1.0) / 100.0
+        )),
+        Some((allowed, because)) => line(format!(
+            "the limit in force, {:.3}, holds: up to {allowed:.3} is allowed, {}",
+            found.limit,
+            printable(&because)
+        )),
+        None => line("nothing speaks against the limit in force".into()),
+    }
+    out
+}
+
+fn named(line: &mut impl FnMut(String), title: &str, likenesses: &[Likeness], words: impl Fn(&Likeness) -> String) {
+    for likeness in likenesses.iter().take(NAMED) {
+        line(format!("{title:13}{}, at {:.3}", words(likeness), likeness.distance));
+    }
+    if likenesses.len() > NAMED {
+        line(format!("{:13}and {} more", "", likenesses.len() - NAMED));
+    }
+}

@@ -1,0 +1,216 @@
+//! From the false-match rate somebody wants to the distance of a match.
+//!
+//! The rate is asked for per visit: of so many strangers who come to the door, one is taken for somebody. A stranger has several
+//! chances to be: with each person enrolled, and with each look that is taken at him. By Boole's inequality his chance in all is
+//! at most the sum of the single ones, whatever they have to do with each other; so the rate is divided by their number, and the
+//! model manifest says at which distance a single comparison is a false match as rarely as that.
+
+use std::fmt;
+
+use crate::{
+    config::RecognitionConfig,
+    policy::Limits,
+    vision::manifest::{ManifestError, NetEntry},
+};
+
+/// A visit counts as so many looks that have nothing to do with each other. Frames of one visit resemble each other, and several of
+/// them have to agree, so it is far fewer than frames: with the votes of the policy on fused probes, a stranger's visit was
+/// taken for somebody 1.6 to 2.9 times as often as a single look at him when he walked towards the camera for up to four
+/// seconds, and 2.7 to 3.0 times when he showed eight faces of different days, lights and moods (`make fusion`).
+pub const LOOKS_PER_VISIT: f64 = 3.0;
+
+/// What was chosen, and from what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Threshold {
+    pub limits: Limits,
+    /// What a probe is compared with: people, or with `template_fusion = "best"` pictures.
+    pub comparisons: usize,
+    /// False matches wanted per visit of a stranger; None: the distance was given.
+    pub per_visit: Option<f64>,
+    /// False matches per comparison that this distance stands for; None: nothing was measured.
+    pub per_comparison: Option<f64>,
+    /// It lies beyond the measured table.
+    pub beyond_measured: bool,
+}
+
+/// The rate wanted is out of reach.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "one false match in {} visits, with {comparisons} enrolled and {LOOKS_PER_VISIT} looks a visit, is one in {} comparisons: {source}",
+    one_in(*per_visit), one_in(per_comparison(*per_visit, *comparisons))
+)]
+pub struct ThresholdError {
+    per_visit: f64,
+    comparisons: usize,
+    source: ManifestError,
+}
+
+impl Threshold {
+    /// The threshold for a gallery in which a probe is compared with `comparisons` people or pictures. A distance given in the
+    /// configuration is taken as it is: nothing is added or taken away for means of pictures either.
+    ///
+    /// # Errors
+    /// The rate per comparison lies outside of what is known of this embedder.
+    pub fn choose(
+        embedder: &NetEntry,
+        recognition: &RecognitionConfig,
+        comparisons: usize,
+    ) -> Result<Threshold, ThresholdError> {
+        if let Some(single) = recognition.max_distance {
+            return Ok(Threshold {
+                limits: Limits { single, shrink: 0.0 },
+                comparisons,
+                per_visit: None,
+                per_comparison: embedder.rate_at(single),
+                beyond_measured: false,
+            });
+        }
+        let per_visit = recognition.false_match_rate.0;
+        let rate = per_comparison(per_visit, comparisons);
+        let point =
+            embedder.operating_point(rate).map_err(|source| ThresholdError { per_visit, comparisons, source })?;
+        Ok(Threshold {
+            limits: Limits { single: point.distance, shrink: point.shrink },
+            comparisons,
+            per_visit: Some(per_visit),
+            per_comparison: Some(rate),
+            beyond_measured: point.beyond_measured,
+        })
+    }
+}
+
+/// A door that knows nobody yet is prepared for the first.
+fn per_comparison(per_visit: f64, comparisons: usize) -> f64 {
+    per_visit / (LOOKS_PER_VISIT * comparisons.max(1) as f64)
+}
+
+/// The number in "one in so many", with three digits.
+fn one_in(rate: f64) -> String {
+    let number = 1.0 / rate;
+    let unit = 10f64.powf((number.log10() - 2.0).floor()).max(1.0);
+    format!("{:.0}", (number / unit).round() * unit)
+}
+
+impl fmt::Display for Threshold {
+    /// As the log says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a match is nearer than {:.3}, ", self.limits.single)?;
+        let Threshold { comparisons, per_visit, per_comparison, .. } = *self;
+        match (per_visit, per_comparison) {
+            (Some(per_visit), Some(rate)) => {
+                write!(
+                    f,
+                    "so that 1 in {} visits of strangers is taken for somebody: {LOOKS_PER_VISIT} looks x {comparisons} enrolled, 1 in {} comparisons",
+                    one_in(per_visit),
+                    one_in(rate)
+                )?;
+            }
+            (_, Some(rate)) => {
+                let visit = rate * LOOKS_PER_VISIT * comparisons as f64;
+                write!(
+                    f,
+                    "set by recognition.max_distance: about 1 in {} comparisons, 1 in {} visits of strangers with {comparisons} enrolled",
+                    one_in(rate),
+                    one_in(visit.min(1.0))
+                )?;
+            }
+            (_, None) => write!(f, "set by recognition.max_distance; how sure that is was not measured")?,
+        }
+        if self.beyond_measured {
+            write!(f, " (fewer than were measured; the table is continued)")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vision::manifest::Manifest;
+    use std::path::Path;
+
+    fn dlib() -> NetEntry {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        Manifest::load(&models).unwrap().embedder("dlib").unwrap().clone()
+    }
+
+    fn wanted(rate: f64) -> RecognitionConfig {
+        let mut recognition = RecognitionConfig::default();
+        recognition.false_match_rate.0 = rate;
+        recognition
+    }
+
+    /// Numbers from 0 to 1, the same in every run (Steele, Lea, Flood 2014: SplitMix64).
+    struct Uniform(u64);
+
+    impl Uniform {
+        fn next(&mut self) -> f64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    /// Strangers come to the door, each looked at so many times and compared with so many people, at distances drawn from the
+    /// measured table: how many of them get in?
+    #[test]
+    fn strangers_get_in_as_rarely_as_was_asked_for() {
+        let (embedder, mut uniform) = (dlib(), Uniform(1));
+        for (rate, people) in [(1e-2, 1), (1e-2, 8), (1e-3, 4), (1e-3, 30)] {
+            let threshold = Threshold::choose(&embedder, &wanted(rate), people).unwrap();
+            let visits = (400.0 / rate) as usize;
+            let mut let_in = 0;
+            for _ in 0..visits {
+                let chances = people * LOOKS_PER_VISIT as usize;
+                // The rarest of that many distances; drawing it at once is drawing them all. Of those that lie above the table
+                // none is a match.
+                let rarest = 1.0 - uniform.next().powf(1.0 / chances as f64);
+                let distance = if rarest > 1e-2 { 2.0 } else { embedder.distance_for(rarest.max(1e-8)).unwrap() };
+                let_in += usize::from(distance <= threshold.limits.single);
+            }
+            let share = let_in as f64 / visits as f64;
+            // 400 are expected: four standard errors are a fifth of it.
+            assert!(share <= rate * 1.2 && share >= rate * 0.75, "{rate} with {people}: {share}");
+        }
+    }
+
+    #[test]
+    fn more_people_need_nearer_matches() {
+        let limit = |people| Threshold::choose(&dlib(), &wanted(1e-3), people).unwrap().limits.single;
+        assert_eq!(limit(0), limit(1), "a door that knows nobody is prepared for the first");
+        assert!(limit(1) > limit(5) + 0.01 && limit(5) > limit(50) + 0.01);
+        // 1e-3 over 3 looks and 10 people is 1 in 30,000.
+        assert!((limit(10) - dlib().distance_for(1.0 / 30_000.0).unwrap()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_was_chosen_is_said_with_its_reason() {
+        let said = Threshold::choose(&dlib(), &wanted(1e-3), 10).unwrap().to_string();
+        for part in ["1 in 1000 visits", "3 looks x 10 enrolled", "1 in 30000 comparisons"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!said.contains("continued"));
+        let far = Threshold::choose(&dlib(), &wanted(1e-5), 10).unwrap();
+        assert!(far.beyond_measured && far.to_string().contains("the table is continued"), "{far}");
+    }
+
+    #[test]
+    fn a_rate_out_of_reach_is_refused_with_numbers_and_remedy() {
+        let error = Threshold::choose(&dlib(), &wanted(1e-7), 100).unwrap_err().to_string();
+        for part in ["in 10000000 visits", "100 enrolled", "one in 3000000000 comparisons"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(error.contains("recognition.false_match_rate") && error.contains("max_distance"), "{error}");
+    }
+
+    #[test]
+    fn a_distance_that_was_given_is_kept() {
+        let recognition = RecognitionConfig { max_distance: Some(0.344), ..RecognitionConfig::default() };
+        let threshold = Threshold::choose(&dlib(), &recognition, 10).unwrap();
+        assert_eq!(threshold.limits, Limits { single: 0.344, shrink: 0.0 });
+        let said = threshold.to_string();
+        assert!(said.contains("1 in 10000 comparisons") && said.contains("1 in 333 visits"), "{said}");
+    }
+}
