@@ -370,3 +370,26 @@ fn clock() -> Check {
         ok("clock", time)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_camera_that_is_not_there_fails() {
+        let there = v4l2::DeviceSummary {
+            path: "/dev/null".into(),
+            by_id: None,
+            card: "Door".into(),
+            driver: "uvcvideo".into(),
+            modes: Vec::new(),
+        };
+        let there = [there];
+        assert!(absent("auto", &there).is_none());
+        assert!(absent("/dev/null", &there).is_none());
+        assert!(absent("/dev/../dev/null", &there).is_none(), "another path to the same device, as by-id gives");
+        let missing = absent("/dev/video99", &there).unwrap();
+        assert_eq!(missing.verdict, Verdict::Fail);
+        assert!(missing.seen.contains("/dev/video99"), "{}", missing.seen);
+    }
+}
