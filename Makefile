@@ -1,10 +1,11 @@
 # facelatch: `make help` lists what can be made.
 .PHONY: help deps build demo test lfw fusion crash bench models facenet facenet-test lint deny clean
+.PHONY: deb-amd64 deb-arm64 deb-armhf lintian unit-security vm-systemd test-arm64 test-armhf pi3 arm-cost
 
 CARGO ?= cargo
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 deps: ## install what the build needs (libclang, for the bindings to Video4Linux)
 	@./.ci/deps
@@ -49,6 +50,22 @@ lint: deps ## formatting and clippy
 
 deny: ## licences, sources and advisories of the dependencies
 	./.ci/deny
+
+deb-amd64: ## the Debian package for x86_64, in target/debian
+	./cross/package amd64
+
+# The proofs take the profile that is built already, not the one for boards, whose link-time optimisation takes long.
+lintian: ## Debian's check of the package
+	FACELATCH_PROFILE=release ./cross/package amd64
+	./.ci/lintian target/debian/facelatch_*_amd64.deb
+
+unit-security: ## how exposed the service is: at most 1.5 of 10
+	./.ci/unit-security
+
+vm-systemd: ## the package in a virtual machine with systemd, camera and GPIO (x86_64)
+	FACELATCH_PROFILE=release ./cross/package amd64
+	$(CARGO) build --release --example feed
+	./tests/vm/systemd target/debian/facelatch_*_amd64.deb target/release/examples/feed
 
 clean: ## remove everything that was built
 	$(CARGO) clean

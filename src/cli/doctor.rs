@@ -16,7 +16,7 @@ use crate::{
     config::{CameraSource, Config, GpioBackend},
     control::{ControlClient, Request, Response},
     gpio,
-    store::Store,
+    store::{Store, StoreError},
     telemetry::printable,
     threshold::Threshold,
     vision::manifest::Manifest,
@@ -154,9 +154,19 @@ fn camera(config: &Config) -> Vec<Check> {
                     ),
                 }
             };
-            devices.into_iter().map(describe).collect()
+            absent(&config.camera.device, &devices).into_iter().chain(devices.into_iter().map(describe)).collect()
         }
     }
+}
+
+/// The configured camera, if it is not among those there are.
+fn absent(device: &str, devices: &[v4l2::DeviceSummary]) -> Option<Check> {
+    let target = fs::canonicalize(device).unwrap_or_else(|_| device.into());
+    let there = device == "auto" || devices.iter().any(|known| known.path == target);
+    (!there).then(|| {
+        let seen = format!("{device} (camera.device) is not there, or is no camera");
+        check("camera", Verdict::Fail, seen, "plug it in, or set camera.device to one of those below, or to \"auto\"")
+    })
 }
 
 fn lines(config: &Config) -> Vec<Check> {
@@ -181,9 +191,29 @@ fn lines(config: &Config) -> Vec<Check> {
     let describe = |chip: gpio::ChipSummary| {
         let used: Vec<String> = chip.used.iter().map(|(line, user)| format!("{line} by {}", printable(user))).collect();
         let used = if used.is_empty() { "none in use".into() } else { format!("in use: {}", used.join(", ")) };
-        ok("gpio", format!("{} ({}), {} lines, {used}; relay on {wanted}", chip.path.display(), chip.label, chip.lines))
+        ok("gpio", format!("{} ({}), {} lines, {used}", chip.path.display(), chip.label, chip.lines))
     };
-    chips.into_iter().map(describe).collect()
+    chips.into_iter().map(describe).chain(relay(config)).collect()
+}
+
+/// The line is looked up, not taken: the daemon may be driving it.
+fn relay(config: &Config) -> Option<Check> {
+    let line = config.latch.line.as_ref()?;
+    let used = match gpio::look_up(&config.latch.chip, line) {
+        Ok(used) => used,
+        Err(error) => return Some(check("relay", Verdict::Fail, error.to_string(), "set latch.chip and latch.line")),
+    };
+    let place = format!("{} line {}", used.chip.display(), used.offset);
+    Some(match &used.user {
+        None => ok("relay", place),
+        Some(_) if used.is_ours() => ok("relay", format!("{place}, driven by the daemon")),
+        Some(user) => check(
+            "relay",
+            Verdict::Fail,
+            format!("{place} is in use by \"{}\"", printable(user)),
+            "stop that program, or set latch.line to another line",
+        ),
+    })
 }
 
 fn models(config: &Config) -> Vec<Check> {
@@ -232,7 +262,7 @@ fn store(config: &Config, running: bool) -> Check {
             "store",
             Verdict::Fail,
             format!("{}: {error}", path.display()),
-            "run this as root or as the user facelatch",
+            "run this as the user facelatch, or as root",
         ),
         Ok(meta) if meta.permissions().mode() & 0o077 != 0 => check(
             "store",
@@ -251,7 +281,14 @@ fn store(config: &Config, running: bool) -> Check {
                 format!("{people} people; {}", notes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
                 "it was repaired just now; look at the enroll folder",
             ),
-            Err(error) => check("store", Verdict::Fail, error.to_string(), "run this as root or as the user facelatch"),
+            // Root would leave files behind that lock the daemon out.
+            Err(StoreError::Foreign { .. }) => check(
+                "store",
+                Verdict::Warn,
+                format!("{}: another user's, not opened", path.display()),
+                "sudo -u facelatch facelatch doctor",
+            ),
+            Err(error) => check("store", Verdict::Fail, error.to_string(), "run this as the user facelatch"),
         },
     }
 }
@@ -336,5 +373,28 @@ fn clock() -> Check {
         check("clock", Verdict::Warn, format!("{time}, not synchronised yet"), "timedatectl shows why")
     } else {
         ok("clock", time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_camera_that_is_not_there_fails() {
+        let there = v4l2::DeviceSummary {
+            path: "/dev/null".into(),
+            by_id: None,
+            card: "Door".into(),
+            driver: "uvcvideo".into(),
+            modes: Vec::new(),
+        };
+        let there = [there];
+        assert!(absent("auto", &there).is_none());
+        assert!(absent("/dev/null", &there).is_none());
+        assert!(absent("/dev/../dev/null", &there).is_none(), "another path to the same device, as by-id gives");
+        let missing = absent("/dev/video99", &there).unwrap();
+        assert_eq!(missing.verdict, Verdict::Fail);
+        assert!(missing.seen.contains("/dev/video99"), "{}", missing.seen);
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     gpio::GpioError,
     service::{Services, StartError},
     store::StoreError,
+    telemetry::{ServiceManager, printable},
     vision::VisionError,
 };
 use arguments::{Arguments, Command};
@@ -149,6 +150,10 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("facelatch: {error}");
+            // For `systemctl status`: the line above is soon pushed out of its view by the service manager's own lines.
+            if matches!(arguments.command, Command::Run) {
+                ServiceManager::new().status(&printable(&error.to_string()));
+            }
             error.exit_code()
         }
     }));

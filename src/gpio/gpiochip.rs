@@ -48,19 +48,52 @@ fn summarize(path: &Path) -> Option<ChipSummary> {
     Some(ChipSummary { path: path.to_owned(), label: info.label, lines: info.num_lines, used })
 }
 
+/// Where a line is and who drives it, for `facelatch doctor`: the line itself is left alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LineUse {
+    pub chip: PathBuf,
+    pub offset: u32,
+    /// None: nobody drives it.
+    pub user: Option<String>,
+}
+
+impl LineUse {
+    /// Whether a facelatch drives it.
+    pub fn is_ours(&self) -> bool {
+        self.user.as_deref() == Some(CONSUMER)
+    }
+}
+
+/// Looks a line up without taking it.
+///
+/// # Errors
+/// There is no such chip or line, or it cannot be told which chip is meant.
+pub fn look_up(chip: &str, line: &LineChoice) -> Result<LineUse, GpioError> {
+    let (chip, offset) = locate(chip, line)?;
+    let asked = Chip::from_path(&chip).and_then(|open| open.line_info(offset));
+    let info = asked.map_err(|error| refusal(&chip, offset, &error.to_string(), errno(&error), None))?;
+    Ok(LineUse { user: info.used.then_some(info.consumer), chip, offset })
+}
+
+fn locate(chip: &str, line: &LineChoice) -> Result<(PathBuf, u32), GpioError> {
+    match line {
+        LineChoice::Name(name) => {
+            let found = gpiocdev::find_named_line(name).ok_or_else(|| GpioError {
+                line: line.to_string(),
+                problem:
+                    "no GPIO chip has a line of this name; `facelatch doctor` lists the chips, `gpioinfo` their lines"
+                        .into(),
+            })?;
+            Ok((found.chip, found.info.offset))
+        }
+        LineChoice::Number(offset) if chip == "auto" => Ok((choose_chip(&survey())?, *offset)),
+        LineChoice::Number(offset) => Ok((PathBuf::from(chip), *offset)),
+    }
+}
+
 impl ChipLine {
     pub(super) fn open(chip: &str, line: &LineChoice, active_low: bool) -> Result<ChipLine, GpioError> {
-        let (chip, offset) = match line {
-            LineChoice::Name(name) => {
-                let found = gpiocdev::find_named_line(name).ok_or_else(|| GpioError {
-                    line: line.to_string(),
-                    problem: "no GPIO chip has a line of this name; `facelatch doctor` lists the chips, `gpioinfo` their lines".into(),
-                })?;
-                (found.chip, found.info.offset)
-            }
-            LineChoice::Number(offset) if chip == "auto" => (choose_chip(&survey())?, *offset),
-            LineChoice::Number(offset) => (PathBuf::from(chip), *offset),
-        };
+        let (chip, offset) = locate(chip, line)?;
         let mut builder = Request::builder();
         builder.on_chip(&chip).with_consumer(CONSUMER).with_line(offset);
         if active_low {

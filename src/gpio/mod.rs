@@ -4,7 +4,7 @@ mod gpiochip;
 mod raspberry;
 pub mod simulated;
 
-pub use gpiochip::{ChipSummary, survey};
+pub use gpiochip::{ChipSummary, LineUse, look_up, survey};
 
 use crate::config::{GpioBackend, LineChoice};
 

@@ -3,7 +3,8 @@
 //!     feed DEVICE mjpeg|yuyv SCENE
 //!
 //! SCENE is a file with the path of a portrait that stands in front of the camera, or with nothing: nobody is there. It is
-//! read anew before each frame. 640 × 480, 5 frames a second.
+//! read anew before each frame. 640 × 480, 5 frames in two seconds: an emulated processor
+//! is slow.
 
 use std::{env, fs, io::Write, thread, time::Duration};
 
@@ -32,7 +33,7 @@ fn main() -> Result<()> {
             shown = Some(portrait);
         }
         camera.write_all(&pictures[frame % pictures.len()])?;
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(400));
     }
     Ok(())
 }
