@@ -1,10 +1,11 @@
 # facelatch: `make help` lists what can be made.
 .PHONY: help deps build demo test lfw crash bench models lint deny clean
+.PHONY: deb-arm64 deb-armhf test-arm64 test-armhf pi3 arm-cost
 
 CARGO ?= cargo
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 deps: ## install what the build needs (libclang, for the bindings to Video4Linux)
 	@./.ci/deps
@@ -36,6 +37,27 @@ lint: deps ## formatting and clippy
 
 deny: ## licences, sources and advisories of the dependencies
 	./.ci/deny
+
+# One profile for a board's package, its tests and what runs on an emulated board, so that the dependencies are built once.
+deb-arm64: ## the package for 64-bit boards
+	./cross/package arm64
+
+deb-armhf: ## the package for 32-bit systems (ARMv7)
+	./cross/package armhf
+
+test-arm64: ## the tests as 64-bit ARM programs, under qemu-user
+	./cross/build arm64 test --profile dist --lib --tests
+
+test-armhf: ## the tests as 32-bit ARM programs, under qemu-user
+	./cross/build armhf test --profile dist --lib --tests
+
+pi3: ## the program on an emulated Raspberry Pi 3B, its relay pin read from outside
+	./cross/build arm64 build --profile dist --bin facelatch --example feed
+	eval "$$(./cross/build arm64 env)" && cd "$$CARGO_TARGET_DIR/$$target/dist" && "$(CURDIR)/tests/vm/pi3" "$$PWD/facelatch" "$$PWD/examples/feed"
+
+arm-cost: ## instructions per stage on a Raspberry Pi 4 and 5, under qemu-user
+	./cross/build arm64 build --profile dist --example cost
+	eval "$$(./cross/build arm64 env)" && ./cross/arm-cost/measure "$$CARGO_TARGET_DIR/$$target/dist/examples/cost"
 
 clean: ## remove everything that was built
 	$(CARGO) clean
