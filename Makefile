@@ -51,9 +51,9 @@ test-arm64: ## the tests as 64-bit ARM programs, under qemu-user
 test-armhf: ## the tests as 32-bit ARM programs, under qemu-user
 	./cross/build armhf test --profile dist --lib --tests
 
-pi3: ## the program on an emulated Raspberry Pi 3B, its relay pin read from outside
-	./cross/build arm64 build --profile dist --bin facelatch --example feed
-	eval "$$(./cross/build arm64 env)" && cd "$$CARGO_TARGET_DIR/$$target/dist" && "$(CURDIR)/tests/vm/pi3" "$$PWD/facelatch" "$$PWD/examples/feed"
+pi3: deb-arm64 ## the package's program on an emulated Raspberry Pi 3B, its relay pin read from outside
+	./cross/build arm64 build --profile dist --example feed
+	eval "$$(./cross/build arm64 env)" && ./tests/vm/pi3 target/debian/facelatch_*_arm64.deb "$$CARGO_TARGET_DIR/$$target/dist/examples/feed"
 
 arm-cost: ## instructions per stage on a Raspberry Pi 4 and 5, under qemu-user
 	./cross/build arm64 build --profile dist --example cost
