@@ -11,7 +11,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{door, support::root};
+use crate::{
+    door,
+    support::{command, root},
+};
 
 /// A door's folder with a configuration file.
 struct Site {
@@ -43,7 +46,7 @@ impl Site {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_facelatch"));
+        let mut command = command(env!("CARGO_BIN_EXE_facelatch"));
         command
             .arg("--config")
             .arg(self.path("facelatch.toml"))

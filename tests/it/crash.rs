@@ -23,6 +23,8 @@ use facelatch::{
 };
 use image::{Rgb, RgbImage};
 
+use crate::support::command;
+
 const FOLDER: &str = "FACELATCH_CRASH_FOLDER";
 
 /// Sees a face in every picture, each in a direction of its own.
@@ -78,7 +80,7 @@ fn child_that_is_killed() {
 }
 
 fn child(dir: &Path) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
+    let mut command = command(env::current_exe().unwrap());
     command
         .args(["crash::child_that_is_killed", "--exact", "--nocapture"])
         .env(FOLDER, dir)

@@ -12,7 +12,7 @@ use std::{
 
 use facelatch::vision::{Face, embed::Embedding, manifest::Precision};
 
-use crate::support::{beside_checkout, picture, vision};
+use crate::support::{beside_checkout, picture, too_slow_here, vision};
 
 /// Two pictures, and whether they show one person.
 struct Pair {
@@ -137,6 +137,9 @@ fn unit_mean(of: &[&Embedding]) -> Vec<f32> {
 
 #[test]
 fn pairs_of_pictures_are_told_apart() {
+    if too_slow_here("LFW") {
+        return;
+    }
     let Some(dir) = beside_checkout("data/lfw-dev") else { return };
     let full = std::env::var("FACELATCH_LFW").is_ok_and(|value| value == "full");
     let mut pairs = pairs(&dir);

@@ -1,6 +1,11 @@
 //! What several test modules need.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use facelatch::vision::{Vision, manifest::Precision, mtcnn::MtcnnSettings};
 use image::RgbImage;
@@ -10,13 +15,42 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What starts programs of the tests' own processor, where that is not the machine's (cross/build): an emulator and its options.
+fn emulator() -> Option<String> {
+    env::var("FACELATCH_RUNNER").ok()
+}
+
+/// A program that was built with the tests.
+pub fn command(program: impl AsRef<Path>) -> Command {
+    let emulator = emulator().unwrap_or_default();
+    let mut words = emulator.split_whitespace();
+    let Some(first) = words.next() else { return Command::new(program.as_ref()) };
+    let mut command = Command::new(first);
+    command.args(words).arg(program.as_ref());
+    command
+}
+
+/// Says what is not tested; not by `eprintln`, which the test runner keeps to itself.
+pub fn skipped(why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED: {why}").expect("there is somebody to tell");
+}
+
+/// Whether this is an emulated processor; then says so of a test that is too slow there.
+pub fn too_slow_here(what: &str) -> bool {
+    let emulated = emulator().is_some();
+    if emulated {
+        skipped(&format!("{what}: not on an emulated processor, which takes some fifty times as long"));
+    }
+    emulated
+}
+
 /// A folder of test data that lies beside the checkout on some machines; None, and a line that says so, elsewhere.
 pub fn beside_checkout(what: &str) -> Option<PathBuf> {
     let path = root().join("../shared").join(what);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("SKIPPED: {what} is not beside the checkout");
+    skipped(&format!("{what} is not beside the checkout"));
     None
 }
 
