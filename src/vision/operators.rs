@@ -96,11 +96,11 @@ impl ElementWiseMiniOp for Quantize {
     fn eval_out_of_place(&self, input: &Tensor, _wanted: Option<DatumType>) -> TractResult<Tensor> {
         let mut output = Tensor::zero::<u8>(input.shape())?;
         let numbers = input.try_as_plain_ram()?;
-        let mut places = output.try_as_plain_ram_mut()?;
-        for (place, number) in places.as_slice_mut::<u8>()?.iter_mut().zip(numbers.as_slice::<f32>()?) {
+        for (place, number) in
+            output.try_as_plain_ram_mut()?.as_slice_mut::<u8>()?.iter_mut().zip(numbers.as_slice::<f32>()?)
+        {
             *place = self.quantize(*number);
         }
-        drop(places);
         Ok(output)
     }
 }

@@ -199,7 +199,9 @@ fn a_face_dropped_into_the_folder_is_recognised_without_a_restart() {
 fn somebody_authorised_opens_by_command() {
     let dir = tempfile::tempdir().unwrap();
     play(dir.path(), &[("", 5)]);
-    let config = config(dir.path());
+    let mut config = config(dir.path());
+    // Long enough to be seen on a busy machine; the end of the daemon ends it too.
+    config.latch.hold = Duration::from_secs(10);
     let mut running = Running::start(&config);
     assert!(matches!(running.client.ask(&Request::Open).unwrap(), Response::Opened));
     let status = ControlClient::connect(&config.control.socket).unwrap().ask(&Request::Status).unwrap();
