@@ -22,6 +22,8 @@
 //! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
 //! | [`store`] | people and events on disk |
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
+//! | [`eval`] | how well faces are told apart: rates and thresholds from pictures of known people |
+//! | [`triplet`] | triplet loss: an embedder's last layer trained anew |
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
 //! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
@@ -36,6 +38,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod enroll;
+pub mod eval;
 pub mod gallery;
 pub mod gpio;
 pub mod latch;
@@ -43,4 +46,5 @@ pub mod policy;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod triplet;
 pub mod vision;

@@ -112,7 +112,7 @@ impl Services {
         go_on: impl Fn() -> bool,
     ) -> Result<(Arc<Services>, Changes), StartError> {
         let manifest = Manifest::load(&config.models.dir)?;
-        let entry = manifest.embedder(&config.models.embedder)?;
+        let entry = manifest.embedder(&config.models.embedder)?.mirroring(config.models.mirror);
         let max_distance = match config.recognition.max_distance {
             Some(distance) => distance,
             None => entry.distance_for(config.recognition.false_match_rate.0)?,
@@ -414,7 +414,10 @@ fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
 /// Loads the nets in the precision told; `auto` measures both at the first start on this machine and remembers.
 fn load_vision(config: &Config, store: &Store, model: ModelId) -> Result<(Vision, Precision), StartError> {
     let settings = detector_settings(&config.detection);
-    let load = |precision| Vision::load(&config.models.dir, &config.models.embedder, precision, settings);
+    let load = |precision| {
+        let vision = Vision::load(&config.models.dir, &config.models.embedder, precision, settings)?;
+        Ok::<_, VisionError>(vision.mirroring(config.models.mirror))
+    };
     let forced = match config.models.precision {
         PrecisionChoice::W8 => Some(Precision::W8),
         PrecisionChoice::Int8 => Some(Precision::Int8),

@@ -18,12 +18,12 @@ use crate::{
 };
 
 /// Prints; a reader who has gone away (`| head`) ends it quietly. False when nobody reads any more.
-fn emit(text: &str) -> bool {
+pub(super) fn emit(text: &str) -> bool {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
-fn emit_json(value: &Value) -> bool {
+pub(super) fn emit_json(value: &Value) -> bool {
     emit(&format!("{value}\n"))
 }
 
@@ -54,7 +54,7 @@ pub(super) fn parse_since(text: &str) -> Result<i64, String> {
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -45,8 +45,9 @@ impl Default for ModelsConfig {
     fn default() -> Self {
         ModelsConfig {
             dir: "/usr/share/facelatch/models".into(),
-            embedder: "dlib".into(),
+            embedder: "dlib-triplet".into(),
             precision: PrecisionChoice::Auto,
+            mirror: false,
         }
     }
 }

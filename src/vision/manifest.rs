@@ -78,6 +78,9 @@ pub struct NetEntry {
     /// Embedders only: measured distance thresholds.
     #[serde(default)]
     pub thresholds: Vec<Threshold>,
+    /// Embedders only: the same with mirror images averaged in.
+    #[serde(default)]
+    pub mirror_thresholds: Vec<Threshold>,
     /// The file that holds this entry, for messages.
     #[serde(skip)]
     pub listed_in: PathBuf,
@@ -279,12 +282,14 @@ fn check(net: &NetEntry) -> Result<(), ManifestError> {
     if !net.dimension.is_some_and(|dimension| (8..=4096).contains(&dimension)) {
         return Err(entry_error(net, "an embedder needs dimension, 8 to 4096".into()));
     }
-    let rising = net.thresholds.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance);
-    let in_range = net.thresholds.iter().all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0);
-    if !rising || !in_range {
+    let falls = |table: &[Threshold]| {
+        table.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance)
+            && table.iter().all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0)
+    };
+    if !falls(&net.thresholds) || !falls(&net.mirror_thresholds) {
         return Err(entry_error(
             net,
-            "thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next".into(),
+            "thresholds and mirror_thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next".into(),
         ));
     }
     let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
@@ -320,6 +325,15 @@ impl NetEntry {
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
         ModelId(id)
+    }
+
+    /// The entry with the thresholds that hold with mirror images averaged in, or without.
+    pub fn mirroring(&self, mirror: bool) -> NetEntry {
+        let mut entry = self.clone();
+        if mirror {
+            entry.thresholds.clone_from(&self.mirror_thresholds);
+        }
+        entry
     }
 
     /// The distance at which `fmr` of comparisons of different people match: interpolated in the measured table, linear in the logarithm of the rate.

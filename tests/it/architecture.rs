@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -49,6 +49,8 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("camera", &["config", "vision", "telemetry"]),
     ("store", &["gallery", "vision"]),
     ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
+    ("eval", &["enroll", "vision"]),
+    ("triplet", &[]),
     ("control", &["store"]),
     ("service", &["config", "control", "enroll", "gallery", "latch", "policy", "store", "telemetry", "vision"]),
     (
@@ -76,11 +78,13 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "control",
             "daemon",
             "enroll",
+            "eval",
             "gpio",
             "latch",
             "service",
             "store",
             "telemetry",
+            "triplet",
             "vision",
         ],
     ),
