@@ -169,7 +169,7 @@ pub struct TrainArguments {
     /// Pictures among which each anchor's negative is looked for.
     #[arg(long, default_value_t = 2500, value_name = "COUNT")]
     pub pool: usize,
-    /// Learn from the nearest negative (hard), or from one that is farther than the positive, but not by α (semi-hard).
+    /// Learn from the nearest negative (hard), or from the nearest of those farther away than the positive (semi-hard).
     #[arg(long, default_value = "semi-hard", value_parser = ["semi-hard", "hard"])]
     pub mining: String,
     /// At most so many steps; the best number of them is found on held-out people.
@@ -181,12 +181,18 @@ pub struct TrainArguments {
     /// Share of the way back to the old layer gone after each step.
     #[arg(long, default_value_t = 0.02, value_name = "SHARE")]
     pub decay: f32,
+    /// How much of what the old layer makes of the mean face is put back; the loss takes all of it away.
+    #[arg(long, default_value_t = 0.15, value_name = "SHARE")]
+    pub common: f32,
     /// Parts into which the people are divided: each is held out once, and gives the thresholds.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     pub folds: usize,
     /// So often the people are divided anew, each time differently: more trainings, but thresholds from more comparisons.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     pub repeats: usize,
+    /// Keep what the nets make of the pictures in this folder: the next training on the same pictures begins at once.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
     /// The same seed, pictures and options give the same layer.
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub seed: u64,

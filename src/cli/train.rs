@@ -10,8 +10,8 @@ use std::{
 };
 
 use image::RgbImage;
-use ndarray::{Array2, ArrayView1, Axis};
-use ndarray_npy::WriteNpyExt;
+use ndarray::{Array2, Axis};
+use ndarray_npy::{ReadNpyExt, WriteNpyExt};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     eval::{
-        collection::{self, Collection},
+        collection::{self, Collection, CollectionError},
         plot,
         statistics::{self, Distances, RATES},
     },
@@ -33,7 +33,7 @@ use crate::{
     vision::{
         Vision,
         align::AlignedFace,
-        manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, Precision, Threshold},
+        manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, Precision, Role, Threshold},
     },
 };
 
@@ -84,9 +84,14 @@ pub(super) fn run(arguments: &TrainArguments, json: bool) -> Result<u8, CommandE
     }
     let entry = manifest.embedder(&arguments.embedder).map_err(start_error)?.clone();
     let collection = Collection::read(&arguments.images)?;
-    let features = Features::extract(&target.dir, &entry, &collection)?;
+    let features = Features::extract(&manifest, &target.dir, &entry, &collection, arguments.cache.as_deref())?;
+    let several = features.people_with_several_pictures();
+    if several < 2 {
+        let problem = format!("{several} people have two pictures with a face: at least two people with two pictures each are needed, to learn from one and to measure on the other");
+        return Err(CollectionError::TooFew { path: arguments.images.clone(), problem }.into());
+    }
     let trainers = (0..arguments.repeats.max(1)).flat_map(|repeat| {
-        features.partition(arguments.folds.max(2), arguments.seed.wrapping_add(repeat as u64))
+        features.partition(arguments.folds.clamp(2, several), arguments.seed.wrapping_add(repeat as u64))
     });
     let trainers = trainers.map(|held_out| {
         let trainer = Trainer::new(&features.layer, &features.samples, |person| !held_out[person], settings)?;
@@ -121,6 +126,7 @@ fn settings(arguments: &TrainArguments) -> Settings {
         mining: if arguments.mining == "hard" { Mining::Hard } else { Mining::SemiHard },
         learning_rate: arguments.learning_rate,
         decay: arguments.decay,
+        common: arguments.common,
         seed: arguments.seed,
     }
 }
@@ -205,7 +211,13 @@ struct Features {
 impl Features {
     /// Every picture and its mirror image, in every precision of the embedder: integer arithmetic, and the landmarks that the
     /// detector finds with it, are a little different, and the layer has to serve both.
-    fn extract(dir: &Path, entry: &NetEntry, collection: &Collection) -> Result<Features, CommandError> {
+    fn extract(
+        manifest: &Manifest,
+        dir: &Path,
+        entry: &NetEntry,
+        collection: &Collection,
+        cache: Option<&Path>,
+    ) -> Result<Features, CommandError> {
         let mut features = Array2::zeros((0, 0));
         let mut samples = Samples { features: Array2::zeros((0, 0)), person: Vec::new(), picture: Vec::new() };
         let (mut precisions, mut start) = (Vec::new(), None);
@@ -221,21 +233,29 @@ impl Features {
                 return Err(CommandError::Usage(problem));
             };
             start = Some(layer.clone());
-            let bar = Bar::new(format!("features as {precision}"), collection.pictures.len());
-            let views = collection::each(&collection.pictures, &vision, |vision, picture, _| views(vision, picture), |done| bar.show(done))?;
+            let kept = cache.map(|cache| Ok::<_, CommandError>(cache.join(cache_name(manifest, entry, precision, collection)?)));
+            let kept = kept.transpose()?;
+            let views = match kept.as_deref().filter(|kept| kept.is_file()) {
+                Some(kept) => read_features(kept, collection.pictures.len())?,
+                None => {
+                    let views = extract_views(&vision, precision, collection)?;
+                    kept.map_or(Ok(()), |kept| write_features(&kept, &views))?;
+                    views
+                }
+            };
             let mut rows = Vec::new();
-            for (picture, views) in views.into_iter().enumerate() {
-                let Some(views) = views else { continue };
+            for (picture, views) in views.axis_chunks_iter(Axis(0), 2).enumerate() {
+                if views.iter().any(|value| value.is_nan()) {
+                    continue;
+                }
                 let person = collection.pictures[picture].person;
                 let first = samples.person.len();
+                samples.person.extend([person; 2]);
+                samples.picture.extend([picture; 2]);
                 if features.is_empty() {
-                    features = Array2::zeros((0, views[0].len()));
+                    features = Array2::zeros((0, views.ncols()));
                 }
-                for view in views {
-                    features.push_row(ArrayView1::from(&view)).map_err(|error| internal(error.to_string()))?;
-                    samples.person.push(person);
-                    samples.picture.push(picture);
-                }
+                features.append(Axis(0), views).map_err(|error| internal(error.to_string()))?;
                 rows.push((person, [first, first + 1]));
             }
             precisions.push((precision, rows));
@@ -245,10 +265,20 @@ impl Features {
         Ok(Features { layer, samples, people: collection.people.len(), precisions })
     }
 
+    /// Pictures with a face, of each person.
+    fn pictures(&self) -> Vec<usize> {
+        let mut pictures = vec![0; self.people];
+        self.precisions.iter().take(1).flat_map(|(_, rows)| rows).for_each(|(person, _)| pictures[*person] += 1);
+        pictures
+    }
+
+    fn people_with_several_pictures(&self) -> usize {
+        self.pictures().iter().filter(|pictures| **pictures > 1).count()
+    }
+
     /// Divides the people into `folds`, those with several pictures and those with one alike; for each fold, who is held out.
     fn partition(&self, folds: usize, seed: u64) -> Vec<Vec<bool>> {
-        let mut pictures = vec![0usize; self.people];
-        self.precisions.iter().take(1).flat_map(|(_, rows)| rows).for_each(|(person, _)| pictures[*person] += 1);
+        let pictures = self.pictures();
         let mut order: Vec<usize> = (0..self.people).collect();
         Random::new(seed).shuffle(&mut order);
         order.sort_by_key(|person| pictures[*person] < 2);
@@ -271,6 +301,60 @@ impl Features {
         let embeddings = statistics::unit_rows(features.dot(&held_out.layer.t()));
         statistics::all_pairs(embeddings.view(), &person)
     }
+}
+
+/// Two rows for each picture, of its main face and of the mirror image; NaN where there is no face.
+fn extract_views(vision: &Vision, precision: Precision, collection: &Collection) -> Result<Array2<f32>, CommandError> {
+    let bar = Bar::new(format!("features as {precision}"), collection.pictures.len());
+    let work = |vision: &mut Vision, picture: &RgbImage, _| views(vision, picture);
+    let found = collection::each(&collection.pictures, vision, work, |done| bar.show(done))?;
+    let width = found.iter().flatten().next().map_or(0, |[features, _]| features.len());
+    let values = found.into_iter().flat_map(|views| match views {
+        Some([features, mirrored]) => [features, mirrored].concat(),
+        None => vec![f32::NAN; 2 * width],
+    });
+    Array2::from_shape_vec((2 * collection.pictures.len(), width), values.collect())
+        .map_err(|error| internal(error.to_string()))
+}
+
+/// A name that says what features were made of: the nets, the precision and the pictures themselves.
+fn cache_name(
+    manifest: &Manifest,
+    entry: &NetEntry,
+    precision: Precision,
+    collection: &Collection,
+) -> Result<String, CommandError> {
+    let mut hash = Sha256::new();
+    let detectors = manifest.nets().iter().filter(|net| net.role != Role::Embedder).map(|net| net.sha256.as_str());
+    let alignment = format!("{:?} {:?} {:?} {precision}", entry.input, entry.pixels, entry.alignment);
+    for part in detectors.chain([entry.sha256.as_str(), &alignment]) {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    for picture in &collection.pictures {
+        let bytes = fs::read(&picture.path).map_err(|source| CommandError::File { path: picture.path.clone(), source })?;
+        hash.update(Sha256::digest(&bytes));
+    }
+    Ok(format!("{}.npy", hash.finalize()[..12].iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+}
+
+fn read_features(path: &Path, pictures: usize) -> Result<Array2<f32>, CommandError> {
+    let unreadable = |problem: String| CommandError::File { path: path.to_owned(), source: io::Error::other(problem) };
+    let file = fs::File::open(path).map_err(|source| CommandError::File { path: path.to_owned(), source })?;
+    let views = Array2::<f32>::read_npy(io::BufReader::new(file))
+        .map_err(|error| unreadable(format!("{error}; remove this file, it is made anew")))?;
+    if views.nrows() != 2 * pictures {
+        return Err(unreadable("it holds features of another number of pictures; remove this file, it is made anew".into()));
+    }
+    say(&format!("features read from {}", path.display()));
+    Ok(views)
+}
+
+fn write_features(path: &Path, views: &Array2<f32>) -> Result<(), CommandError> {
+    let failed = |source| CommandError::File { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    views.write_npy(&mut bytes).map_err(|error| internal(error.to_string()))?;
+    path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, bytes)).map_err(failed)
 }
 
 /// Features of a picture's main face and of its mirror image; None when there is no face.
@@ -296,7 +380,7 @@ fn find_steps(mut folds: Vec<Fold<'_>>, features: &Features, most: usize) -> Res
     loop {
         let now: Vec<HeldOut> = folds
             .iter()
-            .map(|fold| HeldOut { layer: fold.trainer.layer().clone(), people: fold.held_out.clone() })
+            .map(|fold| HeldOut { layer: fold.trainer.layer(), people: fold.held_out.clone() })
             .collect();
         let seen = (0..features.precisions.len())
             .flat_map(|precision| now.iter().filter_map(move |held_out| features.distances(held_out, precision, false)));

@@ -5,5 +5,6 @@ mod commands;
 mod crash;
 mod door;
 mod golden;
+mod learn;
 mod lfw;
 mod support;
