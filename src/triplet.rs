@@ -157,10 +157,12 @@ pub fn loss_and_gradient<T: NdFloat>(
         }
     }
     // Then back through the normalisation and the layer.
-    Zip::from(slopes.rows_mut()).and(embedded.rows.rows()).and(&embedded.lengths).for_each(|mut slope, unit, &length| {
-        let along = slope.dot(&unit);
-        Zip::from(&mut slope).and(&unit).for_each(|slope, &unit| *slope = (*slope - unit * along) / length);
-    });
+    Zip::from(slopes.rows_mut()).and(embedded.rows.rows()).and(&embedded.lengths).for_each(
+        |mut slope, unit, &length| {
+            let along = slope.dot(&unit);
+            Zip::from(&mut slope).and(&unit).for_each(|slope, &unit| *slope = (*slope - unit * along) / length);
+        },
+    );
     (loss, slopes.t().dot(&features))
 }
 
@@ -193,11 +195,13 @@ impl Adam {
         self.steps += 1;
         let mean_share = 1.0 - Self::MEAN_KEPT.powi(self.steps);
         let square_share = 1.0 - Self::SQUARE_KEPT.powi(self.steps);
-        Zip::from(weights).and(gradient).and(&mut self.mean).and(&mut self.square).for_each(|weight, &g, mean, square| {
-            *mean = Self::MEAN_KEPT * *mean + (1.0 - Self::MEAN_KEPT) * g;
-            *square = Self::SQUARE_KEPT * *square + (1.0 - Self::SQUARE_KEPT) * g * g;
-            *weight -= rate * (*mean / mean_share) / ((*square / square_share).sqrt() + Self::EPSILON);
-        });
+        Zip::from(weights).and(gradient).and(&mut self.mean).and(&mut self.square).for_each(
+            |weight, &g, mean, square| {
+                *mean = Self::MEAN_KEPT * *mean + (1.0 - Self::MEAN_KEPT) * g;
+                *square = Self::SQUARE_KEPT * *square + (1.0 - Self::SQUARE_KEPT) * g * g;
+                *weight -= rate * (*mean / mean_share) / ((*square / square_share).sqrt() + Self::EPSILON);
+            },
+        );
     }
 }
 
@@ -361,10 +365,10 @@ impl<'a> Trainer<'a> {
     fn mine(&mut self) -> Vec<Triplet> {
         let Settings { alpha, batch, pool, mining, .. } = self.settings;
         let pairs: Vec<(usize, usize)> = (0..batch).map(|_| self.genuine_pair()).collect();
-        let pool: Vec<usize> = (0..pool.min(self.rows.len())).map(|_| self.rows[self.random.below(self.rows.len())]).collect();
-        let embedded = |rows: &[usize]| {
-            embed(self.moving.view(), self.samples.features.select(Axis(0), rows).view()).rows
-        };
+        let pool: Vec<usize> =
+            (0..pool.min(self.rows.len())).map(|_| self.rows[self.random.below(self.rows.len())]).collect();
+        let embedded =
+            |rows: &[usize]| embed(self.moving.view(), self.samples.features.select(Axis(0), rows).view()).rows;
         let anchors = embedded(&pairs.iter().map(|pair| pair.0).collect::<Vec<_>>());
         let positives = embedded(&pairs.iter().map(|pair| pair.1).collect::<Vec<_>>());
         let likeness = anchors.dot(&embedded(&pool).t());
@@ -374,7 +378,8 @@ impl<'a> Trainer<'a> {
             let near = 2.0 - 2.0 * anchors.row(i).dot(&positives.row(i));
             let line = likeness.row(i);
             let strangers = || {
-                let others = pool.iter().zip(line).filter(|(row, _)| self.samples.person[**row] != self.samples.person[anchor]);
+                let others =
+                    pool.iter().zip(line).filter(|(row, _)| self.samples.person[**row] != self.samples.person[anchor]);
                 others.map(|(row, product)| (*row, 2.0 - 2.0 * product))
             };
             let negative = strangers()
@@ -404,8 +409,16 @@ impl<'a> Trainer<'a> {
 mod tests {
     use super::*;
 
-    const SETTINGS: Settings =
-        Settings { alpha: 0.5, batch: 16, pool: 40, mining: Mining::SemiHard, learning_rate: 1e-2, decay: 1e-2, common: 0.2, seed: 7 };
+    const SETTINGS: Settings = Settings {
+        alpha: 0.5,
+        batch: 16,
+        pool: 40,
+        mining: Mining::SemiHard,
+        learning_rate: 1e-2,
+        decay: 1e-2,
+        common: 0.2,
+        seed: 7,
+    };
 
     fn random_array(rows: usize, columns: usize, random: &mut Random) -> Array2<f32> {
         Array2::from_shape_fn((rows, columns), |_| random.normal())
@@ -511,11 +524,22 @@ mod tests {
             assert!(last.loss < first.loss, "{mining:?}: {first:?} {last:?}");
             // Of all triplets there are, not only the mined ones.
             let every: Vec<Triplet> = (0..80)
-                .flat_map(|anchor| (0..80).map(move |negative| Triplet { anchor, positive: anchor / 4 * 4 + (anchor + 1) % 4, negative }))
+                .flat_map(|anchor| {
+                    (0..80).map(move |negative| Triplet {
+                        anchor,
+                        positive: anchor / 4 * 4 + (anchor + 1) % 4,
+                        negative,
+                    })
+                })
                 .filter(|t| t.anchor / 4 != t.negative / 4)
                 .collect();
             let loss = |layer: &Array2<f32>| loss_and_gradient(layer.view(), samples.features.view(), &every, 0.5).0;
-            assert!(loss(&trainer.layer()) < 0.8 * loss(&start), "{mining:?}: {} {}", loss(&trainer.layer()), loss(&start));
+            assert!(
+                loss(&trainer.layer()) < 0.8 * loss(&start),
+                "{mining:?}: {} {}",
+                loss(&trainer.layer()),
+                loss(&start)
+            );
         }
     }
 
@@ -526,7 +550,8 @@ mod tests {
         let start = random_array(4, 12, &mut random);
         for mining in [Mining::SemiHard, Mining::Hard] {
             let mut trainer =
-                Trainer::new(&start, &samples, |person| person != 9, Settings { mining, pool: 200, ..SETTINGS }).unwrap();
+                Trainer::new(&start, &samples, |person| person != 9, Settings { mining, pool: 200, ..SETTINGS })
+                    .unwrap();
             let embedded = embed(start.view(), samples.features.view()).rows;
             let square = |a: usize, b: usize| {
                 let difference = &embedded.row(a) - &embedded.row(b);

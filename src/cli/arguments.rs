@@ -179,10 +179,10 @@ pub struct TrainArguments {
     #[arg(long, default_value_t = 1e-4, value_name = "RATE")]
     pub learning_rate: f32,
     /// Share of the way back to the old layer gone after each step.
-    #[arg(long, default_value_t = 0.02, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
     pub decay: f32,
     /// How much of what the old layer makes of the mean face is put back; the loss takes all of it away.
-    #[arg(long, default_value_t = 0.15, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     pub common: f32,
     /// Parts into which the people are divided: each is held out once, and gives the thresholds.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]

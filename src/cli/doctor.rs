@@ -196,10 +196,13 @@ fn models(config: &Config) -> Vec<Check> {
         net.last_layer.as_ref().map_or(Ok(()), |layer| manifest.read_layer(layer).map(drop))
     });
     let verified: Result<Vec<()>, _> = whole.collect();
-    let embedder = manifest.embedder(&config.models.embedder).map(|net| net.mirroring(config.models.mirror)).and_then(|net| match config.recognition.max_distance {
-        Some(distance) => Ok(distance),
-        None => net.distance_for(config.recognition.false_match_rate.0),
-    });
+    let embedder =
+        manifest.embedder(&config.models.embedder).map(|net| net.mirroring(config.models.mirror)).and_then(|net| {
+            match config.recognition.max_distance {
+                Some(distance) => Ok(distance),
+                None => net.distance_for(config.recognition.false_match_rate.0),
+            }
+        });
     vec![match (verified, embedder) {
         (Ok(nets), Ok(distance)) => ok(
             "models",

@@ -216,7 +216,8 @@ fn as_text(measured: &Measured, chosen: &Chosen) -> String {
     let mut table = vec![["TAR at FMR", "genuine", "impostor"].map(str::to_owned).to_vec()];
     table[0].extend(RATES.map(rate_name));
     let mut line = |name: &str, distances: &Distances, cell: &dyn Fn(OperatingPoint) -> String| {
-        let mut row = vec![name.to_owned(), distances.genuine().len().to_string(), distances.impostor().len().to_string()];
+        let mut row =
+            vec![name.to_owned(), distances.genuine().len().to_string(), distances.impostor().len().to_string()];
         row.extend(RATES.map(|rate| distances.at(rate).map_or_else(|| "-".into(), cell)));
         table.push(row);
     };
@@ -228,8 +229,14 @@ fn as_text(measured: &Measured, chosen: &Chosen) -> String {
         line("  nearer than", distances, &|point| format!("{:.4}", point.distance));
     }
     text += &print::table(&table);
-    let rows = points(all).into_iter().map(|(rate, point)| format!("    {{ fmr = {rate}, distance = {:.3} }},\n", point.distance));
-    text + &format!("\nfor the manifest:\n{} = [\n{}]\n", if chosen.mirror { "mirror_thresholds" } else { "thresholds" }, rows.collect::<String>())
+    let rows = points(all)
+        .into_iter()
+        .map(|(rate, point)| format!("    {{ fmr = {rate}, distance = {:.3} }},\n", point.distance));
+    text + &format!(
+        "\nfor the manifest:\n{} = [\n{}]\n",
+        if chosen.mirror { "mirror_thresholds" } else { "thresholds" },
+        rows.collect::<String>()
+    )
 }
 
 fn draw(measured: &Measured, folder: &Path) -> Result<(), CommandError> {
@@ -241,7 +248,8 @@ fn draw(measured: &Measured, folder: &Path) -> Result<(), CommandError> {
     let mut samples = vec![("every pair".to_owned(), &measured.all)];
     // One enrolled and one seen is nearly the same as every pair.
     let more = measured.fusions.iter().filter(|((enrolled, probe), _)| enrolled * probe > 1);
-    samples.extend(more.map(|((enrolled, probe), distances)| (format!("{enrolled} enrolled, {probe} seen"), distances)));
+    samples
+        .extend(more.map(|((enrolled, probe), distances)| (format!("{enrolled} enrolled, {probe} seen"), distances)));
     let named: Vec<(&str, &Distances)> = samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
     let limit = measured.all.threshold(DRAWN);
     for (name, picture) in [("roc.svg", plot::roc(&named)), ("distances.svg", plot::histogram(&measured.all, limit))] {

@@ -44,7 +44,8 @@ impl Chosen {
     /// Detector and embedder in that precision, without mirror images.
     pub fn load(&self, precision: Precision) -> Result<Vision, CommandError> {
         // The smallest face is set for each picture.
-        let settings = MtcnnSettings { min_face: 40.0, thresholds: crate::config::DetectionConfig::default().thresholds };
+        let settings =
+            MtcnnSettings { min_face: 40.0, thresholds: crate::config::DetectionConfig::default().thresholds };
         Vision::load(&self.dir, &self.embedder, precision, settings)
             .map_err(|error| CommandError::Start(StartError::Vision(error)))
     }
@@ -80,7 +81,11 @@ impl Bar {
         let line = if self.terminal {
             let full = part * 30 / parts;
             let end = if done >= total { "\n" } else { "" };
-            format!("\r{what} [{}{}] {done} of {total}, {left:.0} s left {end}", "#".repeat(full), ".".repeat(30 - full))
+            format!(
+                "\r{what} [{}{}] {done} of {total}, {left:.0} s left {end}",
+                "#".repeat(full),
+                ".".repeat(30 - full)
+            )
         } else {
             format!("{what}: {done} of {total}, {left:.0} s left\n")
         };

@@ -87,7 +87,9 @@ pub(super) fn run(arguments: &TrainArguments, json: bool) -> Result<u8, CommandE
     let features = Features::extract(&manifest, &target.dir, &entry, &collection, arguments.cache.as_deref())?;
     let several = features.people_with_several_pictures();
     if several < 2 {
-        let problem = format!("{several} people have two pictures with a face: at least two people with two pictures each are needed, to learn from one and to measure on the other");
+        let problem = format!(
+            "{several} people have two pictures with a face: at least two people with two pictures each are needed, to learn from one and to measure on the other"
+        );
         return Err(CollectionError::TooFew { path: arguments.images.clone(), problem }.into());
     }
     let trainers = (0..arguments.repeats.max(1)).flat_map(|repeat| {
@@ -233,7 +235,8 @@ impl Features {
                 return Err(CommandError::Usage(problem));
             };
             start = Some(layer.clone());
-            let kept = cache.map(|cache| Ok::<_, CommandError>(cache.join(cache_name(manifest, entry, precision, collection)?)));
+            let kept = cache
+                .map(|cache| Ok::<_, CommandError>(cache.join(cache_name(manifest, entry, precision, collection)?)));
             let kept = kept.transpose()?;
             let views = match kept.as_deref().filter(|kept| kept.is_file()) {
                 Some(kept) => read_features(kept, collection.pictures.len())?,
@@ -295,7 +298,8 @@ impl Features {
         let rows: Vec<&(usize, [usize; 2])> =
             self.precisions[precision].1.iter().filter(|(person, _)| held_out.people[*person]).collect();
         let person: Vec<usize> = rows.iter().map(|(person, _)| *person).collect();
-        let of = |view: usize| self.samples.features.select(Axis(0), &rows.iter().map(|(_, r)| r[view]).collect::<Vec<_>>());
+        let of =
+            |view: usize| self.samples.features.select(Axis(0), &rows.iter().map(|(_, r)| r[view]).collect::<Vec<_>>());
         // Half the sum has the same direction as the sum.
         let features = if mirror { of(0) + of(1) } else { of(0) };
         let embeddings = statistics::unit_rows(features.dot(&held_out.layer.t()));
@@ -332,7 +336,8 @@ fn cache_name(
         hash.update([0]);
     }
     for picture in &collection.pictures {
-        let bytes = fs::read(&picture.path).map_err(|source| CommandError::File { path: picture.path.clone(), source })?;
+        let bytes =
+            fs::read(&picture.path).map_err(|source| CommandError::File { path: picture.path.clone(), source })?;
         hash.update(Sha256::digest(&bytes));
     }
     Ok(format!("{}.npy", hash.finalize()[..12].iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
@@ -344,7 +349,9 @@ fn read_features(path: &Path, pictures: usize) -> Result<Array2<f32>, CommandErr
     let views = Array2::<f32>::read_npy(io::BufReader::new(file))
         .map_err(|error| unreadable(format!("{error}; remove this file, it is made anew")))?;
     if views.nrows() != 2 * pictures {
-        return Err(unreadable("it holds features of another number of pictures; remove this file, it is made anew".into()));
+        return Err(unreadable(
+            "it holds features of another number of pictures; remove this file, it is made anew".into(),
+        ));
     }
     say(&format!("features read from {}", path.display()));
     Ok(views)
@@ -378,12 +385,11 @@ fn find_steps(mut folds: Vec<Fold<'_>>, features: &Features, most: usize) -> Res
     let mut trained = Trained { looks: Vec::new(), steps: 0, best: Vec::new() };
     let mut progress = start;
     loop {
-        let now: Vec<HeldOut> = folds
-            .iter()
-            .map(|fold| HeldOut { layer: fold.trainer.layer(), people: fold.held_out.clone() })
-            .collect();
-        let seen = (0..features.precisions.len())
-            .flat_map(|precision| now.iter().filter_map(move |held_out| features.distances(held_out, precision, false)));
+        let now: Vec<HeldOut> =
+            folds.iter().map(|fold| HeldOut { layer: fold.trainer.layer(), people: fold.held_out.clone() }).collect();
+        let seen = (0..features.precisions.len()).flat_map(|precision| {
+            now.iter().filter_map(move |held_out| features.distances(held_out, precision, false))
+        });
         let seen = Distances::merged(seen).ok_or(TrainError::OnePicture)?;
         let look = Look { progress, tar: JUDGED.map(|rate| Some(seen.at(rate)?.tar)) };
         say(&line(&look));
@@ -397,7 +403,8 @@ fn find_steps(mut folds: Vec<Fold<'_>>, features: &Features, most: usize) -> Res
         }
         let steps = CHECK_EVERY.min(most - progress.steps);
         let advanced = thread::scope(|scope| {
-            let running: Vec<_> = folds.iter_mut().map(|fold| scope.spawn(move || fold.trainer.advance(steps))).collect();
+            let running: Vec<_> =
+                folds.iter_mut().map(|fold| scope.spawn(move || fold.trainer.advance(steps))).collect();
             running.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
         });
         let mut sum = Progress { steps: progress.steps + steps, loss: 0.0, active: 0.0 };
@@ -463,7 +470,9 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
         ChannelOrder::Bgr => "bgr",
     };
     let alignment = match &base.alignment {
-        Some(AlignmentEntry::FivePoints { points, weights }) => format!("{{ points = {points:?}, weights = {weights:?} }}"),
+        Some(AlignmentEntry::FivePoints { points, weights }) => {
+            format!("{{ points = {points:?}, weights = {weights:?} }}")
+        }
         Some(AlignmentEntry::Box { box_margin }) => format!("{{ box_margin = {box_margin:?} }}"),
         None => "{}".into(),
     };
@@ -517,9 +526,12 @@ fn draw(folder: &Path, trained: &Trained, tables: &Tables) -> Result<(), Command
     let samples: Vec<(String, &Distances)> = tables
         .measured
         .iter()
-        .map(|(precision, mirror, distances)| (format!("{precision}{}", if *mirror { ", mirrored" } else { "" }), distances))
+        .map(|(precision, mirror, distances)| {
+            (format!("{precision}{}", if *mirror { ", mirrored" } else { "" }), distances)
+        })
         .collect();
-    let samples: Vec<(&str, &Distances)> = samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
+    let samples: Vec<(&str, &Distances)> =
+        samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
     for (name, picture) in [("training.svg", plot::training(&lines)), ("roc.svg", plot::roc(&samples))] {
         let path = folder.join(name);
         fs::write(&path, picture.map_err(internal)?).map_err(file_error(&path))?;

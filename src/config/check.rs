@@ -98,7 +98,7 @@ impl Findings {
             );
         }
         if let Some(distance) = recognition.max_distance {
-            self.range("recognition.max_distance", distance, 0.05, 1.0, "");
+            self.range("recognition.max_distance", distance, 0.05, 1.5, "");
         }
         self.range("recognition.margin", recognition.margin, 0.0, 0.5, "");
         self.range("recognition.window", recognition.window, 1, 30, " frames");

@@ -70,7 +70,7 @@ impl Default for RecognitionConfig {
         RecognitionConfig {
             false_match_rate: FalseMatchRate(1e-4),
             max_distance: None,
-            margin: 0.05,
+            margin: 0.14,
             confirm: 3,
             window: 5,
             several_faces: SeveralFaces::Refuse,
@@ -89,7 +89,7 @@ impl Default for EnrollConfig {
             settle: Duration::from_millis(500),
             min_face: 80,
             max_megapixels: 50,
-            max_spread: 0.5,
+            max_spread: 1.3,
         }
     }
 }

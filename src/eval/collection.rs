@@ -117,8 +117,8 @@ impl Pairs {
     /// # Errors
     /// Unreadable, not of this format, or a picture is missing in `images`.
     pub fn read(file: &Path, images: &Path) -> Result<Pairs, CollectionError> {
-        let text = fs::read_to_string(file)
-            .map_err(|source| CollectionError::Read { path: file.to_owned(), source })?;
+        let text =
+            fs::read_to_string(file).map_err(|source| CollectionError::Read { path: file.to_owned(), source })?;
         let wrong = |line: usize, problem: String| CollectionError::Pairs { path: file.to_owned(), line, problem };
         let (folds, lines) = parse(&text).map_err(|(line, problem)| wrong(line, problem))?;
         // Pictures are numbered in the order of people's names and their numbers, as those of a folder are.
@@ -162,7 +162,8 @@ type Named<'a> = (&'a str, u32);
 fn parse(text: &str) -> Result<(usize, Vec<[Named<'_>; 2]>), (usize, String)> {
     let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim().is_empty());
     let (first, head) = lines.next().ok_or((1, "the list of pairs is empty".to_owned()))?;
-    let numbers: Option<Vec<usize>> = head.split_whitespace().map(|word| word.parse().ok().filter(|n| *n > 0)).collect();
+    let numbers: Option<Vec<usize>> =
+        head.split_whitespace().map(|word| word.parse().ok().filter(|n| *n > 0)).collect();
     let (folds, size) = match numbers.as_deref() {
         // A list that is one set, such as LFW's pairsDevTest.txt: ten folds, as is usual.
         Some(&[size]) => (10, size / 10),
@@ -172,8 +173,13 @@ fn parse(text: &str) -> Result<(usize, Vec<[Named<'_>; 2]>), (usize, String)> {
     let mut pairs = Vec::new();
     for (line, text) in lines {
         // Names hold spaces in some lists, in which columns are separated by tabs.
-        let words: Vec<&str> = if text.contains('\t') { text.split('\t').map(str::trim).collect() } else { text.split_whitespace().collect() };
-        let number = |word: &str| word.parse::<u32>().map_err(|_| (line, format!("\"{word}\" is no number of a picture")));
+        let words: Vec<&str> = if text.contains('\t') {
+            text.split('\t').map(str::trim).collect()
+        } else {
+            text.split_whitespace().collect()
+        };
+        let number =
+            |word: &str| word.parse::<u32>().map_err(|_| (line, format!("\"{word}\" is no number of a picture")));
         pairs.push(match words[..] {
             [name, a, b] => [(name, number(a)?), (name, number(b)?)],
             [name, a, other, b] => [(name, number(a)?), (other, number(b)?)],
@@ -182,7 +188,13 @@ fn parse(text: &str) -> Result<(usize, Vec<[Named<'_>; 2]>), (usize, String)> {
     }
     let expected = numbers.as_deref().map_or(0, |n| 2 * n.iter().product::<usize>());
     if pairs.len() != expected || size == 0 {
-        return Err((first, format!("the first line stands for {expected} pairs, at least one of each kind in each fold; {} follow", pairs.len())));
+        return Err((
+            first,
+            format!(
+                "the first line stands for {expected} pairs, at least one of each kind in each fold; {} follow",
+                pairs.len()
+            ),
+        ));
     }
     if let Some(&[_]) = numbers.as_deref() {
         // Such a list gives all pairs of one kind, then all of the other; the folds need some of each.
@@ -267,7 +279,8 @@ pub fn each<T: Send>(
             });
         }
     });
-    let mut results: Vec<_> = results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_iter().collect();
+    let mut results: Vec<_> =
+        results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_iter().collect();
     results.sort_unstable_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()
 }

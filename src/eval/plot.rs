@@ -46,12 +46,7 @@ pub fn training(lines: &[Line<'_>]) -> Result<String, String> {
     draw(["step", ""], 0.0..last, 0.0..1.0, lines).map_err(|error| error.to_string())
 }
 
-fn draw<X>(
-    [across, upwards]: [&str; 2],
-    x: X,
-    y: Range<f64>,
-    lines: &[Line<'_>],
-) -> Result<String, Box<dyn Error>>
+fn draw<X>([across, upwards]: [&str; 2], x: X, y: Range<f64>, lines: &[Line<'_>]) -> Result<String, Box<dyn Error>>
 where
     X: AsRangedCoord<Value = f64>,
     X::CoordDescType: ValueFormatter<f64>,
@@ -60,16 +55,15 @@ where
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
-            .margin(14)
-            .x_label_area_size(44)
-            .y_label_area_size(56)
-            .build_cartesian_2d(x, y)?;
+        let mut chart =
+            ChartBuilder::on(&area).margin(14).x_label_area_size(44).y_label_area_size(56).build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .x_desc(across)
             .y_desc(upwards)
-            .x_label_formatter(&|value| if *value < 0.1 && *value > 0.0 { format!("{value:e}") } else { value.to_string() })
+            .x_label_formatter(&|value| {
+                if *value < 0.1 && *value > 0.0 { format!("{value:e}") } else { value.to_string() }
+            })
             .label_style((FONT, 13))
             .draw()?;
         for ((name, points), color) in lines.iter().zip(COLORS.iter().cycle()) {
@@ -107,13 +101,9 @@ fn bars(distances: &Distances, limit: Option<f32>) -> Result<String, Box<dyn Err
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let (x, y): (RangedCoordf64, RangedCoordf64) =
-            ((0.0..f64::from(widest)).into(), (0.0..highest * 1.05).into());
-        let mut chart = ChartBuilder::on(&area)
-            .margin(14)
-            .x_label_area_size(44)
-            .y_label_area_size(56)
-            .build_cartesian_2d(x, y)?;
+        let (x, y): (RangedCoordf64, RangedCoordf64) = ((0.0..f64::from(widest)).into(), (0.0..highest * 1.05).into());
+        let mut chart =
+            ChartBuilder::on(&area).margin(14).x_label_area_size(44).y_label_area_size(56).build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -165,7 +155,9 @@ mod tests {
     use super::*;
 
     fn sample() -> Distances {
-        let spread = |from: f32, to: f32, count: usize| (0..count).map(|i| from + (to - from) * i as f32 / count as f32).collect();
+        let spread = |from: f32, to: f32, count: usize| {
+            (0..count).map(|i| from + (to - from) * i as f32 / count as f32).collect()
+        };
         Distances::new(spread(0.1, 0.5, 200), spread(0.3, 1.1, 5000)).unwrap()
     }
 

@@ -218,7 +218,8 @@ pub fn all_pairs(rows: ArrayView2<'_, f32>, person: &[usize]) -> Option<Distance
     for start in (0..rows.nrows()).step_by(BLOCK) {
         let end = (start + BLOCK).min(rows.nrows());
         // |a − b|² = 2 − 2 a·b for unit vectors.
-        let likeness = rows.slice_axis(Axis(0), Slice::from(start..end)).dot(&rows.slice_axis(Axis(0), Slice::from(start..)).t());
+        let likeness =
+            rows.slice_axis(Axis(0), Slice::from(start..end)).dot(&rows.slice_axis(Axis(0), Slice::from(start..)).t());
         for (i, line) in likeness.outer_iter().enumerate() {
             for (j, product) in line.iter().enumerate().skip(i + 1) {
                 let distance = (2.0 - 2.0 * product).max(0.0).sqrt();
@@ -354,7 +355,8 @@ mod tests {
     #[test]
     fn fused_pictures_are_compared_as_unit_means() {
         // Two people of four and two pictures, one of one.
-        let rows = unit_rows(array![[1.0, 0.0], [1.0, 0.2], [1.0, 0.1], [1.0, -0.1], [0.0, 1.0], [0.1, 1.0], [-1.0, 0.0]]);
+        let rows =
+            unit_rows(array![[1.0, 0.0], [1.0, 0.2], [1.0, 0.1], [1.0, -0.1], [0.0, 1.0], [0.1, 1.0], [-1.0, 0.0]]);
         let person = [0, 0, 0, 0, 1, 1, 2];
         let fused = fused(rows.view(), &person, 2, 2).unwrap();
         let template = unit(&rows.row(0) + &rows.row(1));

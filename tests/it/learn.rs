@@ -61,7 +61,8 @@ fn eval_measures_a_folder_of_people() {
     let dir = tempfile::tempdir().unwrap();
     let images = people(dir.path());
     let (models, plots) = (root().join("models"), dir.path().join("plots"));
-    let arguments = ["eval", "--json", "--models", shown(&models), "--images", shown(&images), "--plots", shown(&plots)];
+    let arguments =
+        ["eval", "--json", "--models", shown(&models), "--images", shown(&images), "--plots", shown(&plots)];
     let output = facelatch(&arguments);
     assert!(output.status.success(), "{}", error_of(&output));
     let measured: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -69,7 +70,10 @@ fn eval_measures_a_folder_of_people() {
     assert_eq!((&measured["genuine"], &measured["impostor"]), (&4.into(), &17.into()));
     assert_eq!((&measured["undetected"], &measured["auc"], &measured["eer"]), (&0.into(), &1.0.into(), &0.0.into()));
     assert_eq!(measured["tar"], serde_json::json!({}), "17 comparisons show no rate");
-    assert!(measured["accuracy"].is_null() && measured["accuracy_se"].is_null(), "eight pairs are too few for ten folds");
+    assert!(
+        measured["accuracy"].is_null() && measured["accuracy_se"].is_null(),
+        "eight pairs are too few for ten folds"
+    );
     for key in ["threshold", "pairs"] {
         assert!(!measured[key].is_null(), "{key}");
     }
@@ -78,7 +82,10 @@ fn eval_measures_a_folder_of_people() {
     }
     let mirrored = facelatch(&[&arguments[..], &["--mirror", "--precision", "int8"]].concat());
     let mirrored: Value = serde_json::from_slice(&mirrored.stdout).unwrap();
-    assert_eq!((&mirrored["mirror"], &mirrored["precision"], &mirrored["eer"]), (&true.into(), &"int8".into(), &0.0.into()));
+    assert_eq!(
+        (&mirrored["mirror"], &mirrored["precision"], &mirrored["eer"]),
+        (&true.into(), &"int8".into(), &0.0.into())
+    );
 }
 
 #[test]
@@ -87,7 +94,8 @@ fn what_cannot_be_measured_is_refused() {
     let images = people(dir.path());
     let models = root().join("models");
     let pairs = dir.path().join("pairs.txt");
-    fs::write(&pairs, "2 1\nBarack_Obama 1 2\nBarack_Obama 1 Nobody 7\nBarack_Obama 2 3\nBarack_Obama 3 Nobody 8\n").unwrap();
+    fs::write(&pairs, "2 1\nBarack_Obama 1 2\nBarack_Obama 1 Nobody 7\nBarack_Obama 2 3\nBarack_Obama 3 Nobody 8\n")
+        .unwrap();
     let broken = dir.path().join("broken");
     for (file, bytes) in [("A/1.png", "no picture"), ("A/2.png", "none"), ("B/1.png", "none")] {
         fs::create_dir_all(broken.join(file).parent().unwrap()).unwrap();
@@ -126,7 +134,8 @@ fn a_trained_layer_is_an_embedder_of_its_own() {
     let read = |name: &str| fs::read(models.join(name)).unwrap();
     let (layer, entry) = (read("home.npy"), read("home.toml"));
     assert_ne!(layer, read("dlib-last.npy"));
-    let eval = facelatch(&["eval", "--json", "--models", shown(&models), "--embedder", "home", "--images", shown(&images)]);
+    let eval =
+        facelatch(&["eval", "--json", "--models", shown(&models), "--embedder", "home", "--images", shown(&images)]);
     let measured: Value = serde_json::from_slice(&eval.stdout).unwrap();
     assert_eq!((&measured["embedder"], &measured["auc"]), (&"home".into(), &1.0.into()));
     // Nothing is overwritten, and the same seed gives the same layer.
