@@ -12,7 +12,9 @@
 //!
 //! Everything is a function of its arguments, the seed among them: the same call gives the same layer on the same kind of processor.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis, NdFloat, Zip};
+use std::collections::HashMap;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, NdFloat, Zip};
 
 /// Features of pictures of people, one row per view of a picture (as it is, mirrored, cut out a little differently ...).
 #[derive(Clone, Debug)]
@@ -143,7 +145,7 @@ pub fn loss_and_gradient<T: NdFloat>(
     let mut slopes = Array2::<T>::zeros(embedded.rows.dim());
     for i in 0..count {
         let [a, p, n] = [i, count + i, 2 * count + i].map(|row| embedded.rows.row(row));
-        let square = |x: &ndarray::ArrayView1<'_, T>, y: &ndarray::ArrayView1<'_, T>| {
+        let square = |x: &ArrayView1<'_, T>, y: &ArrayView1<'_, T>| {
             x.iter().zip(y).fold(T::zero(), |sum, (x, y)| sum + (*x - *y) * (*x - *y))
         };
         let excess = square(&a, &p) - square(&a, &n) + alpha;
@@ -255,7 +257,7 @@ pub struct Trainer<'a> {
     rows: Vec<usize>,
     /// Those of people with at least two pictures, and each such person's rows.
     anchors: Vec<usize>,
-    own_rows: std::collections::HashMap<usize, Vec<usize>>,
+    own_rows: HashMap<usize, Vec<usize>>,
     start: Array2<f32>,
     /// What the steps move.
     moving: Array2<f32>,
@@ -291,7 +293,7 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::NotFinite("a feature of a picture"));
         }
         let rows: Vec<usize> = (0..samples.person.len()).filter(|row| learn(samples.person[*row])).collect();
-        let mut own_rows = std::collections::HashMap::<usize, Vec<usize>>::new();
+        let mut own_rows = HashMap::<usize, Vec<usize>>::new();
         rows.iter().for_each(|row| own_rows.entry(samples.person[*row]).or_default().push(*row));
         if own_rows.len() < 2 {
             return Err(TrainError::People(own_rows.len()));
@@ -580,7 +582,9 @@ mod tests {
         let start = random_array(4, 12, &mut random);
         let trained = |seed: u64, parts: &[usize]| {
             let mut trainer = Trainer::new(&start, &samples, |_| true, Settings { seed, ..SETTINGS }).unwrap();
-            parts.iter().for_each(|steps| drop(trainer.advance(*steps).unwrap()));
+            for steps in parts {
+                trainer.advance(*steps).unwrap();
+            }
             trainer.layer()
         };
         assert_eq!(trained(1, &[30]), trained(1, &[10, 20]));
