@@ -88,7 +88,7 @@ pub(super) fn run(arguments: &TrainArguments, json: bool) -> Result<u8, CommandE
     let several = features.people_with_several_pictures();
     if several < 2 {
         let problem = format!(
-            "{several} people have two pictures with a face: at least two people with two pictures each are needed, to learn from one and to measure on the other"
+            "people with two pictures that show a face: {several}; at least two people with two pictures each are needed, to learn from one and to measure on the other"
         );
         return Err(CollectionError::TooFew { path: arguments.images.clone(), problem }.into());
     }
