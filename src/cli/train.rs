@@ -200,14 +200,21 @@ impl Target {
     }
 }
 
+/// Where a picture is among the samples.
+struct PictureRows {
+    person: usize,
+    /// Of the picture as it is and of its mirror image.
+    rows: [usize; 2],
+}
+
 /// What the nets make of the pictures.
 struct Features {
     /// The layer to start from.
     layer: Array2<f32>,
     samples: Samples,
     people: usize,
-    /// For each precision, of each picture with a face the person and the rows of the picture and of its mirror image.
-    precisions: Vec<(Precision, Vec<(usize, [usize; 2])>)>,
+    /// For each precision, the pictures with a face.
+    precisions: Vec<(Precision, Vec<PictureRows>)>,
 }
 
 impl Features {
@@ -259,7 +266,7 @@ impl Features {
                     features = Array2::zeros((0, views.ncols()));
                 }
                 features.append(Axis(0), views).map_err(|error| internal(error.to_string()))?;
-                rows.push((person, [first, first + 1]));
+                rows.push(PictureRows { person, rows: [first, first + 1] });
             }
             precisions.push((precision, rows));
         }
@@ -271,7 +278,7 @@ impl Features {
     /// Pictures with a face, of each person.
     fn pictures(&self) -> Vec<usize> {
         let mut pictures = vec![0; self.people];
-        self.precisions.iter().take(1).flat_map(|(_, rows)| rows).for_each(|(person, _)| pictures[*person] += 1);
+        self.precisions.iter().take(1).flat_map(|(_, rows)| rows).for_each(|rows| pictures[rows.person] += 1);
         pictures
     }
 
@@ -295,11 +302,11 @@ impl Features {
 
     /// Every picture of the people held out against every other; None when they are too few.
     fn distances(&self, held_out: &HeldOut, precision: usize, mirror: bool) -> Option<Distances> {
-        let rows: Vec<&(usize, [usize; 2])> =
-            self.precisions[precision].1.iter().filter(|(person, _)| held_out.people[*person]).collect();
-        let person: Vec<usize> = rows.iter().map(|(person, _)| *person).collect();
+        let rows: Vec<&PictureRows> =
+            self.precisions[precision].1.iter().filter(|rows| held_out.people[rows.person]).collect();
+        let person: Vec<usize> = rows.iter().map(|rows| rows.person).collect();
         let of =
-            |view: usize| self.samples.features.select(Axis(0), &rows.iter().map(|(_, r)| r[view]).collect::<Vec<_>>());
+            |view: usize| self.samples.features.select(Axis(0), &rows.iter().map(|r| r.rows[view]).collect::<Vec<_>>());
         // Half the sum has the same direction as the sum.
         let features = if mirror { of(0) + of(1) } else { of(0) };
         let embeddings = statistics::unit_rows(features.dot(&held_out.layer.t()));

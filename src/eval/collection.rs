@@ -158,8 +158,11 @@ impl Pairs {
 /// A picture as a list of pairs names it.
 type Named<'a> = (&'a str, u32);
 
-/// Folds and pairs of a list, or the line that is wrong and why.
-fn parse(text: &str) -> Result<(usize, Vec<[Named<'_>; 2]>), (usize, String)> {
+/// Folds and pairs of a list.
+type Listed<'a> = (usize, Vec<[Named<'a>; 2]>);
+
+/// Reads a list; or says which line is wrong, and why.
+fn parse(text: &str) -> Result<Listed<'_>, (usize, String)> {
     let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim().is_empty());
     let (first, head) = lines.next().ok_or((1, "the list of pairs is empty".to_owned()))?;
     let numbers: Option<Vec<usize>> =
