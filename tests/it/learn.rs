@@ -8,7 +8,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{portrait, root};
+use facelatch::vision::manifest::{Manifest, Precision};
+
+use crate::support::{portrait, root, vision};
 
 fn facelatch(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_facelatch"));
@@ -54,6 +56,29 @@ fn models(dir: &Path) -> PathBuf {
 
 fn shown(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+#[test]
+fn with_mirror_images_averaged_in_left_and_right_are_one() {
+    let picture = portrait("joe_biden_1.png");
+    let mut plain = vision(Precision::W8, 40.0);
+    let face = plain.detect(&picture).unwrap()[0];
+    let aligned = plain.embedder().align(&picture, &face).unwrap();
+    let mirroring = plain.clone().mirroring(true);
+    let embed = |of: &facelatch::vision::Vision, mirrored: bool| {
+        of.embedder().embed(&if mirrored { aligned.mirrored() } else { aligned.clone() }).unwrap()
+    };
+    assert!(embed(&mirroring, false).distance(&embed(&mirroring, true)).unwrap() < 1e-3);
+    assert!(embed(&plain, false).distance(&embed(&plain, true)).unwrap() > 0.02);
+    assert_eq!(embed(&plain, false).distance(&embed(&mirroring, false)), None, "they are two models");
+    assert_eq!(embed(&mirroring.mirroring(false), false), embed(&plain, false));
+    // Every shipped embedder has thresholds for both ways, and stricter ones have smaller distances.
+    let manifest = Manifest::load(&root().join("models")).unwrap();
+    for name in ["dlib", "dlib-triplet"] {
+        let entry = manifest.embedder(name).unwrap();
+        let at = |mirror: bool, fmr: f64| entry.mirroring(mirror).distance_for(fmr).unwrap();
+        assert!(at(true, 1e-4) < at(false, 1e-4) && at(true, 1e-5) < at(true, 1e-4), "{name}");
+    }
 }
 
 #[test]
