@@ -19,8 +19,13 @@ demo: build ## the main job on real pictures: no camera, no GPIO, no network
 test: deps ## every test that needs no special machine
 	$(CARGO) test --release
 
-lfw: deps ## accuracy and thresholds on Labeled Faces in the Wild, if it lies beside the checkout
-	FACELATCH_LFW=full $(CARGO) test --release --test it lfw -- --nocapture
+LFW ?= ../shared/data/lfw-dev
+lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR), if it lies beside the checkout
+	@if [ ! -f $(LFW)/pairs.txt ]; then echo "SKIPPED: $(LFW) is not there"; exit 0; fi; \
+	for precision in w8 int8; do \
+		./target/release/facelatch eval --models models --embedder dlib --precision $$precision \
+			--pairs $(LFW)/pairs.txt --images $(LFW) --plots target/eval/$$precision || exit 1; \
+	done
 
 fusion: deps ## what fusing pictures and frames does to distances, measured; prints the thresholds of models.toml
 	FACELATCH_LFW=full $(CARGO) test --release --test it fusion -- --nocapture --test-threads 1

@@ -24,6 +24,8 @@
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
 //! | [`threshold`] | from the false-match rate wanted to the distance of a match |
 //! | [`calibrate`] | what the threshold means for the people who are enrolled |
+//! | [`eval`] | how well faces are told apart: rates and thresholds from pictures of known people |
+//! | [`triplet`] | triplet loss: an embedder's last layer trained anew |
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
 //! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
@@ -39,6 +41,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod enroll;
+pub mod eval;
 pub mod gallery;
 pub mod gpio;
 pub mod latch;
@@ -47,4 +50,5 @@ pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod threshold;
+pub mod triplet;
 pub mod vision;

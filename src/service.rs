@@ -125,7 +125,7 @@ impl Services {
         go_on: impl Fn() -> bool,
     ) -> Result<(Arc<Services>, Changes), StartError> {
         let manifest = Manifest::load(&config.models.dir)?;
-        let embedder = manifest.embedder(&config.models.embedder)?.clone();
+        let embedder = manifest.embedder(&config.models.embedder)?.mirroring(config.models.mirror);
         let (store, notes) = match kept.filter(|kept| kept.config.store.path == config.store.path) {
             Some(kept) => (kept.store.clone(), Vec::new()),
             None => Store::open(&config.store.path, now_ms())?,
@@ -491,7 +491,10 @@ fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
 /// start on this machine and remembers.
 fn load_vision(config: &Config, store: &Store, entry: &NetEntry) -> Result<(Vision, Precision), StartError> {
     let settings = detector_settings(&config.detection);
-    let load = |precision| Vision::load(&config.models.dir, &config.models.embedder, precision, settings);
+    let load = |precision| {
+        let vision = Vision::load(&config.models.dir, &config.models.embedder, precision, settings)?;
+        Ok::<_, VisionError>(vision.mirroring(config.models.mirror))
+    };
     let offered = &entry.precisions;
     let forced = match config.models.precision {
         PrecisionChoice::W8 => Some(Precision::W8),

@@ -1,10 +1,10 @@
-"""Exports the quantized nets, the embedder's last layer and the manifest; the same bytes every time.
+"""Exports the quantized nets, the embedder's last layers and the manifest; the same bytes every time.
 
     python export.py --weights DIR --out DIR
 
 DIR of the weights holds pnet.pt, rnet.pt, onet.pt (facenet-pytorch 2.6.0) and dlib_face_recognition_resnet_model_v1.dat
 (face_recognition_models 0.3.0). No pictures are needed: activation ranges are read from ranges.json (calibrate.py measures
-them), distance thresholds from thresholds.json.
+them), distance thresholds from thresholds.json. The last layer trained by `facelatch train` (see README.md) is taken as it is.
 """
 
 import argparse
@@ -26,6 +26,11 @@ KEEP_FLOAT = {"pnet": ("out",), "rnet": ("heads",), "onet": ("heads",), "dlib": 
 PER_CHANNEL = {"pnet": ("conv1", "conv2", "conv3"), "rnet": (), "onet": (), "dlib": ()}
 PRECISIONS = {"pnet": ["w8"], "rnet": ["w8", "int8"], "onet": ["w8", "int8"], "dlib": ["w8", "int8"]}
 INPUTS = {"pnet": 12, "rnet": 24, "onet": 48, "dlib": 150}
+# The embedders that share dlib's net: name, file of the last layer, what was done to it.
+EMBEDDERS = [
+    ("dlib", "dlib-last.npy", ""),
+    ("dlib-triplet", "dlib-triplet.npy", "; last layer trained by triplet loss on folds 1 to 5 of Labeled Faces in the Wild"),
+]
 MTCNN_ORIGIN = "facenet-pytorch 2.6.0 (PyPI), weights of the original MTCNN (Zhang et al. 2016)"
 DLIB_ORIGIN = "face_recognition_models 0.3.0 (PyPI), dlib_face_recognition_resnet_model_v1 by Davis King"
 
@@ -44,39 +49,50 @@ def manifest(hashes, thresholds):
         "# precisions: w8 = 8-bit weights, f32 arithmetic; int8 = 8-bit arithmetic; both come from the one file.",
         "version = 1",
     ]
-    for net in ("pnet", "rnet", "onet", "dlib"):
-        embedder = net == "dlib"
-        lines += [
-            "",
-            "[[net]]",
-            f'name = "{net}"',
-            f'role = "{"embedder" if embedder else net}"',
-            f'file = "{net}.onnx"',
-            f'sha256 = "{hashes[net + ".onnx"]}"',
-            f"precisions = {json.dumps(PRECISIONS[net])}",
-            f"input = [{INPUTS[net]}, {INPUTS[net]}]" + ("  # the smallest; any larger size works" if net == "pnet" else ""),
-            f'license = "{"CC0-1.0" if embedder else "MIT"}"',
-            f'origin = "{DLIB_ORIGIN if embedder else MTCNN_ORIGIN}"',
-        ]
+    for net in ("pnet", "rnet", "onet"):
+        lines += entry(net, net, net, hashes, "MIT", MTCNN_ORIGIN)
     template = json.dumps(cascade.TEMPLATE.tolist())
     weights = json.dumps(cascade.WEIGHTS.tolist())
-    lines += [
-        "dimension = 128",
-        "# The dense layer from the 2 x 2 x 256 feature map (channel, row, column) to the embedding, f32 [128, 1024].",
-        f'last_layer = {{ file = "dlib-last.npy", sha256 = "{hashes["dlib-last.npy"]}" }}',
-        "# What a pixel (0 to 255) becomes: (pixel - mean) * scale; the net's own normalisation is inside it.",
-        'pixels = { order = "rgb", mean = 0.0, scale = 1.0 }',
-        "# Where the eyes, the nose tip and the corners of the mouth lie in the 150 x 150 input, and how much each counts.",
-        f"alignment = {{ points = {template}, weights = {weights} }}",
-        f"# {thresholds['measured']}",
-        "thresholds = [",
-        *(
-            f"    {{ fmr = {fmr}, distance = {distance}, shrink = {shrink} }},"
-            for fmr, distance, shrink in thresholds["table"]
-        ),
-        "]",
-    ]
+    for name, layer, done in EMBEDDERS:
+        lines += entry(name, "embedder", "dlib", hashes, "CC0-1.0", DLIB_ORIGIN + done)
+        lines += [
+            "dimension = 128",
+            "# The dense layer from the 2 x 2 x 256 feature map (channel, row, column) to the embedding, f32 [128, 1024].",
+            f'last_layer = {{ file = "{layer}", sha256 = "{hashes[layer]}" }}',
+            "# What a pixel (0 to 255) becomes: (pixel - mean) * scale; the net's own normalisation is inside it.",
+            'pixels = { order = "rgb", mean = 0.0, scale = 1.0 }',
+            "# Where the eyes, the nose tip and the corners of the mouth lie in the 150 x 150 input, and how much each counts.",
+            f"alignment = {{ points = {template}, weights = {weights} }}",
+            f"# {thresholds[name]['measured']}",
+            *table("thresholds", thresholds[name]["table"]),
+            "# The same with mirror images averaged in.",
+            *table("mirror_thresholds", thresholds[name]["mirror"]),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def entry(name, role, net, hashes, license_name, origin):
+    return [
+        "",
+        "[[net]]",
+        f'name = "{name}"',
+        f'role = "{role}"',
+        f'file = "{net}.onnx"',
+        f'sha256 = "{hashes[net + ".onnx"]}"',
+        f"precisions = {json.dumps(PRECISIONS[net])}",
+        f"input = [{INPUTS[net]}, {INPUTS[net]}]" + ("  # the smallest; any larger size works" if net == "pnet" else ""),
+        f'license = "{license_name}"',
+        f'origin = "{origin}"',
+    ]
+
+
+def table(name, rows):
+    """Rows of rate and distance, and of the shrink where that was measured."""
+
+    def row(fmr, distance, *shrink):
+        return f"    {{ fmr = {fmr}, distance = {distance}" + "".join(f", shrink = {s}" for s in shrink) + " },"
+
+    return [f"{name} = [", *(row(*values) for values in rows), "]"]
 
 
 def main():
@@ -97,6 +113,8 @@ def main():
     layer = io.BytesIO()
     np.save(layer, last)
     files["dlib-last.npy"] = layer.getvalue()
+    with open(os.path.join(HERE, "..", "dlib-triplet.npy"), "rb") as file:
+        files["dlib-triplet.npy"] = file.read()
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     files["models.toml"] = manifest(hashes, thresholds).encode()
     for name, data in files.items():

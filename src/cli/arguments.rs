@@ -125,6 +125,16 @@ pub enum Command {
     Status,
     /// Open the door now. Whoever may use the daemon's socket may do this; it is recorded with the user's name.
     Open,
+    /// Measure how well the models tell people apart, on pictures of known people.
+    ///
+    /// Prints accuracy, AUC, equal error rate and, for each false-match rate, the share of genuine comparisons accepted and the
+    /// distance for the manifest. Needs no configuration file when --models is given.
+    Eval(EvalArguments),
+    /// Train an embedder's last layer anew, by triplet loss, on pictures of known people.
+    ///
+    /// Writes the layer and its manifest entry, with thresholds measured on people who were held out, beside the models; set
+    /// models.embedder to its name to use it. Needs no configuration file.
+    Train(TrainArguments),
     /// Drive the relay inactive and end. The service runs this after the daemon, however that died.
     Lock,
 }
@@ -190,4 +200,89 @@ fn parse_size(text: &str) -> Result<(usize, usize), String> {
 pub enum Order {
     Rgb,
     Bgr,
+}
+
+/// Which models to measure or to train.
+#[derive(Args, Debug)]
+pub struct ModelArguments {
+    /// The folder of models.toml; without it, what the configuration file says.
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// An embedder of the manifest.
+    #[arg(long, value_name = "NAME")]
+    pub embedder: Option<String>,
+    /// Calculate as w8 or int8.
+    #[arg(long, value_parser = ["w8", "int8"])]
+    pub precision: Option<String>,
+    /// Average each face with its mirror image, as models.mirror does.
+    #[arg(long)]
+    pub mirror: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct EvalArguments {
+    /// A folder with a folder of pictures for each person: every picture is compared with every other.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// Pairs as Labeled Faces in the Wild lists them: they give the accuracy, and the pictures that occur in them everything else.
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// Draw the ROC and the histogram of distances into this folder: roc.svg, distances.svg.
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct TrainArguments {
+    /// A folder with a folder of pictures for each person.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// The new layer and its manifest entry, without extension, in the folder of models.toml: models/NAME makes models/NAME.npy
+    /// and models/NAME.toml, for an embedder called NAME.
+    #[arg(long, value_name = "DIR/NAME")]
+    pub out: PathBuf,
+    /// The embedder of the manifest whose last layer to start from.
+    #[arg(long, default_value = "dlib", value_name = "NAME")]
+    pub embedder: String,
+    /// By how much somebody else must be farther away than the same person, in squared distance.
+    #[arg(long, default_value_t = 0.7, value_name = "α")]
+    pub alpha: f32,
+    /// Anchors in a step.
+    #[arg(long, default_value_t = 256, value_name = "COUNT")]
+    pub batch: usize,
+    /// Pictures among which each anchor's negative is looked for.
+    #[arg(long, default_value_t = 2500, value_name = "COUNT")]
+    pub pool: usize,
+    /// Learn from the nearest negative (hard), or from the nearest of those farther away than the positive (semi-hard).
+    #[arg(long, default_value = "semi-hard", value_parser = ["semi-hard", "hard"])]
+    pub mining: String,
+    /// At most so many steps; the best number of them is found on held-out people.
+    #[arg(long, default_value_t = 800, value_name = "COUNT")]
+    pub steps: usize,
+    /// Step width of Adam.
+    #[arg(long, default_value_t = 1e-4, value_name = "RATE")]
+    pub learning_rate: f32,
+    /// Share of the way back to the old layer gone after each step.
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    pub decay: f32,
+    /// How much of what the old layer makes of the mean face is put back; the loss takes all of it away.
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    pub common: f32,
+    /// Parts into which the people are divided: each is held out once, and gives the thresholds.
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
+    pub folds: usize,
+    /// So often the people are divided anew, each time differently: more trainings, but thresholds from more comparisons.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub repeats: usize,
+    /// Keep what the nets make of the pictures in this folder: the next training on the same pictures begins at once.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// The same seed, pictures and options give the same layer.
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub seed: u64,
+    /// Draw the course of the training and the ROC of held-out people into this folder: training.svg, roc.svg.
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
 }

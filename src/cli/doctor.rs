@@ -229,7 +229,8 @@ fn models(config: &Config) -> Vec<Check> {
     let verified: Result<Vec<()>, _> = whole.collect();
     let embedder = manifest.embedder(&config.models.embedder).map_err(|error| error.to_string()).and_then(|net| {
         // With nobody enrolled; how many there are only the store knows, which the running daemon holds.
-        Threshold::choose(net, &config.recognition, 0).map_err(|error| error.to_string())
+        let net = net.mirroring(config.models.mirror);
+        Threshold::choose(&net, &config.recognition, 0).map_err(|error| error.to_string())
     });
     vec![match (verified, embedder) {
         (Ok(nets), Ok(threshold)) => ok(

@@ -5,9 +5,12 @@ pub mod arguments;
 mod calibrate;
 mod demo;
 mod doctor;
+mod eval;
 mod histogram;
+mod measure;
 mod models;
 mod print;
+mod train;
 
 use std::{
     fs, io,
@@ -24,10 +27,12 @@ use crate::{
     config::{Config, ConfigError},
     control::{ControlClient, ControlError, Request, Response, Service},
     daemon::{self, LockError, RunError, Signals},
+    eval::collection::CollectionError,
     gpio::GpioError,
     service::{Services, StartError},
     store::StoreError,
     telemetry::{ServiceManager, printable},
+    triplet::TrainError,
     vision::VisionError,
 };
 use arguments::{Arguments, Command};
@@ -57,6 +62,10 @@ pub enum CommandError {
     Start(#[from] StartError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    Collection(#[from] CollectionError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{0}")]
@@ -85,7 +94,12 @@ impl CommandError {
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),
             CommandError::Start(error) => start_code(error),
             CommandError::Control(error) => control_code(error),
-            CommandError::File { source, .. } => io_code(source),
+            CommandError::Train(TrainError::Setting { .. }) => exit::USAGE,
+            CommandError::Collection(CollectionError::Chain { .. }) => exit::INTERNAL,
+            CommandError::File { source, .. } | CommandError::Collection(CollectionError::Read { source, .. }) => {
+                io_code(source)
+            }
+            CommandError::Collection(_) | CommandError::Train(_) => exit::IO,
             CommandError::Usage(_) => exit::USAGE,
             CommandError::Refused(_) => exit::NO,
             CommandError::Answer { exit_code, .. } => *exit_code,
@@ -176,6 +190,8 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Models { models, action } => models::run(config, models.as_deref(), action.as_ref(), json),
         Command::People => print::people(&ask(config()?, &Request::People)?, json),
         Command::Status => print::status(&ask_daemon(&config()?, &Request::Status)?, json),
+        Command::Eval(measurement) => eval::run(measurement, &arguments.config, json),
+        Command::Train(training) => train::run(training, json),
         Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),
         Command::Lock => {
             daemon::lock(config())?;

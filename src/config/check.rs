@@ -99,7 +99,7 @@ impl Findings {
         }
         if let Some(distance) = recognition.max_distance {
             // Strangers lie around √2 of each other where embeddings are spread evenly, as in the ArcFace family.
-            self.range("recognition.max_distance", distance, 0.05, 1.4, "");
+            self.range("recognition.max_distance", distance, 0.05, 1.5, "");
         }
         self.range("recognition.margin", recognition.margin, 0.0, 0.5, "");
         self.range("recognition.window", recognition.window, 1, 30, " frames");

@@ -45,8 +45,9 @@ impl Default for ModelsConfig {
     fn default() -> Self {
         ModelsConfig {
             dir: "/usr/share/facelatch/models".into(),
-            embedder: "dlib".into(),
+            embedder: "dlib-triplet".into(),
             precision: PrecisionChoice::Auto,
+            mirror: false,
         }
     }
 }
@@ -69,7 +70,7 @@ impl Default for RecognitionConfig {
         RecognitionConfig {
             false_match_rate: FalseMatchRate(1e-3),
             max_distance: None,
-            margin: 0.05,
+            margin: 0.14,
             confirm: 3,
             window: 5,
             several_faces: SeveralFaces::Refuse,
@@ -88,7 +89,7 @@ impl Default for EnrollConfig {
             settle: Duration::from_millis(500),
             min_face: 80,
             max_megapixels: 50,
-            max_spread: 0.5,
+            max_spread: 1.3,
         }
     }
 }

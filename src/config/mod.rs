@@ -97,6 +97,8 @@ pub struct ModelsConfig {
     /// Name of an embedder in the manifest.
     pub embedder: String,
     pub precision: PrecisionChoice,
+    /// Average each face with its mirror image: surer, at twice the cost of embedding.
+    pub mirror: bool,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

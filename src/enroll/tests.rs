@@ -88,7 +88,7 @@ impl Room {
     }
 
     fn enroller(dir: &Path, store: &Store, reader: &Arc<ColourReader>) -> Enroller {
-        let config = EnrollConfig { folder: dir.join("enroll"), ..EnrollConfig::default() };
+        let config = EnrollConfig { folder: dir.join("enroll"), max_spread: 0.5, ..EnrollConfig::default() };
         Enroller::new(config, store.clone(), Arc::clone(reader) as Arc<dyn FaceReader>, 0.3).unwrap()
     }
 

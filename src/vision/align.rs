@@ -19,6 +19,13 @@ const LANDMARK_GRID: f32 = 8.0;
 #[derive(Clone, Debug, PartialEq)]
 pub struct AlignedFace(pub RgbImage);
 
+impl AlignedFace {
+    /// Left and right exchanged.
+    pub fn mirrored(&self) -> AlignedFace {
+        AlignedFace(image::imageops::flip_horizontal(&self.0))
+    }
+}
+
 /// A similarity transform (turn, scale, shift; no mirroring): `x' = a·x − b·y + tx`, `y' = b·x + a·y + ty`, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Similarity {

@@ -5,6 +5,7 @@ use std::{fmt, io::Cursor};
 use ndarray::{Array2, ArrayView1};
 use ndarray_npy::ReadNpyExt;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{
     align::{self, AlignedFace},
@@ -28,6 +29,15 @@ impl fmt::Display for ModelId {
     /// The first eight hexadecimal digits: enough to tell models apart in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl ModelId {
+    /// What this model is when mirror images are averaged in.
+    pub(super) fn mirroring(self) -> ModelId {
+        let mut id = [0; 16];
+        id.copy_from_slice(&Sha256::digest([&self.0[..], b" mirror"].concat())[..16]);
+        ModelId(id)
     }
 }
 
@@ -81,6 +91,9 @@ pub struct Embedder {
     pixels: PixelEntry,
     alignment: AlignmentEntry,
     dimension: usize,
+    /// The mirror image of each face is embedded too, and the mean of both counts.
+    mirror: bool,
+    /// Without mirror images.
     model: ModelId,
 }
 
@@ -128,6 +141,7 @@ impl Embedder {
             pixels: entry.pixels,
             alignment,
             dimension,
+            mirror: false,
             model: entry.model_id(),
         };
         // One run on grey shows that the shapes fit together, at start and not at the first visitor.
@@ -139,8 +153,14 @@ impl Embedder {
         Ok(embedder)
     }
 
+    /// The same embedder taking the mean of each face and its mirror image, at twice the cost, or not. With it, it is another
+    /// model, whose embeddings are compared with its own kind only.
+    pub fn mirroring(self, mirror: bool) -> Embedder {
+        Embedder { mirror, ..self }
+    }
+
     pub fn model(&self) -> ModelId {
-        self.model
+        if self.mirror { self.model.mirroring() } else { self.model }
     }
 
     /// Numbers in an embedding.
@@ -165,10 +185,29 @@ impl Embedder {
     /// # Errors
     /// The net failed, or its output has no direction.
     pub fn embed(&self, face: &AlignedFace) -> Result<Embedding, EmbedError> {
-        let output = self.net.run(&self.prepare(face))?;
-        let values =
-            self.project(output.values()).map_err(|problem| EmbedError::Shape { net: "embedder".into(), problem })?;
-        Ok(Embedding::new(values, self.model)?)
+        let values = self
+            .project(&self.features(face)?)
+            .map_err(|problem| EmbedError::Shape { net: "embedder".into(), problem })?;
+        Ok(Embedding::new(values, self.model())?)
+    }
+
+    /// What the net itself makes of a face, before the last layer: what that layer is trained on.
+    ///
+    /// # Errors
+    /// The net failed.
+    pub fn features(&self, face: &AlignedFace) -> Result<Vec<f32>, EmbedError> {
+        let mut features = self.net.run(&self.prepare(face))?.values().to_vec();
+        if self.mirror {
+            // The last layer is linear, so the mean of its outputs is its output of the mean.
+            let mirrored = self.net.run(&self.prepare(&face.mirrored()))?;
+            features.iter_mut().zip(mirrored.values()).for_each(|(a, b)| *a = (*a + b) / 2.0);
+        }
+        Ok(features)
+    }
+
+    /// The dense layer behind the features, [dimension, features]; None when the net's own output is the embedding.
+    pub fn last_layer(&self) -> Option<&Array2<f32>> {
+        self.last_layer.as_ref()
     }
 
     fn prepare(&self, AlignedFace(face): &AlignedFace) -> Vec<f32> {

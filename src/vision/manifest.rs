@@ -81,9 +81,15 @@ pub struct NetEntry {
     /// Embedders only: measured distance thresholds.
     #[serde(default)]
     pub thresholds: Vec<Threshold>,
+    /// Embedders only: the same with mirror images averaged in.
+    #[serde(default)]
+    pub mirror_thresholds: Vec<Threshold>,
     /// The file that holds this entry, for messages.
     #[serde(skip)]
     pub listed_in: PathBuf,
+    /// See [`NetEntry::mirroring`].
+    #[serde(skip)]
+    mirrored: bool,
 }
 
 /// A dense layer: a `.npy` file, f32, [dimension, features].
@@ -334,16 +340,16 @@ fn check(net: &NetEntry) -> Result<(), ManifestError> {
     if !net.dimension.is_some_and(|dimension| (8..=4096).contains(&dimension)) {
         return Err(entry_error(net, "an embedder needs dimension, 8 to 4096".into()));
     }
-    let rising = net.thresholds.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance);
-    let in_range = net
-        .thresholds
-        .iter()
-        .all(|t| t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0 && (0.0..=1.0).contains(&t.shrink));
-    if !rising || !in_range {
+    let falls = |table: &[Threshold]| {
+        table.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance)
+            && table.iter().all(|t| {
+                t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0 && (0.0..=1.0).contains(&t.shrink)
+            })
+    };
+    if !falls(&net.thresholds) || !falls(&net.mirror_thresholds) {
         return Err(entry_error(
             net,
-            "thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next, shrink be 0 to 1"
-                .into(),
+            "thresholds and mirror_thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next, shrink be 0 to 1".into(),
         ));
     }
     let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
@@ -378,7 +384,16 @@ impl NetEntry {
         let digest = Sha256::digest(made_by.as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
-        ModelId(id)
+        if self.mirrored { ModelId(id).mirroring() } else { ModelId(id) }
+    }
+
+    /// The entry as it is with mirror images averaged in, or without: another model, with thresholds of its own.
+    pub fn mirroring(&self, mirror: bool) -> NetEntry {
+        let mut entry = NetEntry { mirrored: mirror, ..self.clone() };
+        if mirror {
+            entry.thresholds.clone_from(&self.mirror_thresholds);
+        }
+        entry
     }
 
     /// What `fmr` false matches per comparison of different people comes to: interpolated in the measured table, linear in the

@@ -90,6 +90,11 @@ impl Vision {
         Vision { detector: self.detector.with_settings(settings), embedder: self.embedder.clone() }
     }
 
+    /// The same nets with the embedder taking the mean of each face and its mirror image, or not; see [`Embedder::mirroring`].
+    pub fn mirroring(self, mirror: bool) -> Vision {
+        Vision { embedder: self.embedder.mirroring(mirror), ..self }
+    }
+
     pub fn settings(&self) -> MtcnnSettings {
         self.detector.settings()
     }

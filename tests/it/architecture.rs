@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -49,6 +49,8 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("camera", &["config", "vision", "telemetry"]),
     ("store", &["gallery", "vision"]),
     ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
+    ("eval", &["enroll", "vision"]),
+    ("triplet", &[]),
     ("control", &["calibrate", "store"]),
     ("threshold", &["config", "policy", "vision"]),
     ("calibrate", &["gallery", "policy", "vision"]),
@@ -94,12 +96,14 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "control",
             "daemon",
             "enroll",
+            "eval",
             "gpio",
             "latch",
             "service",
             "store",
             "telemetry",
             "threshold",
+            "triplet",
             "vision",
         ],
     ),

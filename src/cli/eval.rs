@@ -1,0 +1,261 @@
+//! `facelatch eval`: how well the models tell people apart, on pictures of known people.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+use super::{
+    CommandError,
+    arguments::EvalArguments,
+    exit,
+    measure::{Bar, Chosen},
+    print,
+};
+use crate::{
+    eval::{
+        collection::{self, Collection, Pair, Pairs},
+        plot,
+        statistics::{self, Comparison, Distances, OperatingPoint, RATES},
+    },
+    triplet::Random,
+};
+
+/// Folds where no list of pairs says how many.
+const FOLDS: usize = 10;
+/// Enrolled and probe pictures of one comparison.
+const FUSIONS: [(usize, usize); 4] = [(1, 1), (1, 3), (3, 1), (3, 3)];
+/// Of pictures without a face, so many are named.
+const NAMED: usize = 10;
+/// The rate whose distance is drawn into the histogram.
+const DRAWN: f64 = 1e-4;
+/// The distance of a pair of which one picture shows no face: as far as can be, so never a match.
+const FARTHEST: f32 = 2.0;
+
+/// All that was measured.
+struct Measured {
+    pictures: usize,
+    people: usize,
+    undetected: Vec<String>,
+    /// Comparisons that gave the accuracy, their folds, and where they come from.
+    pairs: usize,
+    folds: usize,
+    listed: bool,
+    accuracy: Option<(f64, f64)>,
+    /// Every picture with a face against every other.
+    all: Distances,
+    fusions: Vec<((usize, usize), Distances)>,
+}
+
+/// Measures, prints and draws.
+pub(super) fn run(arguments: &EvalArguments, config: &Path, json: bool) -> Result<u8, CommandError> {
+    let chosen = Chosen::new(&arguments.model, config)?;
+    let (collection, listed) = match &arguments.pairs {
+        Some(file) => {
+            let Pairs { collection, pairs, folds } = Pairs::read(file, &arguments.images)?;
+            (collection, Some((pairs, folds)))
+        }
+        None => (Collection::read(&arguments.images)?, None),
+    };
+    let vision = chosen.load(chosen.precision)?.mirroring(chosen.mirror);
+    let bar = Bar::new(format!("embedding as {}", chosen.precision), collection.pictures.len());
+    let embedded = collection::each(
+        &collection.pictures,
+        &vision,
+        |vision, picture, _| {
+            let Some(face) = collection::main_face(vision, picture)? else { return Ok(None) };
+            let Some((_, aligned)) = vision.look(picture, &face) else { return Ok(None) };
+            vision.embedder().embed(&aligned).map(Some).map_err(|error| error.to_string())
+        },
+        |done| bar.show(done),
+    )?;
+    let embedded: Vec<Option<Vec<f32>>> =
+        embedded.into_iter().map(|embedding| embedding.map(|e| e.values().to_vec())).collect();
+    let measured = measure(&collection, &embedded, listed)
+        .ok_or_else(|| CommandError::Collection(nothing_to_compare(&arguments.images)))?;
+    if let Some(folder) = &arguments.plots {
+        draw(&measured, folder)?;
+    }
+    if json {
+        print::emit_json(&as_json(&measured, &chosen));
+    } else {
+        print::emit(&as_text(&measured, &chosen));
+    }
+    Ok(exit::DONE)
+}
+
+fn nothing_to_compare(images: &Path) -> collection::CollectionError {
+    let problem = "faces were found on too few pictures: two of one person and one of another are the least".into();
+    collection::CollectionError::TooFew { path: images.to_owned(), problem }
+}
+
+fn measure(
+    collection: &Collection,
+    embedded: &[Option<Vec<f32>>],
+    listed: Option<(Vec<Pair>, usize)>,
+) -> Option<Measured> {
+    let found: Vec<(usize, &Vec<f32>)> =
+        collection.pictures.iter().zip(embedded).filter_map(|(p, e)| Some((p.person, e.as_ref()?))).collect();
+    let person: Vec<usize> = found.iter().map(|(person, _)| *person).collect();
+    let values = found.iter().flat_map(|(_, values)| values.iter().copied()).collect();
+    let rows = Array2::from_shape_vec((found.len(), found.first()?.1.len()), values)
+        .expect("all embeddings of one embedder have its dimension");
+    let all = statistics::all_pairs(rows.view(), &person)?;
+    let fusion = |(enrolled, probe)| {
+        statistics::fused(rows.view(), &person, enrolled, probe).map(|distances| ((enrolled, probe), distances))
+    };
+    let is_listed = listed.is_some();
+    let (comparisons, folds) = match listed {
+        Some((pairs, folds)) => (pairs.iter().map(|pair| compare(pair, embedded)).collect(), folds),
+        None => (balanced(&all), FOLDS),
+    };
+    let undetected = collection.pictures.iter().zip(embedded).filter(|(_, embedding)| embedding.is_none());
+    Some(Measured {
+        pictures: collection.pictures.len(),
+        people: collection.people.len(),
+        undetected: undetected.map(|(picture, _)| picture.path.display().to_string()).collect(),
+        pairs: comparisons.len(),
+        folds,
+        listed: is_listed,
+        accuracy: statistics::accuracy(&comparisons, folds),
+        fusions: FUSIONS.into_iter().filter_map(fusion).collect(),
+        all,
+    })
+}
+
+fn compare(pair: &Pair, embedded: &[Option<Vec<f32>>]) -> Comparison {
+    let distance = match (&embedded[pair.first], &embedded[pair.second]) {
+        (Some(a), Some(b)) => statistics::distance(a.as_slice().into(), b.as_slice().into()),
+        _ => FARTHEST,
+    };
+    Comparison { distance, genuine: pair.genuine }
+}
+
+/// As many impostor as genuine comparisons, drawn and mixed with a fixed seed: what accuracy is about.
+fn balanced(all: &Distances) -> Vec<Comparison> {
+    let mut random = Random::new(1);
+    let count = all.genuine().len().min(all.impostor().len());
+    let mut draw = |from: &[f32], genuine: bool| {
+        let mut order: Vec<f32> = from.to_vec();
+        random.shuffle(&mut order);
+        order.truncate(count);
+        order.into_iter().map(move |distance| Comparison { distance, genuine }).collect::<Vec<_>>()
+    };
+    let (genuine, impostor) = (draw(all.genuine(), true), draw(all.impostor(), false));
+    genuine.into_iter().zip(impostor).flat_map(|(a, b)| [a, b]).collect()
+}
+
+fn rate_name(fmr: f64) -> String {
+    format!("{fmr:e}")
+}
+
+fn points(distances: &Distances) -> Vec<(String, OperatingPoint)> {
+    RATES.iter().filter_map(|rate| Some((rate_name(*rate), distances.at(*rate)?))).collect()
+}
+
+fn as_json(measured: &Measured, chosen: &Chosen) -> Value {
+    // Rounded from the narrow number, so that 0.344 does not become 0.34400001168251038.
+    let narrow = |value: f32| json!(value.to_string().parse::<f64>().unwrap_or(f64::NAN));
+    let map = |distances: &Distances, value: &dyn Fn(&OperatingPoint) -> Value| {
+        points(distances).iter().map(|(name, point)| (name.clone(), value(point))).collect::<BTreeMap<_, _>>()
+    };
+    let fusion = |((enrolled, probe), distances): &((usize, usize), Distances)| {
+        let measured = json!({
+            "tar": map(distances, &|point| json!(point.tar)),
+            "threshold": map(distances, &|point| narrow(point.distance)),
+            "genuine": distances.genuine().len(),
+            "impostor": distances.impostor().len(),
+        });
+        (format!("{enrolled}x{probe}"), measured)
+    };
+    json!({
+        "embedder": chosen.embedder,
+        "precision": chosen.precision.to_string(),
+        "mirror": chosen.mirror,
+        "pictures": measured.pictures,
+        "people": measured.people,
+        "undetected": measured.undetected.len(),
+        "pairs": measured.pairs,
+        "folds": measured.folds,
+        "accuracy": measured.accuracy.map(|(mean, _)| mean),
+        "accuracy_se": measured.accuracy.map(|(_, error)| error),
+        "genuine": measured.all.genuine().len(),
+        "impostor": measured.all.impostor().len(),
+        "auc": measured.all.auc(),
+        "eer": measured.all.eer(),
+        "tar": map(&measured.all, &|point| json!(point.tar)),
+        "tar_interval": map(&measured.all, &|point| json!([point.interval.0, point.interval.1])),
+        "threshold": map(&measured.all, &|point| narrow(point.distance)),
+        "fusion": measured.fusions.iter().map(fusion).collect::<BTreeMap<_, _>>(),
+    })
+}
+
+fn as_text(measured: &Measured, chosen: &Chosen) -> String {
+    let Measured { pictures, people, undetected, pairs, folds, listed, accuracy, all, fusions } = measured;
+    let mirror = if chosen.mirror { ", mirror images averaged in" } else { "" };
+    let mut text = format!(
+        "embedder {} as {}{mirror}: {pictures} pictures of {people} people, {} of them without a face\n",
+        chosen.embedder,
+        chosen.precision,
+        undetected.len()
+    );
+    undetected.iter().take(NAMED).for_each(|path| text += &format!("  no face: {path}\n"));
+    if undetected.len() > NAMED {
+        text += &format!("  and {} more\n", undetected.len() - NAMED);
+    }
+    let from = if *listed { "listed pairs" } else { "pairs, drawn of all, half of them of one person" };
+    text += &match accuracy {
+        Some((mean, error)) => format!("accuracy {mean:.4} ± {error:.4}: {pairs} {from}, in {folds} folds\n"),
+        None => format!("accuracy: {pairs} {from} are too few for {folds} folds\n"),
+    };
+    text += &format!(
+        "AUC {:.5}, EER {:.4}; these and all below: every picture with a face against every other\n\n",
+        all.auc(),
+        all.eer()
+    );
+    let mut table = vec![["TAR at FMR", "genuine", "impostor"].map(str::to_owned).to_vec()];
+    table[0].extend(RATES.map(rate_name));
+    let mut line = |name: &str, distances: &Distances, cell: &dyn Fn(OperatingPoint) -> String| {
+        let mut row =
+            vec![name.to_owned(), distances.genuine().len().to_string(), distances.impostor().len().to_string()];
+        row.extend(RATES.map(|rate| distances.at(rate).map_or_else(|| "-".into(), cell)));
+        table.push(row);
+    };
+    line("every pair", all, &|point| format!("{:.4}", point.tar));
+    line("  95 % interval", all, &|point| format!("{:.3}-{:.3}", point.interval.0, point.interval.1));
+    line("  nearer than", all, &|point| format!("{:.4}", point.distance));
+    for ((enrolled, probe), distances) in fusions {
+        line(&format!("{enrolled} enrolled, {probe} seen"), distances, &|point| format!("{:.4}", point.tar));
+        line("  nearer than", distances, &|point| format!("{:.4}", point.distance));
+    }
+    text += &print::table(&table);
+    let rows = points(all)
+        .into_iter()
+        .map(|(rate, point)| format!("    {{ fmr = {rate}, distance = {:.3} }},\n", point.distance));
+    text + &format!(
+        "\nfor the manifest:\n{} = [\n{}]\n",
+        if chosen.mirror { "mirror_thresholds" } else { "thresholds" },
+        rows.collect::<String>()
+    )
+}
+
+fn draw(measured: &Measured, folder: &Path) -> Result<(), CommandError> {
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CommandError::File { path, source }
+    };
+    fs::create_dir_all(folder).map_err(file_error(folder))?;
+    let mut samples = vec![("every pair".to_owned(), &measured.all)];
+    // One enrolled and one seen is nearly the same as every pair.
+    let more = measured.fusions.iter().filter(|((enrolled, probe), _)| enrolled * probe > 1);
+    samples
+        .extend(more.map(|((enrolled, probe), distances)| (format!("{enrolled} enrolled, {probe} seen"), distances)));
+    let named: Vec<(&str, &Distances)> = samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
+    let limit = measured.all.threshold(DRAWN);
+    for (name, picture) in [("roc.svg", plot::roc(&named)), ("distances.svg", plot::histogram(&measured.all, limit))] {
+        let path = folder.join(name);
+        let picture = picture.map_err(|problem| CommandError::Answer { problem, exit_code: exit::INTERNAL })?;
+        fs::write(&path, picture).map_err(file_error(&path))?;
+    }
+    Ok(())
+}
