@@ -107,12 +107,13 @@ impl ElementWiseMiniOp for Quantize {
 
 impl Quantize {
     fn quantize(&self, number: f32) -> u8 {
-        /// 1.5 · 2²³: added to a number of at most 2²² it leaves no bits for a fraction, and the sum is rounded half to even.
-        /// In this form the loop is vectorised on every processor.
+        /// 1.5 · 2²³: added to a number of at most 2²² it leaves no bits for a fraction, the sum is rounded half to even, and its last
+        /// bits are the whole number. In this form the loop is vectorised on every processor.
         const NO_FRACTION: f32 = 12_582_912.0;
-        let whole = ((number / self.scale).clamp(-1024.0, 1024.0) + NO_FRACTION) - NO_FRACTION;
-        // The conversion saturates, and makes 0 of what is not a number.
-        (whole + f32::from(self.zero_point)) as u8
+        // What is not a number becomes the least.
+        let rounded = (number / self.scale).max(-1024.0).min(1024.0) + NO_FRACTION;
+        let whole = rounded.to_bits() as i32 - NO_FRACTION.to_bits() as i32;
+        (whole + i32::from(self.zero_point)).clamp(0, 255) as u8
     }
 }
 

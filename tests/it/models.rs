@@ -109,7 +109,9 @@ impl Site {
         door::config(dir.path());
         let models = dir.path().join("models");
         fs::create_dir(&models).unwrap();
-        for file in ["pnet.onnx", "rnet.onnx", "onet.onnx", "dlib.onnx", "dlib-last.npy", "models.toml"] {
+        for file in
+            ["pnet.onnx", "rnet.onnx", "onet.onnx", "dlib.onnx", "dlib-last.npy", "dlib-triplet.npy", "models.toml"]
+        {
             fs::copy(root().join("models").join(file), models.join(file)).unwrap();
         }
         let site = Site { dir };
