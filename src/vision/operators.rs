@@ -110,8 +110,10 @@ impl Quantize {
         /// 1.5 · 2²³: added to a number of at most 2²² it leaves no bits for a fraction, the sum is rounded half to even, and its last
         /// bits are the whole number. In this form the loop is vectorised on every processor.
         const NO_FRACTION: f32 = 12_582_912.0;
+        let scaled = number / self.scale;
         // What is not a number becomes the least.
-        let rounded = (number / self.scale).max(-1024.0).min(1024.0) + NO_FRACTION;
+        let scaled = if scaled > -1024.0 { scaled } else { -1024.0 };
+        let rounded = scaled.min(1024.0) + NO_FRACTION;
         let whole = rounded.to_bits() as i32 - NO_FRACTION.to_bits() as i32;
         (whole + i32::from(self.zero_point)).clamp(0, 255) as u8
     }
