@@ -71,20 +71,21 @@ vm-systemd: ## the package in a virtual machine with systemd, camera and GPIO (x
 	FACELATCH_PROFILE=release ./cross/package amd64
 	$(CARGO) build --release --example feed
 	./tests/vm/systemd target/debian/facelatch_*_amd64.deb target/release/examples/feed
-# One profile for a board's package, its tests and what runs on an emulated board, so that the dependencies are built once.
 deb-arm64: ## the package for 64-bit boards
 	./cross/package arm64
 
 deb-armhf: ## the package for 32-bit systems (ARMv7)
 	./cross/package armhf
 
+# One profile for all that is only tested, so that the dependencies are built once; the packages people install are linked anew.
 test-arm64: ## the tests as 64-bit ARM programs, under qemu-user
 	./cross/build arm64 test --profile dist --lib --tests
 
 test-armhf: ## the tests as 32-bit ARM programs, under qemu-user
 	./cross/build armhf test --profile dist --lib --tests
 
-pi3: deb-arm64 ## the package's program on an emulated Raspberry Pi 3B, its relay pin read from outside
+pi3: ## the package's program on an emulated Raspberry Pi 3B, its relay pin read from outside
+	FACELATCH_PROFILE=dist ./cross/package arm64
 	./cross/build arm64 build --profile dist --example feed
 	eval "$$(./cross/build arm64 env)" && ./tests/vm/pi3 target/debian/facelatch_*_arm64.deb "$$CARGO_TARGET_DIR/$$target/dist/examples/feed"
 
