@@ -79,10 +79,10 @@ deb-armhf: ## the package for 32-bit systems (ARMv7)
 
 # One profile for all that is only tested, so that the dependencies are built once; the packages people install are linked anew.
 test-arm64: ## the tests as 64-bit ARM programs, under qemu-user
-	./cross/build arm64 test --profile dist --no-fail-fast --lib --tests
+	./cross/test arm64
 
 test-armhf: ## the tests as 32-bit ARM programs, under qemu-user
-	./cross/build armhf test --profile dist --no-fail-fast --lib --tests
+	./cross/test armhf
 
 pi3: ## the package's program on an emulated Raspberry Pi 3B, its relay pin read from outside
 	FACELATCH_PROFILE=dist ./cross/package arm64
