@@ -1,7 +1,7 @@
 //! The program on what models/export/facenet_test.py made of random weights: the same faces as facenet-pytorch cuts out, the same
 //! embeddings as onnxruntime's. Skipped where `make facenet-test` has not made them.
 
-use std::{fs, path::PathBuf, process::Command, time::Instant};
+use std::{fs, path::PathBuf, time::Instant};
 
 use facelatch::vision::{
     align::{self, AlignedFace},
@@ -96,7 +96,7 @@ fn the_program_runs_it_once_it_is_told_a_distance() {
             models.display()
         );
         fs::write(dir.path().join("facelatch.toml"), text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_facelatch"));
+        let mut command = crate::support::command(env!("CARGO_BIN_EXE_facelatch"));
         command.arg("--config").arg(dir.path().join("facelatch.toml")).env_remove("RUST_LOG");
         let output = command.arg("identify").arg(root().join("tests/data/barack_obama_1.png")).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())

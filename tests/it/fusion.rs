@@ -26,7 +26,7 @@ use facelatch::{
     },
 };
 
-use crate::support::{beside_checkout, picture, root, vision};
+use crate::support::{beside_checkout, picture, root, too_slow_here, vision};
 
 /// A face as it is kept: whose, the embedding, and its quality (side in pixels, sharpness, brightness, turn).
 type Kept = (String, Vec<f32>, [f32; 4]);
@@ -229,6 +229,9 @@ fn print_thresholds(people: &[Vec<Embedding>]) {
 /// People who are enrolled and looked at with several pictures are told apart as surely as with one, and are known more often.
 #[test]
 fn means_of_pictures_are_as_sure_as_single_ones() {
+    if too_slow_here("fusion of pictures of LFW") {
+        return;
+    }
     let Some(dir) = beside_checkout("data/lfw-dev") else { return };
     let vision = vision(Precision::W8, 40.0);
     let mut files = pictures(&dir);
@@ -483,6 +486,9 @@ fn mixed_tracks(visits: &[Vec<Embedding>], strangers: &[Embedding]) -> (f64, f64
 fn a_visit_is_a_few_looks_and_whoever_steps_in_is_not_averaged() {
     if !full() {
         eprintln!("SKIPPED: set FACELATCH_LFW=full");
+        return;
+    }
+    if too_slow_here("fusion of the looks in a video") {
         return;
     }
     let (Some(video), Some(dir)) = (beside_checkout("data/video/walk.mp4"), beside_checkout("data/lfw-dev")) else {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
 use serde_json::Value;
@@ -13,7 +13,7 @@ use facelatch::vision::manifest::{Manifest, Precision};
 use crate::support::{portrait, root, vision};
 
 fn facelatch(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_facelatch"));
+    let mut command = crate::support::command(env!("CARGO_BIN_EXE_facelatch"));
     command.args(["--config", "/nowhere/facelatch.toml"]).args(arguments).env_remove("FACELATCH_CONFIG");
     command.output().unwrap()
 }

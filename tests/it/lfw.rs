@@ -1,6 +1,6 @@
 //! The shipped chain on a part of Labeled Faces in the Wild, where that lies beside the checkout, through `facelatch eval`. `make lfw` measures all of it.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ fn pairs_of_pictures_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let pairs = dir.path().join("pairs.txt");
     fs::write(&pairs, one_fold(&images.join("pairs.txt"))).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_facelatch"))
+    let output = crate::support::command(env!("CARGO_BIN_EXE_facelatch"))
         .args(["eval", "--json", "--models"])
         .arg(root().join("models"))
         .arg("--pairs")

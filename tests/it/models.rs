@@ -133,7 +133,7 @@ impl Site {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_facelatch"));
+        let mut command = crate::support::command(env!("CARGO_BIN_EXE_facelatch"));
         command.arg("--config").arg(self.path("facelatch.toml")).args(arguments).env_remove("RUST_LOG");
         command
     }
