@@ -388,7 +388,7 @@ fn looks_per_visit(title: &str, visits: &[Vec<Embedding>], strangers_to: impl Fn
 /// The same face a moment later: a little noise, as far from it as frames in quick succession are.
 fn moments(look: &Embedding, count: usize, seed: usize) -> Vec<Embedding> {
     let noise = |i: usize, frame: usize| {
-        let hash = ((seed * 31 + frame) * 131 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = (((seed * 31 + frame) * 131 + i) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((hash >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.037
     };
     let moment = |frame| {
