@@ -189,7 +189,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),
         Command::Models { models, action } => models::run(config, models.as_deref(), action.as_ref(), json),
         Command::People => print::people(&ask(config()?, &Request::People)?, json),
-        Command::Status => print::status(&ask_daemon(&config()?, &Request::Status)?, json),
+        Command::Status => print::status(&ask_daemon(&config_or_default(config()), &Request::Status)?, json),
         Command::Eval(measurement) => eval::run(measurement, &arguments.config, json),
         Command::Train(training) => train::run(training, json),
         Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),
@@ -209,6 +209,14 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         }
         Command::Events { since, limit, follow } => events(config()?, since.as_deref(), *limit, *follow, json),
     }
+}
+
+/// For asking a daemon that runs with an older configuration than the one that is broken now: it most likely listens where it always does.
+fn config_or_default(config: Result<Config, ConfigError>) -> Config {
+    config.unwrap_or_else(|error| {
+        eprintln!("facelatch: {error}; asking the daemon at its usual place");
+        Config::default()
+    })
 }
 
 fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool) -> Result<u8, CommandError> {

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
 
 use super::Refusal;
 
@@ -32,10 +32,15 @@ pub fn decode(bytes: &[u8], max_megapixels: u32) -> Result<RgbImage, Refusal> {
     if reader.format().is_none() {
         return Err(not_a_picture("its first bytes are those of no known format".into()));
     }
-    let mut decoder = reader.into_decoder().map_err(|error| not_a_picture(error.to_string()))?;
+    let too_many_pixels = |size: String| Refusal::TooManyPixels { size, most: max_megapixels };
+    let mut decoder = reader.into_decoder().map_err(|error| match error {
+        // A 32-bit board cannot even count the bytes of such a picture, and its decoder does not say the size.
+        ImageError::Limits(_) => too_many_pixels("more pixels than this board can address".into()),
+        error => not_a_picture(error.to_string()),
+    })?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > u64::from(max_megapixels) * 1_000_000 {
-        return Err(Refusal::TooManyPixels { width, height, most: max_megapixels });
+        return Err(too_many_pixels(format!("{width} x {height} pixels")));
     }
     // 16-bit RGBA is the most a pixel can take.
     let mut limits = Limits::default();

@@ -179,7 +179,8 @@ fn a_decompression_bomb_is_refused_by_its_header() {
     bomb[20..24].copy_from_slice(&60_000u32.to_be_bytes());
     let checksum = crc32fast::hash(&bomb[12..29]);
     bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
-    room.refused("Bomb.png", &bomb, "60000 x 60000 pixels, more than 50 megapixels");
+    // 32-bit boards cannot say the size.
+    room.refused("Bomb.png", &bomb, "more than 50 megapixels");
 }
 
 /// A JPEG's frame header with another precision or number of components.

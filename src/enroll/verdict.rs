@@ -13,8 +13,8 @@ pub enum Refusal {
     Unreadable(String),
     #[error("the file is larger than 64 MiB. Save it smaller")]
     TooLargeFile,
-    #[error("the picture is {width} x {height} pixels, more than {most} megapixels. Save it smaller")]
-    TooManyPixels { width: u32, height: u32, most: u32 },
+    #[error("the picture has {size}, more than {most} megapixels. Save it smaller")]
+    TooManyPixels { size: String, most: u32 },
     #[error("not a picture this program can read: {0}. Save it as a plain RGB JPEG or PNG")]
     NotAPicture(String),
     #[error("no face found. Take a picture from the front, in good light, in which the face is large")]

@@ -199,6 +199,14 @@ fn without_a_daemon_it_says_so() {
     }
 }
 
+#[test]
+fn status_asks_at_the_usual_place_when_the_configuration_is_broken() {
+    let site = Site::new();
+    fs::write(site.path("facelatch.toml"), "nonsense = 1\n").unwrap();
+    let ran = site.run(&["status"]);
+    assert!(ran.error.contains("nonsense") && ran.error.contains("at its usual place"), "{}", ran.error);
+}
+
 /// Starts the daemon, waits for a line of its log and stops it by SIGTERM.
 fn daemon_says(site: &Site, word: &str) -> (String, i32, Duration) {
     let mut daemon = site.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
