@@ -15,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image::{RgbImage, imageops};
 use jiff::Zoned;
 use serde::{Deserialize, Serialize};
 
@@ -31,11 +30,10 @@ use crate::{
     latch::{Latch, LatchCommand, LatchHandle, LatchReport, Lines, Settings},
     policy::{Denial, Grant, Observation, Policy, Reason},
     service::{Kept, Roster, Services, StartError, now_ms},
+    sight::{Sight, SightError},
     store::EventKind,
     telemetry::{self, ServiceManager, printable},
-    vision::{
-        Vision, VisionError, embed::EmbedError, frame::Frame, fuse::Fuser, quality::QualityLimits, track::Tracker,
-    },
+    vision::{frame::Frame, fuse::Fuser, track::Tracker},
 };
 
 /// How often the loop looks whether it has to stop, when no frame comes.
@@ -336,13 +334,9 @@ struct Door {
 
 impl Door {
     fn new(services: Arc<Services>, latch: LatchHandle, reports: Receiver<LatchReport>) -> Door {
-        let sight = Sight {
-            vision: services.vision(),
-            tracker: Tracker::new(services.rules.visit_gap),
-            fuser: Fuser::new(services.fuse_rules()),
-            limits: services.quality_limits(),
-            rotate: services.config.camera.rotate,
-        };
+        let (tracker, fuser) = (Tracker::new(services.rules.visit_gap), Fuser::new(services.fuse_rules()));
+        let (limits, rotate) = (services.quality_limits(), services.config.camera.rotate);
+        let sight = Sight::new(services.vision(), tracker, fuser, limits, rotate);
         let policy = Policy::new(services.rules);
         let now = Instant::now();
         Door {
@@ -437,7 +431,7 @@ impl Door {
 
     fn look(&mut self, frame: &Frame) {
         let roster = self.services.roster();
-        match self.sight.observe(frame, &roster) {
+        match self.sight.look(frame, &roster.gallery, &self.policy) {
             Ok(observations) => {
                 self.services.counters.add("faces", observations.len() as u64);
                 self.judge(&observations, frame.captured_at, &roster);
@@ -553,6 +547,7 @@ impl Door {
             Reason::SeveralFaces(count) => (format!("{count} faces in view"), None),
             Reason::NobodyEnrolled => ("nobody is enrolled".into(), None),
             Reason::NotGoodEnough(flaw) => (flaw.to_string(), None),
+            Reason::Decided => ("decided on before".into(), None),
             Reason::Unknown(person, distance, limit) => (
                 format!("not in the database, nearest {} at {distance:.2} (limit {limit:.2})", roster.name(person)),
                 Some((person, distance)),
@@ -609,53 +604,6 @@ impl Door {
             Ok(0) => {}
             Ok(count) => log::info!("{count} old events forgotten"),
             Err(error) => log::error!("old events could not be forgotten: {error}"),
-        }
-    }
-}
-
-/// From a frame to what is seen in it.
-struct Sight {
-    vision: Vision,
-    tracker: Tracker,
-    fuser: Fuser,
-    limits: QualityLimits,
-    rotate: u32,
-}
-
-enum SightError {
-    Frame(crate::vision::frame::FrameError),
-    Vision(VisionError),
-}
-
-impl Sight {
-    fn observe(&mut self, frame: &Frame, roster: &Roster) -> Result<Vec<Observation>, SightError> {
-        let picture = self.upright(frame.rgb().map_err(SightError::Frame)?);
-        let detections = self.vision.detect(&picture).map_err(SightError::Vision)?;
-        let tracks = self.tracker.assign(&detections, frame.captured_at);
-        let mut observations = Vec::with_capacity(detections.len());
-        for (detection, track) in detections.iter().zip(tracks) {
-            // Degenerate landmarks: there is nothing to align, and nothing to say about it.
-            let Some((quality, aligned)) = self.vision.look(&picture, detection) else { continue };
-            let sighting = match quality.check(&self.limits) {
-                Err(flaw) => Err(flaw),
-                Ok(()) => {
-                    let look = self.vision.embedder().embed(&aligned).map_err(|e| SightError::Vision(e.into()))?;
-                    let probe = self.fuser.add(track, look, frame.captured_at);
-                    let probe = probe.map_err(|e| SightError::Vision(EmbedError::from(e).into()))?;
-                    Ok(roster.gallery.search_fused(&probe))
-                }
-            };
-            observations.push(Observation { track, sighting });
-        }
-        Ok(observations)
-    }
-
-    fn upright(&self, picture: RgbImage) -> RgbImage {
-        match self.rotate {
-            90 => imageops::rotate90(&picture),
-            180 => imageops::rotate180(&picture),
-            270 => imageops::rotate270(&picture),
-            _ => picture,
         }
     }
 }

@@ -18,6 +18,7 @@
 //! | [`vision`] | frames, boxes, the MTCNN cascade, tracks, quality, alignment, embeddings |
 //! | [`gallery`] | templates of known people; nearest and runner-up person |
 //! | [`policy`] | the only place that decides to open |
+//! | [`sight`] | from a frame to what is seen in it, with no more work than the frame is worth |
 //! | [`latch`] | the relay's pulse and the LEDs, over the lines of [`gpio`] |
 //! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
 //! | [`store`] | people and events on disk |
@@ -47,6 +48,7 @@ pub mod gpio;
 pub mod latch;
 pub mod policy;
 pub mod service;
+pub mod sight;
 pub mod store;
 pub mod telemetry;
 pub mod threshold;

@@ -59,8 +59,16 @@ pub struct Rules {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Observation {
     pub track: TrackId,
-    /// The gallery's answer to the probe fused up to this frame, or why the face was not good enough to ask. None: nobody is enrolled.
-    pub sighting: Result<Option<Match>, Flaw>,
+    /// The gallery's answer to the probe fused up to this frame (None: nobody is enrolled), or why it was not asked.
+    pub sighting: Result<Option<Match>, NotAsked>,
+}
+
+/// Why nobody was looked for that is like a face.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NotAsked {
+    Flawed(Flaw),
+    /// The face is there, and was decided on before; see [`Policy::is_undecided`].
+    Decided,
 }
 
 /// What is to be done about one face of one frame.
@@ -91,6 +99,8 @@ pub enum Reason {
     SeveralFaces(usize),
     NobodyEnrolled,
     NotGoodEnough(Flaw),
+    /// The face was decided on before, and was not examined again.
+    Decided,
     /// Nearest person and distance, and the limit it exceeds.
     Unknown(PersonId, f32, f32),
     /// Too near to call: nearest and runner-up with their distances.
@@ -196,6 +206,12 @@ impl Policy {
         verdict
     }
 
+    /// Whether another look at a face could change anything now: nothing was decided about it yet, or its last look spoke for
+    /// somebody who was not let in. Everybody else need be looked at only now and then, in case somebody else stands there.
+    pub fn is_undecided(&self, track: TrackId) -> bool {
+        self.faces.get(&track).is_none_or(|face| !face.settled || matches!(face.reason, Reason::NotYet(..)))
+    }
+
     /// A visit lasts as long as the face it began with is followed, recognised in this frame or not.
     fn keep_visit_alive(&mut self, track: TrackId, at: Instant) {
         if let Some(visit) = self.visits.values_mut().find(|visit| visit.tracks.contains(&track)) {
@@ -211,7 +227,8 @@ impl Policy {
         captured_at: Instant,
     ) -> Decision {
         let matched = match observation.sighting {
-            Err(flaw) => return Decision::Stay(Reason::NotGoodEnough(flaw)),
+            Err(NotAsked::Flawed(flaw)) => return Decision::Stay(Reason::NotGoodEnough(flaw)),
+            Err(NotAsked::Decided) => return Decision::Stay(Reason::Decided),
             Ok(matched) => matched,
         };
         let vote = if self.rules.refuse_several_faces && faces_in_view > 1 {
@@ -288,8 +305,11 @@ impl Policy {
         face.frames += 1;
         face.last_seen = face.last_seen.max(at);
         match decision {
-            Decision::Open(_) | Decision::Stay(Reason::SameVisit(_)) => face.settled = true,
-            Decision::Stay(Reason::Stale) => {}
+            Decision::Open(Grant { person, .. }) | Decision::Stay(Reason::SameVisit(person)) => {
+                face.settled = true;
+                face.reason = Reason::SameVisit(*person);
+            }
+            Decision::Stay(Reason::Stale | Reason::Decided) => {}
             Decision::Stay(Reason::NotGoodEnough(_)) if face.usable > 0 => {}
             Decision::Stay(reason) => face.reason = *reason,
         }

@@ -26,7 +26,7 @@ fn seen(track: u64, person: PersonId, distance: f32) -> Observation {
 }
 
 fn flawed(track: u64) -> Observation {
-    Observation { track: TrackId(track), sighting: Err(FLAW) }
+    Observation { track: TrackId(track), sighting: Err(NotAsked::Flawed(FLAW)) }
 }
 
 /// A door with a clock: frames arrive every tenth of a second and are judged at once.
@@ -240,6 +240,32 @@ fn nobody_enrolled_nobody_let_in() {
     assert_eq!((door.granted.len(), door.denied[0].reason), (0, Reason::NobodyEnrolled));
 }
 
+#[test]
+fn a_face_is_undecided_until_it_was_let_in_or_denied_and_again_when_a_look_speaks_for_somebody() {
+    let mut door = Door::new(rules());
+    let (stranger, track) = (seen(1, ADA, 0.9), TrackId(1));
+    assert!(door.policy.is_undecided(track), "never seen");
+    door.frames(4, &[stranger]);
+    assert!(door.policy.is_undecided(track));
+    door.frames(1, &[stranger]);
+    assert!(door.denied.len() == 1 && !door.policy.is_undecided(track), "denied after a window");
+    door.frames(1, &[Observation { track, sighting: Err(NotAsked::Decided) }]);
+    assert!(!door.policy.is_undecided(track));
+    door.frames(1, &[seen(1, ADA, 0.1)]);
+    assert!(door.policy.is_undecided(track), "somebody known stands there now");
+    door.frames(2, &[seen(1, ADA, 0.1)]);
+    assert!(door.granted == [ADA] && !door.policy.is_undecided(track));
+}
+
+#[test]
+fn a_face_that_is_not_examined_again_keeps_its_visit_alive_and_is_not_let_in_twice() {
+    let mut door = Door::new(rules());
+    door.frames(3, &[seen(1, ADA, 0.1)]);
+    door.frames(100, &[Observation { track: TrackId(1), sighting: Err(NotAsked::Decided) }]);
+    door.frames(3, &[seen(2, ADA, 0.1)]);
+    assert_eq!((door.granted.len(), door.denied.len()), (1, 0));
+}
+
 fn any_observation() -> impl Strategy<Value = Observation> {
     let distance = prop_oneof![9 => 0f32..1.5, 1 => Just(f32::NAN)];
     let spread = prop_oneof![9 => 0f32..0.2, 1 => Just(f32::NAN)];
@@ -252,7 +278,8 @@ fn any_observation() -> impl Strategy<Value = Observation> {
             runner_up: Some((PersonId(other), next)),
         }))),
         1 => Just(Ok(None)),
-        1 => Just(Err(FLAW)),
+        1 => Just(Err(NotAsked::Flawed(FLAW))),
+        1 => Just(Err(NotAsked::Decided)),
     ];
     (1u64..4, sighting).prop_map(|(track, sighting)| Observation { track: TrackId(track), sighting })
 }

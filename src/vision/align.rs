@@ -111,26 +111,39 @@ fn snapped(position: f32) -> f32 {
 /// The picture seen through `transform`: bilinear, black outside, pixel centres at whole numbers; averaged over blocks of
 /// whole pixels beforehand where it shrinks strongly.
 fn warp(picture: &RgbImage, transform: &Similarity, width: u32, height: u32) -> RgbImage {
-    let block = if transform.scale() < SMOOTHED_BELOW { (1.0 / transform.scale()).floor() as u32 } else { 1 };
-    let averaged;
-    let (source, block) = if block > 1 && picture.width() >= block && picture.height() >= block {
-        averaged = block_means(picture, block);
-        (&averaged, block)
-    } else {
-        (picture, 1)
-    };
     let back = transform.inverse();
-    let offset = f64::from(block - 1) / 2.0;
-    RgbImage::from_fn(width, height, |x, y| {
+    let block = if transform.scale() < SMOOTHED_BELOW { (1.0 / transform.scale()).floor() as u32 } else { 1 };
+    if block == 1 || picture.width() < block || picture.height() < block {
+        return RgbImage::from_fn(width, height, |x, y| {
+            let (u, v) = back.apply(f64::from(x), f64::from(y));
+            bilinear(picture, u, v)
+        });
+    }
+    // In blocks, counted from the picture's first: where a pixel of the result lies, and the blocks that the result needs.
+    let place = |x: u32, y: u32| {
         let (u, v) = back.apply(f64::from(x), f64::from(y));
-        bilinear(source, (u - offset) / f64::from(block), (v - offset) / f64::from(block))
+        let offset = f64::from(block - 1) / 2.0;
+        ((u - offset) / f64::from(block), (v - offset) / f64::from(block))
+    };
+    let corners = [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)].map(|(x, y)| place(x, y));
+    let span = |of: fn(&(f64, f64)) -> f64, blocks: u32| {
+        let (least, most) = corners.iter().map(of).fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
+        let within = |value: f64| value.clamp(0.0, f64::from(blocks)) as u32;
+        (within(least.floor()), within(most.floor() + 2.0))
+    };
+    let (columns, rows) = (span(|at| at.0, picture.width() / block), span(|at| at.1, picture.height() / block));
+    let averaged = block_means(picture, block, columns, rows);
+    RgbImage::from_fn(width, height, |x, y| {
+        let (u, v) = place(x, y);
+        bilinear(&averaged, u - f64::from(columns.0), v - f64::from(rows.0))
     })
 }
 
-/// Means of blocks of `block` × `block` pixels; an incomplete last row or column of blocks is left out.
-fn block_means(picture: &RgbImage, block: u32) -> RgbImage {
+/// Means of blocks of `block` × `block` pixels, of a range of columns and rows of such blocks.
+fn block_means(picture: &RgbImage, block: u32, columns: (u32, u32), rows: (u32, u32)) -> RgbImage {
     let count = (block * block) as f32;
-    RgbImage::from_fn(picture.width() / block, picture.height() / block, |x, y| {
+    RgbImage::from_fn(columns.1 - columns.0, rows.1 - rows.0, |x, y| {
+        let (x, y) = (columns.0 + x, rows.0 + y);
         let mut sums = [0u32; 3];
         for (v, u) in (0..block).flat_map(|v| (0..block).map(move |u| (v, u))) {
             let pixel = picture.get_pixel(x * block + u, y * block + v);
@@ -143,20 +156,33 @@ fn block_means(picture: &RgbImage, block: u32) -> RgbImage {
 fn bilinear(picture: &RgbImage, x: f64, y: f64) -> Rgb<u8> {
     let (left, top) = (x.floor(), y.floor());
     let (right_share, bottom_share) = (x - left, y - top);
+    let shares = [
+        (1.0 - right_share) * (1.0 - bottom_share),
+        right_share * (1.0 - bottom_share),
+        (1.0 - right_share) * bottom_share,
+        right_share * bottom_share,
+    ];
+    let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
+    let inside = left >= 0.0 && top >= 0.0 && left + 1.0 < width && top + 1.0 < height;
+    let pixels = if inside {
+        let at = (top as usize * picture.width() as usize + left as usize) * 3;
+        let (upper, lower) = (&picture.as_raw()[at..], &picture.as_raw()[at + picture.width() as usize * 3..]);
+        let pixel = |row: &[u8], at: usize| [row[at], row[at + 1], row[at + 2]];
+        [pixel(upper, 0), pixel(upper, 3), pixel(lower, 0), pixel(lower, 3)]
+    } else {
+        let place = |dx: f64, dy: f64| {
+            let (x, y) = (left + dx, top + dy);
+            let seen = (0.0..width).contains(&x) && (0.0..height).contains(&y);
+            if seen { picture.get_pixel(x as u32, y as u32).0 } else { [0; 3] }
+        };
+        [place(0.0, 0.0), place(1.0, 0.0), place(0.0, 1.0), place(1.0, 1.0)]
+    };
     let mut sums = [0.0f64; 3];
-    for (dx, dy, share) in [
-        (0, 0, (1.0 - right_share) * (1.0 - bottom_share)),
-        (1, 0, right_share * (1.0 - bottom_share)),
-        (0, 1, (1.0 - right_share) * bottom_share),
-        (1, 1, right_share * bottom_share),
-    ] {
-        let (u, v) = (left as i64 + dx, top as i64 + dy);
-        if (0..i64::from(picture.width())).contains(&u) && (0..i64::from(picture.height())).contains(&v) {
-            let pixel = picture.get_pixel(u as u32, v as u32);
-            (0..3).for_each(|channel| sums[channel] += share * f64::from(pixel[channel]));
-        }
+    for (share, pixel) in shares.iter().zip(pixels) {
+        (0..3).for_each(|channel| sums[channel] += share * f64::from(pixel[channel]));
     }
-    Rgb(sums.map(|sum| (sum + 0.5).floor().clamp(0.0, 255.0) as u8))
+    // Within 0 to 255: a mean.
+    Rgb(sums.map(|sum| (sum + 0.5) as u8))
 }
 
 /// What lies in the picture of a rectangle of these sides around `center`, scaled to `width` × `height`.
@@ -346,6 +372,24 @@ mod tests {
         // The outermost pixels reach beyond the edge, where it is black.
         let inner = (1..89).flat_map(|y| (1..89).map(move |x| (x, y)));
         assert!(inner.into_iter().all(|(x, y)| (100..156).contains(&face.get_pixel(x, y)[0])));
+    }
+
+    proptest! {
+        #[test]
+        fn shrinking_sees_the_blocks_of_the_whole_picture(
+            angle in -3f64..3.0, scale in 0.1f64..0.59, tx in -60f64..60.0, ty in -60f64..60.0
+        ) {
+            let picture = RgbImage::from_fn(97, 83, |x, y| Rgb([((x * 7919) ^ (y * 104_729)) as u8, x as u8, y as u8]));
+            let transform = Similarity { a: scale * angle.cos(), b: scale * angle.sin(), tx, ty };
+            let block = (1.0 / scale).floor() as u32;
+            let whole = block_means(&picture, block, (0, 97 / block), (0, 83 / block));
+            let (back, offset) = (transform.inverse(), f64::from(block - 1) / 2.0);
+            let expected = RgbImage::from_fn(30, 20, |x, y| {
+                let (u, v) = back.apply(f64::from(x), f64::from(y));
+                bilinear(&whole, (u - offset) / f64::from(block), (v - offset) / f64::from(block))
+            });
+            prop_assert_eq!(warp(&picture, &transform, 30, 20), expected);
+        }
     }
 
     #[test]

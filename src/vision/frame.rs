@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use image::RgbImage;
 
-use super::pixels;
+use super::{pixels, resize::Region};
 
 /// How a frame's bytes are laid out. Names follow V4L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,5 +61,19 @@ impl Frame {
     /// Too few bytes for its size, or a broken JPEG. Never panics, whatever the bytes are.
     pub fn rgb(&self) -> Result<RgbImage, FrameError> {
         pixels::to_rgb(self)
+    }
+
+    /// Decodes at least a region of the picture to where it lies in `picture`, which becomes as large as the frame; what it
+    /// holds elsewhere is of no meaning. Its memory is used again. A JPEG is decoded whole.
+    ///
+    /// # Errors
+    /// As [`Frame::rgb`].
+    pub fn decode(&self, region: Region, picture: &mut RgbImage) -> Result<(), FrameError> {
+        pixels::decode(self, region, picture)
+    }
+
+    /// The whole frame.
+    pub fn region(&self) -> Region {
+        Region { x: 0, y: 0, width: self.width, height: self.height }
     }
 }

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod fuse;
 pub mod geometry;
 pub mod manifest;
+pub mod motion;
 pub mod mtcnn;
 pub mod net;
 mod operators;
@@ -21,7 +22,7 @@ use std::path::Path;
 use image::RgbImage;
 
 use embed::{EmbedError, Embedder, Embedding};
-use geometry::Detection;
+use geometry::{BoundingBox, Detection};
 use manifest::{Manifest, ManifestError, NetEntry, Precision, Role};
 use mtcnn::{Mtcnn, MtcnnSettings};
 use net::{NetError, NetFile};
@@ -109,6 +110,22 @@ impl Vision {
     /// A net failed.
     pub fn detect(&mut self, picture: &RgbImage) -> Result<Vec<Detection>, VisionError> {
         Ok(self.detector.detect(picture)?)
+    }
+
+    /// Finds the faces of a picture besides those known, see [`Mtcnn::detect_beside`].
+    ///
+    /// # Errors
+    /// A net failed.
+    pub fn detect_beside(&mut self, picture: &RgbImage, known: &[Detection]) -> Result<Vec<Detection>, VisionError> {
+        Ok(self.detector.detect_beside(picture, known)?)
+    }
+
+    /// The face that was at `expected` a moment ago, if it still is, see [`Mtcnn::confirm`].
+    ///
+    /// # Errors
+    /// A net failed.
+    pub fn confirm(&mut self, picture: &RgbImage, expected: &BoundingBox) -> Result<Option<Detection>, VisionError> {
+        Ok(self.detector.confirm(picture, expected)?)
     }
 
     /// Quality of a detected face and the picture to embed; None for degenerate landmarks.

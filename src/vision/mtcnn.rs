@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 
 use image::RgbImage;
+use rayon::prelude::*;
 
 use super::{
     geometry::{BoundingBox, Detection, Landmarks, Point},
     net::{Net, NetError, NetFile},
-    resize::{Region, resize_to_planes},
+    resize::{Region, Resizer},
 };
 
 /// Each level of the pyramid is this much smaller than the one before (the original's choice, about 1/√2).
@@ -23,6 +24,8 @@ const PNET_STRIDE: f32 = 2.0;
 /// A picture of another size needs P-Net plans of its own. Cameras have one size; pictures dropped for enrolment have
 /// any, so the oldest plans are forgotten beyond this number.
 const PLANS_KEPT: usize = 64;
+/// A proposal that lies in a face known already by this share is no other face.
+const BESIDE: f32 = 0.5;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +44,7 @@ pub struct Mtcnn {
     plans: HashMap<(usize, usize), Net>,
     rnet: Net,
     onet: Net,
+    resizer: Resizer,
 }
 
 /// A box on its way through the cascade.
@@ -69,7 +73,8 @@ impl Mtcnn {
     /// # Errors
     /// A net cannot be planned.
     pub fn new(pnet: NetFile, rnet: &NetFile, onet: &NetFile, settings: MtcnnSettings) -> Result<Mtcnn, NetError> {
-        Ok(Mtcnn { settings, pnet, plans: HashMap::new(), rnet: rnet.plan(24, 24)?, onet: onet.plan(48, 48)? })
+        let (rnet, onet) = (rnet.plan(24, 24)?, onet.plan(48, 48)?);
+        Ok(Mtcnn { settings, pnet, plans: HashMap::new(), rnet, onet, resizer: Resizer::default() })
     }
 
     pub fn settings(&self) -> MtcnnSettings {
@@ -86,45 +91,73 @@ impl Mtcnn {
     /// # Errors
     /// A net failed; a picture without faces is no error.
     pub fn detect(&mut self, picture: &RgbImage) -> Result<Vec<Detection>, NetError> {
-        let proposals = self.propose(picture)?;
-        let refined = self.refine(picture, proposals)?;
-        let detections = self.output(picture, refined)?;
-        let detection = |c: Candidate| Detection {
-            bounding_box: c.bounding_box,
-            score: probability(c.logit),
-            landmarks: c.landmarks,
-        };
-        Ok(detections.into_iter().map(detection).collect())
+        self.detect_beside(picture, &[])
     }
 
+    /// Finds the faces of a picture other than those known to be in it. Most of the work of detection is that on the many
+    /// boxes around a face, so this costs hardly more than a picture without faces.
+    ///
+    /// # Errors
+    /// As [`Mtcnn::detect`].
+    pub fn detect_beside(&mut self, picture: &RgbImage, known: &[Detection]) -> Result<Vec<Detection>, NetError> {
+        let mut proposals = self.propose(picture)?;
+        let lies_in = |c: &Candidate, face: &Detection| {
+            inclusive_overlap(face.bounding_box, c.bounding_box, Overlap::Smaller) > BESIDE
+        };
+        proposals.retain(|candidate| !known.iter().any(|face| lies_in(candidate, face)));
+        let refined = self.refine(picture, proposals)?;
+        Ok(self.output(picture, refined)?.into_iter().map(Candidate::detection).collect())
+    }
+
+    /// Looks whether the face that was at `expected` a moment ago is still there, with O-Net alone: None if it is not, or has moved by
+    /// more than a part of its size.
+    ///
+    /// # Errors
+    /// The net failed.
+    pub fn confirm(&mut self, picture: &RgbImage, expected: &BoundingBox) -> Result<Option<Detection>, NetError> {
+        let candidate = Candidate {
+            bounding_box: square(*expected),
+            logit: 0.0,
+            offsets: [0.0; 4],
+            landmarks: Landmarks::default(),
+        };
+        let found = sift(&self.onet, &mut self.resizer, picture, candidate, self.settings.thresholds[2])?;
+        Ok(found.map(|c| Candidate { bounding_box: shift(c.bounding_box, c.offsets, 1.0), ..c }.detection()))
+    }
+
+    /// Levels are examined side by side on all processors, as are the candidates after them: somebody may be waiting.
     fn propose(&mut self, picture: &RgbImage) -> Result<Vec<Candidate>, NetError> {
-        let mut candidates = Vec::new();
-        let mut planes = Vec::new();
-        for level in pyramid(picture.width(), picture.height(), self.settings.min_face) {
-            resize_to_planes(picture, Region::whole(picture), level.width, level.height, &mut planes);
-            let output = self.pnet_plan(level.height, level.width)?.run(&planes)?;
+        let levels = pyramid(picture.width(), picture.height(), self.settings.min_face);
+        self.plan_pnet(&levels)?;
+        let on_level = |resizer: &mut Resizer, level: &Level| {
+            let planes = resizer.planes(picture, Region::whole(picture), level.width, level.height);
+            let output = self.plans[&(level.height, level.width)].run(planes)?;
             let found = read_map(output.values(), output.shape(), level.scale, logit(self.settings.thresholds[0]));
-            candidates.extend(suppress(found, 0.5, Overlap::Union));
-        }
-        let kept = suppress(candidates, 0.7, Overlap::Union);
+            Ok(suppress(found, 0.5, Overlap::Union))
+        };
+        let found: Vec<Vec<Candidate>> =
+            levels.par_iter().map_init(Resizer::default, on_level).collect::<Result<_, NetError>>()?;
+        let kept = suppress(found.concat(), 0.7, Overlap::Union);
         Ok(kept
             .into_iter()
             .map(|c| Candidate { bounding_box: square(shift(c.bounding_box, c.offsets, 0.0)), ..c })
             .collect())
     }
 
-    fn pnet_plan(&mut self, height: usize, width: usize) -> Result<&Net, NetError> {
-        if self.plans.len() >= PLANS_KEPT && !self.plans.contains_key(&(height, width)) {
-            self.plans.clear();
+    fn plan_pnet(&mut self, levels: &[Level]) -> Result<(), NetError> {
+        if self.plans.len() + levels.len() > PLANS_KEPT {
+            self.plans.retain(|&size, _| levels.iter().any(|level| (level.height, level.width) == size));
         }
-        match self.plans.entry((height, width)) {
-            std::collections::hash_map::Entry::Occupied(plan) => Ok(plan.into_mut()),
-            std::collections::hash_map::Entry::Vacant(place) => Ok(place.insert(self.pnet.plan(height, width)?)),
+        for &Level { height, width, .. } in levels {
+            if !self.plans.contains_key(&(height, width)) {
+                self.plans.insert((height, width), self.pnet.plan(height, width)?);
+            }
         }
+        Ok(())
     }
 
     fn refine(&self, picture: &RgbImage, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, NetError> {
-        let passed = run_on_crops(&self.rnet, picture, candidates, self.settings.thresholds[1])?;
+        let passed = sift_all(&self.rnet, picture, candidates, self.settings.thresholds[1])?;
         let kept = suppress(passed, 0.7, Overlap::Union);
         Ok(kept
             .into_iter()
@@ -133,12 +166,18 @@ impl Mtcnn {
     }
 
     fn output(&self, picture: &RgbImage, candidates: Vec<Candidate>) -> Result<Vec<Candidate>, NetError> {
-        let passed = run_on_crops(&self.onet, picture, candidates, self.settings.thresholds[2])?;
+        let passed = sift_all(&self.onet, picture, candidates, self.settings.thresholds[2])?;
         let corrected = passed
             .into_iter()
             .map(|c| Candidate { bounding_box: shift(c.bounding_box, c.offsets, 1.0), ..c })
             .collect();
         Ok(suppress(corrected, 0.7, Overlap::Smaller))
+    }
+}
+
+impl Candidate {
+    fn detection(self) -> Detection {
+        Detection { bounding_box: self.bounding_box, score: probability(self.logit), landmarks: self.landmarks }
     }
 }
 
@@ -189,32 +228,38 @@ fn read_map(values: &[f32], shape: &[usize], scale: f64, threshold: f32) -> Vec<
         .collect()
 }
 
-/// Runs R- or O-Net on each candidate's crop and keeps those above the threshold, with the net's own score, corrections and landmarks.
-fn run_on_crops(
+/// Those of the candidates that R- or O-Net lets pass, in their order.
+fn sift_all(
     net: &Net,
     picture: &RgbImage,
     candidates: Vec<Candidate>,
     threshold: f32,
 ) -> Result<Vec<Candidate>, NetError> {
+    let sifted: Vec<Option<Candidate>> = candidates
+        .into_par_iter()
+        .map_init(Resizer::default, |resizer, candidate| sift(net, resizer, picture, candidate, threshold))
+        .collect::<Result<_, _>>()?;
+    Ok(sifted.into_iter().flatten().collect())
+}
+
+/// Runs R- or O-Net on a candidate's crop: the candidate with the net's own score, corrections and landmarks, if it is above the threshold.
+fn sift(
+    net: &Net,
+    resizer: &mut Resizer,
+    picture: &RgbImage,
+    candidate: Candidate,
+    threshold: f32,
+) -> Result<Option<Candidate>, NetError> {
     let (height, width) = net.input();
-    let mut planes = Vec::new();
-    let mut passed = Vec::new();
-    for candidate in candidates {
-        match crop_region(picture, candidate.bounding_box) {
-            Some(region) => resize_to_planes(picture, region, width, height, &mut planes),
-            None => continue,
-        }
-        let output = net.run(&planes)?;
-        let answer = output.values();
-        if answer[0] <= logit(threshold) {
-            continue;
-        }
-        let offsets = [answer[1], answer[2], answer[3], answer[4]];
-        let landmarks =
-            answer.get(5..15).map_or_else(Landmarks::default, |points| place(points, candidate.bounding_box));
-        passed.push(Candidate { logit: answer[0], offsets, landmarks, ..candidate });
+    let Some(region) = crop_region(picture, candidate.bounding_box) else { return Ok(None) };
+    let output = net.run(resizer.planes(picture, region, width, height))?;
+    let answer = output.values();
+    if answer[0] <= logit(threshold) {
+        return Ok(None);
     }
-    Ok(passed)
+    let offsets = [answer[1], answer[2], answer[3], answer[4]];
+    let landmarks = answer.get(5..15).map_or_else(Landmarks::default, |points| place(points, candidate.bounding_box));
+    Ok(Some(Candidate { logit: answer[0], offsets, landmarks, ..candidate }))
 }
 
 /// The whole pixels of a box within the picture; None where nothing of it is.

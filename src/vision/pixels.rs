@@ -5,47 +5,133 @@
 
 use std::{borrow::Cow, io::Cursor};
 
-use image::{ImageDecoder, Rgb, RgbImage, codecs::jpeg::JpegDecoder};
+use image::{ImageDecoder, RgbImage, codecs::jpeg::JpegDecoder};
 
-use super::frame::{Frame, FrameError, PixelFormat};
+use super::{
+    frame::{Frame, FrameError, PixelFormat},
+    motion::CELL,
+    resize::Region,
+};
 
 /// Pictures with more pixels (in millions) are refused before memory is asked for them: where a frame's size comes out of
 /// its own header, as with a program's JPEGs, a few bytes could else ask for more than the board has, and end the daemon.
 const MOST_MEGAPIXELS: u64 = 50;
 
 pub(super) fn to_rgb(frame: &Frame) -> Result<RgbImage, FrameError> {
+    let mut picture = RgbImage::default();
+    decode(frame, Region { x: 0, y: 0, width: frame.width, height: frame.height }, &mut picture)?;
+    Ok(picture)
+}
+
+/// Decodes at least a region of the frame to where it lies in `picture`, which becomes as large as the frame; what it holds
+/// elsewhere is of no meaning. Its memory is used again.
+pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> Result<(), FrameError> {
     let (width, height) = (frame.width, frame.height);
     if u64::from(width) * u64::from(height) > MOST_MEGAPIXELS * 1_000_000 {
         return Err(FrameError::TooLarge { width, height, most: MOST_MEGAPIXELS });
     }
     if frame.format == PixelFormat::Mjpeg {
-        return decode_jpeg(frame);
+        *picture = decode_jpeg(frame)?;
+        return Ok(());
     }
     let layout = Layout::of(frame)?;
-    let (bytes, stride) = (&frame.bytes[..], layout.stride);
-    let pixel = |x: u32, y: u32| {
-        let (x, y) = (x as usize, y as usize);
-        match frame.format {
-            PixelFormat::Yuyv => {
-                let pair = y * stride + x / 2 * 4;
-                rgb_of_yuv(bytes[pair + x % 2 * 2], bytes[pair + 1], bytes[pair + 3])
-            }
-            PixelFormat::Nv12 => {
-                let chroma = layout.second + y / 2 * stride + x / 2 * 2;
-                rgb_of_yuv(bytes[y * stride + x], bytes[chroma], bytes[chroma + 1])
-            }
-            PixelFormat::I420 => {
-                let chroma = y / 2 * (stride / 2) + x / 2;
-                rgb_of_yuv(bytes[y * stride + x], bytes[layout.second + chroma], bytes[layout.third + chroma])
-            }
-            PixelFormat::Grey => [bytes[y * stride + x]; 3],
-            PixelFormat::Rgb | PixelFormat::Mjpeg => {
-                let at = y * stride + x * 3;
-                [bytes[at], bytes[at + 1], bytes[at + 2]]
-            }
+    if picture.dimensions() != (width, height) {
+        *picture = RgbImage::new(width, height);
+    }
+    // Pairs of pixels share their colour.
+    let (from, to) = (region.x as usize / 2 * 2, (region.x + region.width) as usize);
+    let (samples, row) = (picture.as_flat_samples_mut().samples, width as usize * 3);
+    for y in region.y as usize..(region.y + region.height) as usize {
+        decode_row(frame, &layout, y, from, &mut samples[y * row + from * 3..y * row + to * 3]);
+    }
+    Ok(())
+}
+
+/// Part of a row of an uncompressed frame, from an even column on; `out` says how far.
+fn decode_row(frame: &Frame, layout: &Layout, y: usize, from: usize, out: &mut [u8]) {
+    let at = |plane: usize, stride: usize, y: usize, offset: usize| &frame.bytes[plane + y * stride + offset..];
+    let stride = layout.stride;
+    match frame.format {
+        PixelFormat::Yuyv => {
+            let pairs = at(0, stride, y, from * 2).as_chunks::<4>().0.iter();
+            pairs_to_rgb(pairs.map(|&[first, u, second, v]| ([first, second], u, v)), out);
         }
-    };
-    Ok(RgbImage::from_fn(frame.width, frame.height, |x, y| Rgb(pixel(x, y))))
+        PixelFormat::Nv12 => {
+            let luma = at(0, stride, y, from).as_chunks::<2>().0.iter();
+            let chroma = at(layout.second, stride, y / 2, from).as_chunks::<2>().0.iter();
+            pairs_to_rgb(luma.zip(chroma).map(|(&luma, &[u, v])| (luma, u, v)), out);
+        }
+        PixelFormat::I420 => {
+            let luma = at(0, stride, y, from).as_chunks::<2>().0.iter();
+            let u = at(layout.second, stride / 2, y / 2, from / 2).iter();
+            let v = at(layout.third, stride / 2, y / 2, from / 2).iter();
+            pairs_to_rgb(luma.zip(u.zip(v)).map(|(&luma, (&u, &v))| (luma, u, v)), out);
+        }
+        PixelFormat::Grey => {
+            let pixels = out.as_chunks_mut::<3>().0.iter_mut();
+            pixels.zip(at(0, stride, y, from)).for_each(|(pixel, &luma)| *pixel = [luma; 3]);
+        }
+        PixelFormat::Rgb | PixelFormat::Mjpeg => out.copy_from_slice(&at(0, stride, y, from * 3)[..out.len()]),
+    }
+}
+
+/// Two pixels' luma with the colour they share, one pair after the other; the last pixel of an odd row is the first of its pair.
+fn pairs_to_rgb(pairs: impl Iterator<Item = ([u8; 2], u8, u8)>, out: &mut [u8]) {
+    for (pixels, (luma, u, v)) in out.chunks_mut(6).zip(pairs) {
+        for (pixel, luma) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(luma) {
+            *pixel = rgb_of_yuv(luma, u, v);
+        }
+    }
+}
+
+/// Means of luma over cells of `CELL` × `CELL` pixels, row by row, sampled in every second row; an incomplete last row or column of cells
+/// is left out. None for formats whose luma is to be had by decoding only.
+///
+/// # Errors
+/// Too few bytes for the frame's size.
+pub(super) fn luma_cells(frame: &Frame, cells: &mut Vec<f32>) -> Result<Option<()>, FrameError> {
+    if matches!(frame.format, PixelFormat::Mjpeg | PixelFormat::Rgb) {
+        return Ok(None);
+    }
+    let layout = Layout::of(frame)?;
+    let row = |y: usize| &frame.bytes[y * layout.stride..];
+    let (columns, rows) = (frame.width as usize / CELL, frame.height as usize / CELL);
+    match frame.format {
+        PixelFormat::Yuyv => {
+            let sum = |cell: &[u8; 2 * CELL]| cell.iter().step_by(2).map(|&luma| u32::from(luma)).sum();
+            cell_means(columns, rows, |y| row(y).as_chunks().0.iter().map(sum), cells);
+        }
+        _ => {
+            let sum = |cell: &[u8; CELL]| cell.iter().map(|&luma| u32::from(luma)).sum();
+            cell_means(columns, rows, |y| row(y).as_chunks().0.iter().map(sum), cells);
+        }
+    }
+    Ok(Some(()))
+}
+
+/// The same of a decoded picture, green for luma.
+pub(super) fn green_cells(picture: &RgbImage, cells: &mut Vec<f32>) {
+    let (columns, rows, stride) =
+        (picture.width() as usize / CELL, picture.height() as usize / CELL, picture.width() as usize * 3);
+    let sum = |cell: &[u8; 3 * CELL]| cell.iter().skip(1).step_by(3).map(|&green| u32::from(green)).sum();
+    cell_means(columns, rows, |y| picture.as_raw()[y * stride..].as_chunks().0.iter().map(sum), cells);
+}
+
+/// `row_sums(y)` gives the sums of a row's pixels, cell by cell.
+fn cell_means<I: Iterator<Item = u32>>(
+    columns: usize,
+    rows: usize,
+    row_sums: impl Fn(usize) -> I,
+    cells: &mut Vec<f32>,
+) {
+    cells.clear();
+    cells.resize(columns * rows, 0.0);
+    for y in (0..rows * CELL).step_by(2) {
+        let line = &mut cells[y / CELL * columns..][..columns];
+        line.iter_mut().zip(row_sums(y)).for_each(|(cell, sum)| *cell += sum as f32);
+    }
+    let samples = (CELL * CELL / 2) as f32;
+    cells.iter_mut().for_each(|cell| *cell /= samples);
 }
 
 /// Where the planes of an uncompressed frame begin.
@@ -188,6 +274,7 @@ fn decode_jpeg(frame: &Frame) -> Result<RgbImage, FrameError> {
 mod tests {
     use std::time::Instant;
 
+    use image::Rgb;
     use proptest::prelude::*;
 
     use super::*;
@@ -213,6 +300,25 @@ mod tests {
         fn the_fixed_point_formula_is_within_one_of_the_real_one(y: u8, u: u8, v: u8) {
             for (got, exact) in rgb_of_yuv(y, u, v).iter().zip(naive(y, u, v)) {
                 prop_assert!((f64::from(*got) - exact).abs() <= 1.5, "{got} {exact}");
+            }
+        }
+
+        #[test]
+        fn a_region_is_decoded_as_the_whole_is(
+            (w, h) in (1u32..20, 1u32..12), (x, y, across, down) in (0u32..20, 0u32..12, 0u32..20, 0u32..12), seed: u64
+        ) {
+            use PixelFormat::*;
+            let byte = |i: u64| (i ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0];
+            let (x, y) = (x.min(w), y.min(h));
+            let region = Region { x, y, width: across.min(w - x), height: down.min(h - y) };
+            for format in [Yuyv, Nv12, I420, Grey, Rgb] {
+                let frame = frame(format, w, h, 0, (0..2000).map(byte).collect());
+                let whole = frame.rgb().unwrap();
+                let mut part = RgbImage::default();
+                frame.decode(region, &mut part).unwrap();
+                for (x, y) in (x..x + region.width).flat_map(|x| (y..y + region.height).map(move |y| (x, y))) {
+                    prop_assert_eq!(part.get_pixel(x, y), whole.get_pixel(x, y), "{:?} {} {}", format, x, y);
+                }
             }
         }
 
@@ -253,6 +359,23 @@ mod tests {
             }
         }
         assert_eq!(frame(PixelFormat::Grey, 4, 2, 6, luma).rgb().unwrap().get_pixel(2, 1).0, [110; 3]);
+    }
+
+    #[test]
+    fn the_cells_are_those_of_the_decoded_picture() {
+        // Luma in steps of one from cell to cell, without colour; 40 × 36 pixels are 2 × 2 whole cells.
+        let luma = |x: usize, y: usize| (100 + x / CELL + 2 * (y / CELL)) as u8;
+        let places = || (0..36).flat_map(|y| (0..40).map(move |x| (x, y)));
+        let yuyv: Vec<u8> = places().flat_map(|(x, y)| [luma(x, y), 128]).collect();
+        let grey: Vec<u8> = places().map(|(x, y)| luma(x, y)).collect();
+        for (format, bytes) in [(PixelFormat::Yuyv, yuyv), (PixelFormat::Grey, grey)] {
+            let mut cells = Vec::new();
+            assert!(luma_cells(&frame(format, 40, 36, 0, bytes), &mut cells).unwrap().is_some());
+            assert_eq!(cells, [100.0, 101.0, 102.0, 103.0], "{format:?}");
+        }
+        let mut cells = Vec::new();
+        green_cells(&RgbImage::from_fn(40, 36, |x, y| Rgb([0, luma(x as usize, y as usize), 9])), &mut cells);
+        assert_eq!(cells, [100.0, 101.0, 102.0, 103.0]);
     }
 
     #[test]

@@ -21,64 +21,115 @@ impl Region {
     }
 }
 
-/// Which source pixels one pixel of the result covers, and how much of each, along one axis; the weights sum to 1.
+/// Which source pixels one pixel of the result covers along one axis, `first` to before `end`, and how much the first, each
+/// of those between, and the last of them count; together they count 1.
+#[derive(Clone, Copy, Debug)]
 struct Coverage {
     first: usize,
-    weights: Vec<f32>,
+    end: usize,
+    head: f32,
+    body: f32,
+    tail: f32,
 }
 
-fn coverage(source: usize, target: usize) -> Vec<Coverage> {
+fn coverage(source: usize, target: usize) -> impl Iterator<Item = Coverage> {
     let span = source as f64 / target as f64;
-    let one = |i: usize| {
+    (0..target).map(move |i| {
         let (from, to) = (i as f64 * span, ((i + 1) as f64 * span).min(source as f64));
         let first = (from.floor() as usize).min(source - 1);
-        let last = ((to.ceil() as usize).max(first + 1)).min(source);
+        let end = (to.ceil() as usize).clamp(first + 1, source);
         let covered = |pixel: usize| (to.min((pixel + 1) as f64) - from.max(pixel as f64)).max(0.0);
-        let total: f64 = (first..last).map(covered).sum();
-        Coverage { first, weights: (first..last).map(|pixel| (covered(pixel) / total) as f32).collect() }
-    };
-    (0..target).map(one).collect()
+        let (head, tail) = (covered(first), if end - first > 1 { covered(end - 1) } else { 0.0 });
+        let between = (end - first).saturating_sub(2) as f64;
+        let total = head + between + tail;
+        Coverage { first, end, head: (head / total) as f32, body: (1.0 / total) as f32, tail: (tail / total) as f32 }
+    })
 }
 
-/// Scales a region of a picture to `width` × `height` and writes it as 32-bit numbers 0 to 255, rounded to whole ones, in
-/// channel, row, column order (R, G, B planes), as the nets take it.
-///
-/// `region` must lie within the picture and be at least 1 × 1.
-pub fn resize_to_planes(picture: &RgbImage, region: Region, width: usize, height: usize, planes: &mut Vec<f32>) {
-    let columns = coverage(region.width as usize, width);
-    let rows = coverage(region.height as usize, height);
-    let stride = picture.width() as usize * 3;
-    let samples = picture.as_raw();
-    let narrowed: Vec<f32> = (0..region.height as usize)
-        .flat_map(|y| {
-            let row = &samples[(region.y as usize + y) * stride + region.x as usize * 3..][..region.width as usize * 3];
-            columns.iter().flat_map(|column| weighted_pixel(row, column))
-        })
-        .collect();
-    planes.clear();
-    planes.resize(3 * width * height, 0.0);
-    let mut sums = vec![0.0f32; width * 3];
-    for (y, row) in rows.iter().enumerate() {
-        sums.fill(0.0);
-        for (weight, line) in row.weights.iter().zip(narrowed[row.first * width * 3..].chunks_exact(width * 3)) {
-            sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += weight * value);
-        }
-        for (x, pixel) in sums.as_chunks::<3>().0.iter().enumerate() {
-            for (channel, value) in pixel.iter().enumerate() {
-                planes[(channel * height + y) * width + x] = (value + 0.5).floor().clamp(0.0, 255.0);
+/// Scales regions of pictures for the nets; keeps its buffers.
+#[derive(Clone, Debug, Default)]
+pub struct Resizer {
+    columns: Vec<Coverage>,
+    /// One row of the source's width: sums of whole source rows, then the weighted sum.
+    whole: Vec<u16>,
+    row: Vec<f32>,
+    planes: Vec<f32>,
+}
+
+/// So many rows of 8-bit samples can be added up in 16 bits.
+const ROWS_IN_16_BITS: usize = 257;
+
+impl Resizer {
+    /// Scales a region of a picture to `width` × `height`: 32-bit numbers 0 to 255, rounded to whole ones, in channel, row,
+    /// column order (R, G, B planes), as the nets take it.
+    ///
+    /// `region` must lie within the picture and be at least 1 × 1.
+    pub fn planes(&mut self, picture: &RgbImage, region: Region, width: usize, height: usize) -> &[f32] {
+        self.columns.clear();
+        self.columns.extend(coverage(region.width as usize, width));
+        self.planes.clear();
+        self.planes.resize(3 * width * height, 0.0);
+        let samples = region.width as usize * 3;
+        let stride = picture.width() as usize * 3;
+        let from = region.y as usize * stride + region.x as usize * 3;
+        let source_row = |y: usize| &picture.as_raw()[from + y * stride..][..samples];
+        for (y, rows) in coverage(region.height as usize, height).enumerate() {
+            self.add_rows(rows, source_row);
+            let [red, green, blue] = [0, 1, 2].map(|channel| (channel * height + y) * width);
+            for (x, column) in self.columns.iter().enumerate() {
+                let [r, g, b] = weighted_pixel(&self.row, column);
+                self.planes[red + x] = whole_number(r);
+                self.planes[green + x] = whole_number(g);
+                self.planes[blue + x] = whole_number(b);
             }
         }
+        &self.planes
+    }
+
+    /// The weighted sum of the rows covered. Rows of equal weight are added up as integers first: that is what makes large
+    /// pictures cheap.
+    fn add_rows<'a>(&mut self, rows: Coverage, source_row: impl Fn(usize) -> &'a [u8]) {
+        self.row.clear();
+        self.row.extend(source_row(rows.first).iter().map(|&sample| rows.head * f32::from(sample)));
+        let last = rows.end - 1;
+        let mut next = rows.first + 1;
+        while next < last {
+            let end = last.min(next + ROWS_IN_16_BITS);
+            self.whole.clear();
+            self.whole.resize(self.row.len(), 0);
+            for y in next..end {
+                add_samples(&mut self.whole, source_row(y));
+            }
+            self.row.iter_mut().zip(&self.whole).for_each(|(sum, &whole)| *sum += rows.body * f32::from(whole));
+            next = end;
+        }
+        if last > rows.first {
+            self.row.iter_mut().zip(source_row(last)).for_each(|(sum, &sample)| *sum += rows.tail * f32::from(sample));
+        }
     }
 }
 
-fn weighted_pixel(row: &[u8], column: &Coverage) -> [f32; 3] {
-    let mut sum = [0.0f32; 3];
-    for (weight, pixel) in column.weights.iter().zip(row[column.first * 3..].as_chunks::<3>().0) {
-        for channel in 0..3 {
-            sum[channel] += weight * pixel[channel] as f32;
+/// Nothing overflows, see [`ROWS_IN_16_BITS`]; without a check for it the loop is vectorised.
+fn add_samples(sums: &mut [u16], samples: &[u8]) {
+    sums.iter_mut().zip(samples).for_each(|(sum, &sample)| *sum = sum.wrapping_add(u16::from(sample)));
+}
+
+fn weighted_pixel(row: &[f32], column: &Coverage) -> [f32; 3] {
+    let pixels = &row.as_chunks::<3>().0[column.first..column.end];
+    let mut sum = pixels[0].map(|sample| column.head * sample);
+    if let [_, between @ .., last] = pixels {
+        let mut whole = [0.0f32; 3];
+        for pixel in between {
+            (0..3).for_each(|channel| whole[channel] += pixel[channel]);
         }
+        (0..3).for_each(|channel| sum[channel] += column.body * whole[channel] + column.tail * last[channel]);
     }
     sum
+}
+
+fn whole_number(value: f32) -> f32 {
+    // What is not negative is rounded down by leaving the fraction out.
+    (value + 0.5).clamp(0.0, 255.0) as u8 as f32
 }
 
 #[cfg(test)]
@@ -112,8 +163,9 @@ mod tests {
             let noise = |x: u32, y: u32, c: u32| (seed ^ (x * 7919 + y * 104_729 + c * 1_299_709)).wrapping_mul(2_654_435_761) as u8;
             let picture = RgbImage::from_fn(w + 3, h + 2, |x, y| Rgb([noise(x, y, 0), noise(x, y, 1), noise(x, y, 2)]));
             let region = Region { x: 2, y: 1, width: w, height: h };
-            let mut planes = Vec::new();
-            resize_to_planes(&picture, region, tw, th, &mut planes);
+            let mut resizer = Resizer::default();
+            let planes = resizer.planes(&picture, region, tw, th);
+            prop_assert_eq!(planes.len(), 3 * tw * th);
             for (got, exact) in planes.iter().zip(naive(&picture, region, tw, th)) {
                 prop_assert!((got - exact).abs() <= 0.501, "{got} is not {exact} rounded");
             }
@@ -121,10 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn rows_too_many_for_16_bits_are_added_up_all_the_same() {
+        let picture = RgbImage::from_pixel(2, 2 * 257 + 3, Rgb([255; 3]));
+        let mut resizer = Resizer::default();
+        assert_eq!(resizer.planes(&picture, Region::whole(&picture), 1, 1), [255.0; 3]);
+    }
+
+    #[test]
     fn the_same_size_is_the_same_picture() {
         let picture = RgbImage::from_fn(5, 4, |x, y| Rgb([x as u8, y as u8, 9]));
-        let mut planes = Vec::new();
-        resize_to_planes(&picture, Region::whole(&picture), 5, 4, &mut planes);
+        let mut resizer = Resizer::default();
+        let planes = resizer.planes(&picture, Region::whole(&picture), 5, 4);
         assert_eq!(&planes[..5], &[0.0, 1.0, 2.0, 3.0, 4.0]);
         assert_eq!(planes[20 + 5], 1.0);
         assert_eq!(planes[40], 9.0);

@@ -36,7 +36,15 @@ impl Tracker {
         Tracker { tracks: Vec::new(), next_id: 1, keep }
     }
 
-    /// Assigns the detections of a frame captured at `at` to tracks, greedily by likeness of place; what fits none starts a new one.
+    /// Notes that a face of a frame captured at `at` is the one that is followed as `id`.
+    pub fn follow(&mut self, id: TrackId, bounding_box: BoundingBox, at: Instant) {
+        if let Some(track) = self.tracks.iter_mut().find(|track| track.id == id) {
+            (track.bounding_box, track.last_seen) = (bounding_box, at);
+        }
+    }
+
+    /// Assigns the detections of a frame captured at `at` to tracks that were not seen in that frame yet, greedily by likeness of place;
+    /// what fits none starts a new one.
     pub fn assign(&mut self, detections: &[Detection], at: Instant) -> Vec<TrackId> {
         self.tracks.retain(|track| at.saturating_duration_since(track.last_seen) <= self.keep);
         let mut pairs: Vec<(f32, usize, usize)> = Vec::new();
@@ -49,7 +57,7 @@ impl Tracker {
         }
         pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut assigned: Vec<Option<TrackId>> = vec![None; detections.len()];
-        let mut taken = vec![false; self.tracks.len()];
+        let mut taken: Vec<bool> = self.tracks.iter().map(|track| track.last_seen == at).collect();
         for (_, d, t) in pairs {
             if assigned[d].is_none() && !taken[t] {
                 taken[t] = true;
@@ -62,6 +70,11 @@ impl Tracker {
             id.unwrap_or_else(|| self.start(detection.bounding_box, at))
         };
         assigned.into_iter().zip(detections).map(start).collect()
+    }
+
+    /// Whether this face is still followed, or would be if it came back now.
+    pub fn follows(&self, id: TrackId) -> bool {
+        self.tracks.iter().any(|track| track.id == id)
     }
 
     fn start(&mut self, bounding_box: BoundingBox, at: Instant) -> TrackId {
@@ -124,6 +137,14 @@ mod tests {
         let first = tracker.assign(&[face(0.0, 0.0, 100.0)], start)[0];
         assert_ne!(tracker.assign(&[face(300.0, 0.0, 100.0)], start + KEEP / 10)[0], first);
         assert_ne!(tracker.assign(&[face(30.0, 30.0, 30.0)], start + KEEP / 10)[0], first);
+    }
+
+    #[test]
+    fn a_face_beside_one_that_is_followed_never_takes_its_number() {
+        let (mut tracker, start) = (Tracker::new(KEEP), Instant::now());
+        let first = tracker.assign(&[face(0.0, 0.0, 100.0)], start)[0];
+        tracker.follow(first, face(10.0, 0.0, 100.0).bounding_box, start + KEEP / 10);
+        assert_ne!(tracker.assign(&[face(20.0, 0.0, 100.0)], start + KEEP / 10)[0], first);
     }
 
     #[test]

@@ -37,10 +37,11 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 19] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
+    ("sight", &["gallery", "policy", "vision"]),
     ("telemetry", &[]),
     // The latch and its lines are named in the configuration; how templates are fused is the gallery's word.
     ("config", &["gallery"]),
@@ -82,6 +83,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
             "latch",
             "policy",
             "service",
+            "sight",
             "store",
             "telemetry",
             "vision",

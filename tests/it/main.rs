@@ -10,4 +10,5 @@ mod golden;
 mod learn;
 mod lfw;
 mod models;
+mod sight;
 mod support;

@@ -1,0 +1,370 @@
+//! From a frame to what is seen in it, doing no more than the frame is worth.
+//!
+//! Nearly all frames of a door show nothing new. What is done about a frame is, from cheap to dear:
+//!
+//! 1. its luma is compared with that of the last search, cell by cell ([`crate::vision::motion`]);
+//! 2. faces that are followed are confirmed where they were, by O-Net alone, on the part of the picture around them;
+//! 3. the picture is searched by the whole cascade: when something moved away from the followed faces, when one of them was
+//!    lost, before a look that may count, and now and then in any case;
+//! 4. a face about which nothing is decided yet is aligned, judged and embedded; one that was decided on only now and then, in case
+//!    somebody else stands there.
+//!
+//! A look that may count is one at an undecided face that is good enough: the picture is searched first, so that whoever else is
+//! in it is known before somebody is let in.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use image::{RgbImage, imageops};
+
+use crate::{
+    gallery::Gallery,
+    policy::{NotAsked, Observation, Policy},
+    vision::{
+        Vision, VisionError,
+        align::AlignedFace,
+        embed::EmbedError,
+        frame::{Frame, FrameError},
+        fuse::{Fuser, Probe},
+        geometry::{BoundingBox, Detection},
+        motion::{self, CELL, Motion},
+        quality::{Flaw, QualityLimits},
+        resize::Region,
+        track::{TrackId, Tracker},
+    },
+};
+
+/// With nobody in view the picture is searched this often even if nothing moved ...
+const SEARCH_IDLE: Duration = Duration::from_secs(5);
+/// ... with somebody in view this often, since what moves there hides other movement ...
+const SEARCH_OCCUPIED: Duration = Duration::from_secs(1);
+/// ... and no oftener than this while something moves: at 15 frames a second every second frame.
+const SEARCH_MOVING: Duration = Duration::from_millis(100);
+/// Faces that are all decided on are confirmed this often, well within any gap between two visits.
+const CONFIRM_DECIDED: Duration = Duration::from_millis(200);
+/// A face that was decided on is looked at again this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// This share of the cells that the smallest face covers must change to be worth a search.
+const MOVED_SHARE: f32 = 1.0 / 6.0;
+/// A confirmed face that overlaps less with where it was is another one; two that overlap more are one.
+const SAME_PLACE: f32 = 0.3;
+/// So far around a face, in sides of its box from its middle, the picture is needed: its aligned cut reaches .95 if the head
+/// is tilted, and it may have moved by half a side.
+const AROUND: f32 = 1.5;
+/// Two looks whose aligned faces differ by less in every cell (mean luma) are one: there is nothing new to embed.
+const SAME_LOOK: f32 = 2.0;
+
+/// Follows faces through frames.
+pub struct Sight {
+    vision: Vision,
+    tracker: Tracker,
+    fuser: Fuser,
+    limits: QualityLimits,
+    /// Degrees, clockwise: 0, 90, 180 or 270.
+    rotate: u32,
+    motion: Motion,
+    /// As the camera gave it, and upright if that is not the same. They hold what was decoded last.
+    decoded: RgbImage,
+    turned: RgbImage,
+    /// The faces of the last frame that was examined.
+    present: Vec<(TrackId, Detection)>,
+    looks: HashMap<TrackId, LastLook>,
+    searched_at: Option<Instant>,
+    confirmed_at: Option<Instant>,
+    tally: Tally,
+    spent: Spent,
+}
+
+/// The last time a face was examined.
+struct LastLook {
+    at: Instant,
+    /// The last look that was good enough to embed.
+    embedded: Option<(Vec<f32>, Probe)>,
+}
+
+/// A face of the frame that is being looked at.
+struct Seen {
+    track: TrackId,
+    face: Detection,
+    look: Look,
+}
+
+enum Look {
+    NotDue,
+    /// Landmarks that cannot be aligned: there is nothing to say about such a face.
+    Degenerate,
+    Flawed(Flaw),
+    Good(AlignedFace),
+}
+
+/// What was done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Frames searched by the whole cascade.
+    pub searched: u64,
+    /// Faces confirmed by O-Net.
+    pub confirmed: u64,
+    /// Faces aligned and judged.
+    pub examined: u64,
+    /// Faces embedded.
+    pub embedded: u64,
+}
+
+/// The time that was spent since the start, on the thread that looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    pub decode: Duration,
+    pub motion: Duration,
+    pub search: Duration,
+    pub confirm: Duration,
+    /// Alignment and quality.
+    pub examine: Duration,
+    /// Embedding and search in the gallery.
+    pub embed: Duration,
+}
+
+/// Why a frame could not be examined.
+#[derive(Debug, thiserror::Error)]
+pub enum SightError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Vision(#[from] VisionError),
+}
+
+impl From<EmbedError> for SightError {
+    fn from(error: EmbedError) -> SightError {
+        SightError::Vision(error.into())
+    }
+}
+
+impl Sight {
+    pub fn new(vision: Vision, tracker: Tracker, fuser: Fuser, limits: QualityLimits, rotate: u32) -> Sight {
+        Sight {
+            vision,
+            tracker,
+            fuser,
+            limits,
+            rotate,
+            motion: Motion::default(),
+            decoded: RgbImage::default(),
+            turned: RgbImage::default(),
+            present: Vec::new(),
+            looks: HashMap::new(),
+            searched_at: None,
+            confirmed_at: None,
+            tally: Tally::default(),
+            spent: Spent::default(),
+        }
+    }
+
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
+    /// What there is to say about a frame. Faces that are still there but were not worth a look in it are left out.
+    ///
+    /// # Errors
+    /// The frame is broken, or a net failed.
+    pub fn look(&mut self, frame: &Frame, gallery: &Gallery, policy: &Policy) -> Result<Vec<Observation>, SightError> {
+        let at = frame.captured_at;
+        let due = |since: Option<Instant>, every: Duration| {
+            since.is_none_or(|since| at.saturating_duration_since(since) >= every)
+        };
+        let mut whole = false;
+        let begun = Instant::now();
+        let raw = self.motion.look(frame)?;
+        self.spent.motion += begun.elapsed();
+        if !raw {
+            self.decode(frame, frame.region())?;
+            self.motion.look_at_picture(&self.decoded);
+            whole = true;
+        }
+        let nobody = self.present.is_empty();
+        let begun = Instant::now();
+        let moved = self.moved(frame);
+        self.spent.motion += begun.elapsed();
+        let mut search = due(self.searched_at, if nobody { SEARCH_IDLE } else { SEARCH_OCCUPIED })
+            || moved && due(self.searched_at, SEARCH_MOVING);
+        let undecided = self.present.iter().any(|(track, _)| policy.is_undecided(*track));
+        let confirm = !nobody && (search || undecided || due(self.confirmed_at, CONFIRM_DECIDED));
+        if !search && !confirm {
+            return Ok(Vec::new());
+        }
+
+        if !whole {
+            whole = search || self.rotate != 0;
+            let region = if whole { frame.region() } else { self.around_faces(frame) };
+            self.decode(frame, region)?;
+        }
+        let mut seen = Vec::new();
+        if confirm {
+            self.confirmed_at = Some(at);
+            seen = self.confirm(at, policy)?;
+            search |= seen.len() < self.present.len();
+        }
+        search |= policy.rules().refuse_several_faces && seen.iter().any(|seen| matches!(seen.look, Look::Good(_)));
+        if search {
+            if !whole {
+                self.decode(frame, frame.region())?;
+            }
+            self.search(at, policy, &mut seen)?;
+        }
+        self.looks.retain(|track, _| self.tracker.follows(*track));
+        self.present = seen.iter().map(|seen| (seen.track, seen.face)).collect();
+        let observed = seen.into_iter().filter_map(|seen| self.observe(seen, at, gallery).transpose());
+        observed.collect()
+    }
+
+    /// The faces of the last examined frame that are still where they were.
+    fn confirm(&mut self, at: Instant, policy: &Policy) -> Result<Vec<Seen>, VisionError> {
+        let mut confirmed: Vec<Seen> = Vec::new();
+        for (track, before) in std::mem::take(&mut self.present) {
+            self.tally.confirmed += 1;
+            let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
+            let begun = Instant::now();
+            let found = self.vision.confirm(picture, &before.bounding_box)?;
+            self.spent.confirm += begun.elapsed();
+            let found = found.filter(|face| {
+                let overlap = |other: &Detection| other.bounding_box.iou(&face.bounding_box);
+                overlap(&before) >= SAME_PLACE && confirmed.iter().all(|other| overlap(&other.face) < SAME_PLACE)
+            });
+            self.present.push((track, before));
+            if let Some(face) = found {
+                self.tracker.follow(track, face.bounding_box, at);
+                confirmed.push(self.examine(track, face, at, policy));
+            }
+        }
+        Ok(confirmed)
+    }
+
+    /// Adds the faces that are in the picture besides those seen already.
+    fn search(&mut self, at: Instant, policy: &Policy, seen: &mut Vec<Seen>) -> Result<(), VisionError> {
+        self.tally.searched += 1;
+        self.searched_at = Some(at);
+        self.motion.searched();
+        let known: Vec<Detection> = seen.iter().map(|seen| seen.face).collect();
+        let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
+        let begun = Instant::now();
+        let found = self.vision.detect_beside(picture, &known)?;
+        self.spent.search += begun.elapsed();
+        let tracks = self.tracker.assign(&found, at);
+        for (track, face) in tracks.into_iter().zip(found) {
+            seen.push(self.examine(track, face, at, policy));
+        }
+        Ok(())
+    }
+
+    /// Aligns and judges a face if that is due.
+    fn examine(&mut self, track: TrackId, face: Detection, at: Instant, policy: &Policy) -> Seen {
+        let last = self.looks.get(&track).map(|last| last.at);
+        let again = last.is_none_or(|last| at.saturating_duration_since(last) >= LOOK_AGAIN);
+        if !again && !policy.is_undecided(track) {
+            return Seen { track, face, look: Look::NotDue };
+        }
+        self.looks.entry(track).or_insert(LastLook { at, embedded: None }).at = at;
+        self.tally.examined += 1;
+        let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
+        let begun = Instant::now();
+        let look = match self.vision.look(picture, &face) {
+            None => Look::Degenerate,
+            Some((quality, aligned)) => match quality.check(&self.limits) {
+                Err(flaw) => Look::Flawed(flaw),
+                Ok(()) => Look::Good(aligned),
+            },
+        };
+        self.spent.examine += begun.elapsed();
+        Seen { track, face, look }
+    }
+
+    fn observe(&mut self, seen: Seen, at: Instant, gallery: &Gallery) -> Result<Option<Observation>, SightError> {
+        let sighting = match seen.look {
+            Look::Degenerate => return Ok(None),
+            Look::NotDue => Err(NotAsked::Decided),
+            Look::Flawed(flaw) => Err(NotAsked::Flawed(flaw)),
+            Look::Good(aligned) => {
+                let begun = Instant::now();
+                let matched = gallery.search_fused(&self.probe(seen.track, &aligned, at)?);
+                self.spent.embed += begun.elapsed();
+                Ok(matched)
+            }
+        };
+        Ok(Some(Observation { track: seen.track, sighting }))
+    }
+
+    /// The probe made of this look and those before it; a look that shows nothing new adds nothing to it.
+    fn probe(&mut self, track: TrackId, aligned: &AlignedFace, at: Instant) -> Result<Probe, EmbedError> {
+        let cells = motion::cells(&aligned.0);
+        let last = self.looks.get_mut(&track);
+        if let Some((before, probe)) = last.as_ref().and_then(|last| last.embedded.as_ref())
+            && before.iter().zip(&cells).all(|(before, now)| (before - now).abs() < SAME_LOOK)
+        {
+            return Ok(probe.clone());
+        }
+        self.tally.embedded += 1;
+        let probe = self.fuser.add(track, self.vision.embedder().embed(aligned)?, at)?;
+        if let Some(last) = last {
+            last.embedded = Some((cells, probe.clone()));
+        }
+        Ok(probe)
+    }
+
+    /// Decodes a region (in the camera's own coordinates) and turns the picture upright if it is not.
+    fn decode(&mut self, frame: &Frame, region: Region) -> Result<(), FrameError> {
+        let begun = Instant::now();
+        frame.decode(region, &mut self.decoded)?;
+        match self.rotate {
+            90 => self.turned = imageops::rotate90(&self.decoded),
+            180 => self.turned = imageops::rotate180(&self.decoded),
+            270 => self.turned = imageops::rotate270(&self.decoded),
+            _ => {}
+        }
+        self.spent.decode += begun.elapsed();
+        Ok(())
+    }
+
+    /// The part of the frame around the faces that are followed, all of it needed to confirm and to align them.
+    fn around_faces(&self, frame: &Frame) -> Region {
+        let (mut x1, mut y1, mut x2, mut y2) = (frame.width, frame.height, 0, 0);
+        for (_, face) in &self.present {
+            let (center, reach) = (face.bounding_box.center(), face.bounding_box.side() * AROUND);
+            // A cast keeps what is negative at 0.
+            (x1, y1) = (x1.min((center.x - reach) as u32), y1.min((center.y - reach) as u32));
+            (x2, y2) = (x2.max((center.x + reach) as u32), y2.max((center.y + reach) as u32));
+        }
+        let (x2, y2) = (x2.min(frame.width), y2.min(frame.height));
+        Region { x: x1.min(x2), y: y1.min(y2), width: x2 - x1.min(x2), height: y2 - y1.min(y2) }
+    }
+
+    /// Whether enough changed since the last search, away from the faces that are known, to be a face.
+    fn moved(&mut self, frame: &Frame) -> bool {
+        let (width, height) = (frame.width as f32, frame.height as f32);
+        let known: Vec<BoundingBox> =
+            self.present.iter().map(|(_, face)| as_captured(with_body(face), self.rotate, width, height)).collect();
+        let cells = self.vision.settings().min_face / CELL as f32;
+        self.motion.changed_outside(&known) as f32 >= (cells * cells * MOVED_SHARE).max(1.0)
+    }
+}
+
+/// The part of an upright picture that moves with a face: head, shoulders and all below.
+fn with_body(face: &Detection) -> BoundingBox {
+    let (center, side) = (face.bounding_box.center(), face.bounding_box.side());
+    BoundingBox { x1: center.x - 1.5 * side, y1: center.y - 1.2 * side, x2: center.x + 1.5 * side, y2: f32::INFINITY }
+}
+
+/// A box of the upright picture in the camera's coordinates; `width` and `height` are the camera's.
+fn as_captured(b: BoundingBox, rotate: u32, width: f32, height: f32) -> BoundingBox {
+    let BoundingBox { x1, y1, x2, y2 } = b;
+    match rotate {
+        90 => BoundingBox { x1: y1, y1: height - x2, x2: y2, y2: height - x1 },
+        180 => BoundingBox { x1: width - x2, y1: height - y2, x2: width - x1, y2: height - y1 },
+        270 => BoundingBox { x1: width - y2, y1: x1, x2: width - y1, y2: x2 },
+        _ => b,
+    }
+}

@@ -1,0 +1,199 @@
+//! How much is done about a frame, and that nothing is missed by doing less.
+
+use std::time::{Duration, Instant};
+
+use facelatch::{
+    gallery::{Gallery, PersonId, Template, TemplateFusion},
+    policy::{Limits, Policy, Rules, Verdict},
+    sight::{Sight, Tally},
+    vision::{
+        Vision,
+        frame::{Frame, PixelFormat},
+        fuse::{FuseRules, Fuser},
+        manifest::Precision,
+        quality::QualityLimits,
+        track::Tracker,
+    },
+};
+use image::{Rgb, RgbImage, imageops};
+
+use crate::support::{portrait, vision};
+
+const SIZE: (u32, u32) = (640, 480);
+const FRAME: Duration = Duration::from_millis(66);
+const OBAMA: PersonId = PersonId(1);
+const BIDEN: PersonId = PersonId(2);
+
+/// A portrait pasted with its left upper corner there.
+type Person = (&'static str, (i64, i64));
+
+/// A wall, and people before it; of so much light, with a little noise.
+fn scene(people: &[Person], light: f32, seed: u32) -> RgbImage {
+    let mut picture = RgbImage::from_fn(SIZE.0, SIZE.1, |x, y| Rgb([(90 + x / 20 + y / 30) as u8; 3]));
+    for (name, (x, y)) in people {
+        let person = imageops::resize(&portrait(name), 240, 240, imageops::FilterType::Triangle);
+        imageops::overlay(&mut picture, &person, *x, *y);
+    }
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    for sample in picture.iter_mut() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        *sample = (f32::from(*sample) * light + (state % 9) as f32 - 4.0).clamp(0.0, 255.0) as u8;
+    }
+    picture
+}
+
+fn yuyv(picture: &RgbImage) -> Vec<u8> {
+    let yuv = |&Rgb([r, g, b]): &Rgb<u8>| {
+        let [r, g, b] = [r, g, b].map(f32::from);
+        let y = 16.0 + 0.257 * r + 0.504 * g + 0.098 * b;
+        [y, 128.0 - 0.148 * r - 0.291 * g + 0.439 * b, 128.0 + 0.439 * r - 0.368 * g - 0.071 * b]
+    };
+    let pixels: Vec<[f32; 3]> = picture.pixels().map(yuv).collect();
+    let pair = |[a, b]: &[[f32; 3]; 2]| [a[0], (a[1] + b[1]) / 2.0, b[0], (a[2] + b[2]) / 2.0].map(|v| v as u8);
+    pixels.as_chunks::<2>().0.iter().flat_map(pair).collect()
+}
+
+/// A door with two people enrolled, and a clock.
+struct Door {
+    sight: Sight,
+    policy: Policy,
+    gallery: Gallery,
+    now: Instant,
+    seed: u32,
+    rotate: u32,
+    verdicts: Vec<Verdict>,
+}
+
+impl Door {
+    fn new(rotate: u32) -> Door {
+        let mut vision = vision(Precision::W8, 80.0);
+        let model = vision.embedder().model();
+        let mut template = |person, name| Template { person, embedding: embedding(&mut vision, name) };
+        let enrolled = [template(OBAMA, "barack_obama_1.png"), template(BIDEN, "joe_biden_1.png")];
+        let gallery = Gallery::new(model, TemplateFusion::Mean, &enrolled);
+        let visit_gap = Duration::from_secs(3);
+        let rules = Rules {
+            margin: 0.05,
+            confirm: 3,
+            window: 5,
+            refuse_several_faces: true,
+            visit_gap,
+            cooldown: Duration::from_secs(2),
+            max_decision_age: Duration::from_secs(1),
+        };
+        let limits = QualityLimits {
+            min_face_px: 60.0,
+            min_sharpness: 0.2,
+            min_brightness: 40.0,
+            max_brightness: 220.0,
+            max_turn: 0.6,
+        };
+        let fuser = Fuser::new(FuseRules { window: 5, same_face: 0.5, keep: visit_gap });
+        let sight = Sight::new(vision, Tracker::new(visit_gap), fuser, limits, rotate);
+        Door { sight, policy: Policy::new(rules), gallery, now: Instant::now(), seed: 1, rotate, verdicts: Vec::new() }
+    }
+
+    /// Shows the same for so many frames, and what was done in them.
+    fn watch(&mut self, frames: u32, people: &[Person], light: impl Fn(u32) -> f32) -> Tally {
+        let before = self.sight.tally();
+        for i in 0..frames {
+            self.seed += 1;
+            let upright = scene(people, light(i), self.seed);
+            let picture = match self.rotate {
+                90 => imageops::rotate270(&upright),
+                270 => imageops::rotate90(&upright),
+                180 => imageops::rotate180(&upright),
+                _ => upright,
+            };
+            self.now += FRAME;
+            let frame = Frame {
+                bytes: yuyv(&picture),
+                format: PixelFormat::Yuyv,
+                width: picture.width(),
+                height: picture.height(),
+                stride: 0,
+                sequence: 0,
+                captured_at: self.now,
+            };
+            let observations = self.sight.look(&frame, &self.gallery, &self.policy).unwrap();
+            let limits = Limits { single: 0.36, shrink: 0.0 };
+            self.verdicts.push(self.policy.judge(&observations, limits, self.now, self.now));
+        }
+        let after = self.sight.tally();
+        Tally {
+            searched: after.searched - before.searched,
+            confirmed: after.confirmed - before.confirmed,
+            examined: after.examined - before.examined,
+            embedded: after.embedded - before.embedded,
+        }
+    }
+
+    fn let_in(&self) -> Vec<PersonId> {
+        self.verdicts.iter().flat_map(Verdict::grants).map(|grant| grant.person).collect()
+    }
+
+    fn denied(&self) -> usize {
+        self.verdicts.iter().map(|verdict| verdict.denials.len()).sum()
+    }
+}
+
+fn embedding(vision: &mut Vision, name: &str) -> facelatch::vision::embed::Embedding {
+    vision.faces(&portrait(name)).unwrap().remove(0).embedding
+}
+
+const KNOWN: Person = ("barack_obama_2.png", (60, 120));
+const UNKNOWN: Person = ("eileen_collins_1.png", (340, 120));
+
+#[test]
+fn an_empty_doorway_costs_a_search_now_and_then() {
+    let mut door = Door::new(0);
+    // 3.3 s each: the first picture, and one after five seconds.
+    assert_eq!(door.watch(50, &[], |_| 1.0), Tally { searched: 1, ..Tally::default() });
+    assert_eq!(door.watch(50, &[], |_| 1.0), Tally { searched: 1, ..Tally::default() });
+    // A cloud.
+    assert_eq!(door.watch(50, &[], |i| 1.0 - i as f32 / 200.0).confirmed, 0);
+}
+
+#[test]
+fn a_known_person_is_embedded_until_let_in_and_then_now_and_then() {
+    for rotate in [0, 90] {
+        let mut door = Door::new(rotate);
+        door.watch(2, &[], |_| 1.0);
+        let came = door.watch(4, &[KNOWN], |_| 1.0);
+        assert_eq!(door.let_in(), [OBAMA], "{rotate}: {came:?}");
+        let stays = door.watch(45, &[KNOWN], |_| 1.0);
+        assert!(stays.searched <= 4 && stays.confirmed <= 16 && stays.examined <= 4, "{rotate}: {stays:?}");
+        assert_eq!(door.let_in().len(), 1);
+    }
+}
+
+#[test]
+fn an_unknown_person_is_denied_once_and_looked_at_again_now_and_then() {
+    let mut door = Door::new(0);
+    door.watch(2, &[], |_| 1.0);
+    door.watch(60, &[UNKNOWN], |_| 1.0);
+    assert_eq!((door.let_in().len(), door.denied()), (0, 1));
+    let stays = door.watch(45, &[UNKNOWN], |_| 1.0);
+    assert!(stays.examined <= 4, "{stays:?}");
+}
+
+#[test]
+fn nobody_is_let_in_while_somebody_else_is_in_view_however_long_that_face_is_followed() {
+    let mut door = Door::new(0);
+    door.watch(20, &[UNKNOWN], |_| 1.0);
+    door.watch(40, &[UNKNOWN, KNOWN], |_| 1.0);
+    assert_eq!(door.let_in(), []);
+    // The other leaves; within a second the known one is looked at again.
+    door.watch(25, &[KNOWN], |_| 1.0);
+    assert_eq!(door.let_in(), [OBAMA]);
+}
+
+#[test]
+fn somebody_else_in_the_same_place_is_let_in_too() {
+    let mut door = Door::new(0);
+    door.watch(20, &[KNOWN], |_| 1.0);
+    door.watch(60, &[("joe_biden_1.png", KNOWN.1)], |_| 1.0);
+    assert_eq!(door.let_in(), [OBAMA, BIDEN]);
+}
