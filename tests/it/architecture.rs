@@ -97,6 +97,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
             "daemon",
             "enroll",
             "eval",
+            "gallery",
             "gpio",
             "latch",
             "service",
