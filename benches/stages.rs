@@ -1,6 +1,10 @@
 //! Time per stage on one 640 × 480 frame with one face, one thread: `make bench`.
 
-use std::{io::Cursor, path::Path, time::Instant};
+use std::{
+    io::Cursor,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use divan::{Bencher, black_box};
 use facelatch::{
@@ -9,8 +13,9 @@ use facelatch::{
         Vision,
         embed::Embedding,
         frame::{Frame, PixelFormat},
-        manifest::Precision,
+        manifest::{Manifest, Precision, Role},
         mtcnn::MtcnnSettings,
+        net::NetFile,
     },
 };
 use image::{ImageFormat, Rgb, RgbImage, imageops};
@@ -20,14 +25,19 @@ fn main() {
 }
 
 const PRECISIONS: [&str; 2] = ["w8", "int8"];
+const NETS: [&str; 8] =
+    ["pnet w8", "pnet int8", "rnet w8", "rnet int8", "onet w8", "onet int8", "embedder w8", "embedder int8"];
 
 fn precision(name: &str) -> Precision {
     if name == "w8" { Precision::W8 } else { Precision::Int8 }
 }
 
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
+}
+
 fn vision(name: &str, min_face: f32) -> Vision {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    Vision::load(&models, "dlib", precision(name), MtcnnSettings { min_face, thresholds: [0.6, 0.7, 0.7] }).unwrap()
+    Vision::load(&models(), "dlib", precision(name), MtcnnSettings { min_face, thresholds: [0.6, 0.7, 0.7] }).unwrap()
 }
 
 /// A portrait before a wall; the face is about 130 px.
@@ -65,6 +75,24 @@ fn embed(bencher: Bencher<'_, '_>, precision: &str) {
     let face = vision.detect(&picture).unwrap()[0];
     let (_, aligned) = vision.look(&picture, &face).unwrap();
     bencher.bench_local(|| vision.embedder().embed(black_box(&aligned)).unwrap());
+}
+
+/// One net alone, on grey; P-Net on the size of a level of the pyramid.
+#[divan::bench(args = NETS)]
+fn net(bencher: Bencher<'_, '_>, net: &str) {
+    let (role, name) = net.split_once(' ').unwrap();
+    let manifest = Manifest::load(&models()).unwrap();
+    let entry = match role {
+        "pnet" => manifest.detector(Role::Pnet),
+        "rnet" => manifest.detector(Role::Rnet),
+        "onet" => manifest.detector(Role::Onet),
+        _ => manifest.embedder("dlib"),
+    };
+    let entry = entry.unwrap();
+    let [height, width] = if role == "pnet" { [120, 160] } else { entry.input };
+    let file = NetFile::read(&entry.name, &manifest.read_net(entry).unwrap(), precision(name)).unwrap();
+    let (net, grey) = (file.plan(height, width).unwrap(), vec![128.0; 3 * height * width]);
+    bencher.bench_local(|| net.run(black_box(&grey)).unwrap());
 }
 
 #[divan::bench(args = PRECISIONS)]

@@ -478,7 +478,7 @@ fn quality_limits(detection: &DetectionConfig, min_face: u32) -> QualityLimits {
     }
 }
 
-fn detector_settings(detection: &DetectionConfig) -> MtcnnSettings {
+pub(crate) fn detector_settings(detection: &DetectionConfig) -> MtcnnSettings {
     MtcnnSettings { min_face: detection.min_face as f32, thresholds: detection.thresholds }
 }
 
@@ -521,7 +521,7 @@ fn load_vision(config: &Config, store: &Store, entry: &NetEntry) -> Result<(Visi
 }
 
 /// The shortest of a few runs: what else the machine does makes it longer, never shorter.
-fn embedding_time(vision: &Vision) -> Duration {
+pub(crate) fn embedding_time(vision: &Vision) -> Duration {
     let face = vision.embedder().grey_face();
     let run = |_| {
         let started = Instant::now();
@@ -531,7 +531,7 @@ fn embedding_time(vision: &Vision) -> Duration {
     (0..4).map(run).min().unwrap_or(Duration::MAX)
 }
 
-fn cpu_model() -> String {
+pub(crate) fn cpu_model() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"));
     line.and_then(|line| line.split_once(':')).map_or_else(|| "unknown".into(), |(_, model)| model.trim().to_owned())

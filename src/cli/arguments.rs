@@ -17,6 +17,9 @@ Exit codes:
 
 While the daemon runs, commands ask it over its socket; otherwise they open the store themselves.";
 
+/// The configuration file where none is named.
+pub const DEFAULT_CONFIG: &str = "/etc/facelatch/facelatch.toml";
+
 /// A door that knows its people: opens it, or counts people in, by their faces.
 #[derive(Debug, Parser)]
 #[command(name = "facelatch", version, after_help = EXIT_CODES, propagate_version = true, subcommand_required = true)]
@@ -27,7 +30,7 @@ pub struct Arguments {
         short,
         global = true,
         env = "FACELATCH_CONFIG",
-        default_value = "/etc/facelatch/facelatch.toml",
+        default_value = DEFAULT_CONFIG,
         value_name = "FILE"
     )]
     pub config: PathBuf,
@@ -135,6 +138,12 @@ pub enum Command {
     /// Writes the layer and its manifest entry, with thresholds measured on people who were held out, beside the models; set
     /// models.embedder to its name to use it. Needs no configuration file.
     Train(TrainArguments),
+    /// Measure what recognition costs on this machine, stage by stage.
+    ///
+    /// Looks at pictures as the camera sends them, each a fresh frame on which every net runs, and prints the median and the 95th
+    /// percentile of each stage, frames per second, memory, and a line for the table of boards in README.md. Embedder, precision and
+    /// smallest face are those of the configuration; without its file, the defaults and the models of the package or of the checkout.
+    Bench(BenchArguments),
     /// Drive the relay inactive and end. The service runs this after the daemon, however that died.
     Lock,
 }
@@ -217,6 +226,18 @@ pub struct ModelArguments {
     /// Average each face with its mirror image, as models.mirror does.
     #[arg(long)]
     pub mirror: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArguments {
+    /// A folder of pictures (JPEG or PNG) as the camera sends them.
+    #[arg(long, value_name = "DIR")]
+    pub frames: Option<PathBuf>,
+    /// How long to measure.
+    #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub model: ModelArguments,
 }
 
 #[derive(Args, Debug)]

@@ -2,6 +2,7 @@
 
 mod annotate;
 pub mod arguments;
+mod bench;
 mod calibrate;
 mod demo;
 mod doctor;
@@ -192,6 +193,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Status => print::status(&ask_daemon(&config_or_default(config()), &Request::Status)?, json),
         Command::Eval(measurement) => eval::run(measurement, &arguments.config, json),
         Command::Train(training) => train::run(training, json),
+        Command::Bench(measurement) => bench::run(measurement, &arguments.config, json),
         Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),
         Command::Lock => {
             daemon::lock(config())?;

@@ -99,6 +99,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
             "daemon",
             "enroll",
             "eval",
+            "gallery",
             "gpio",
             "latch",
             "service",

@@ -334,3 +334,56 @@ fn a_threshold_looser_than_the_closest_pair_does_not_unlock() {
     assert_eq!(code, 0);
     assert!(log.contains("only 1.") && log.contains("apart"), "attendance warns and goes on: {log}");
 }
+
+#[test]
+fn bench_measures_every_stage_without_a_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(picture("joe_biden_1.png"), dir.path().join("1.png")).unwrap();
+    image::open(picture("barack_obama_1.png")).unwrap().save(dir.path().join("2.jpg")).unwrap();
+    fs::write(dir.path().join("3.jpg"), "no picture").unwrap();
+    let bench = |arguments: &[&str]| {
+        // In the checkout's root, where the models are; nothing is configured.
+        let mut bench = command(env!("CARGO_BIN_EXE_facelatch"));
+        bench.current_dir(root()).env_remove("FACELATCH_CONFIG").args(["bench", "--frames"]).arg(dir.path());
+        Ran::from(bench.args(["--models", "models", "--seconds", "1"]).args(arguments).output().unwrap())
+    };
+    let ran = bench(&["--json", "--precision", "w8"]);
+    assert_eq!(ran.code, 0, "{}", ran.error);
+    assert!(ran.error.contains("3.jpg"), "what is left out is named: {}", ran.error);
+    let value: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    for stage in ["decode", "detect", "align", "embed", "search", "frame"] {
+        let figures = &value["stages"][stage];
+        let (median, p95) = (figures["median_ms"].as_f64().unwrap(), figures["p95_ms"].as_f64().unwrap());
+        assert!(0.0 < median && median <= p95 && p95 < 60_000.0, "{stage}: {figures}");
+    }
+    let median = |stage: &str| value["stages"][stage]["median_ms"].as_f64().unwrap();
+    assert!(median("frame") >= median("detect").max(median("embed")), "a frame is all of its stages: {value}");
+    let of = |key: &str| value[key].as_f64().unwrap();
+    assert!(of("fps") > 0.0, "{value}");
+    assert!((10.0..1000.0).contains(&of("rss_mib")) && of("cold_start_ms") > 0.0, "{value}");
+    assert_eq!(value["precision"], "w8");
+    assert!(!value["cpu"].as_str().unwrap().is_empty());
+    let text = bench(&[]);
+    let words: Vec<&str> = text.out.lines().last().unwrap().split('|').map(str::trim).collect();
+    assert!(words.len() == 11 && ["w8", "int8"].contains(&words[3]), "a line for the table of boards: {}", text.out);
+}
+
+#[test]
+fn bench_without_pictures_says_what_to_give() {
+    let site = Site::new();
+    fs::create_dir(site.path("none")).unwrap();
+    fs::create_dir(site.path("broken")).unwrap();
+    fs::write(site.path("broken/1.jpg"), "no picture").unwrap();
+    for (frames, code, words) in [
+        (None, 64, "give --frames DIR"),
+        (Some("none"), 74, "none: there is no .jpg, .jpeg or .png in it"),
+        (Some("missing"), 74, "missing: No such file"),
+        (Some("broken"), 74, "broken: none of its pictures can be decoded"),
+    ] {
+        let folder = frames.map(|folder| site.path(folder).display().to_string());
+        let arguments: Vec<&str> = folder.iter().flat_map(|folder| ["--frames", folder]).collect();
+        let ran = site.run(&[&["bench"], &arguments[..]].concat());
+        assert_eq!(ran.code, code, "{frames:?}: {}", ran.error);
+        assert!(ran.error.contains(words), "{frames:?}: {}", ran.error);
+    }
+}
