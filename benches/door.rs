@@ -22,6 +22,7 @@ use facelatch::{
     gallery::PersonId,
     policy::{Decision, Denial, Observation, Policy, Verdict},
     service::Services,
+    sight::{self, Sight},
     triplet::Random,
     vision::{
         Vision,
@@ -80,7 +81,7 @@ const MINUTE: [(Phase, u32); 8] = [
     (Phase::Unknown, 10),
 ];
 
-const STAGES: [&str; 6] = ["decode", "detect", "align", "embed", "search", "decide"];
+const STAGES: [&str; 7] = ["decode", "motion", "search", "confirm", "examine", "embed", "decide"];
 /// Milliseconds of processor time of each stage.
 type Spent = [f64; STAGES.len()];
 
@@ -88,6 +89,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let options = Options::read()?;
+    // So that the time a stage takes is that of its processor.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
     let dir = tempfile::tempdir()?;
     let services = Services::open(config(dir.path(), options.precision)?)?.0;
     let mut minute = Minute::new(&mut services.vision())?;
@@ -185,46 +188,37 @@ fn config(dir: &Path, precision: PrecisionChoice) -> Result<Config> {
 /// What the daemon's recognise thread has.
 struct Door {
     services: Arc<Services>,
-    vision: Vision,
-    tracker: Tracker,
-    fuser: Fuser,
+    sight: Sight,
     policy: Policy,
 }
 
 impl Door {
     fn new(services: Arc<Services>) -> Door {
-        Door {
-            vision: services.vision(),
-            tracker: Tracker::new(services.rules.visit_gap),
-            fuser: Fuser::new(services.fuse_rules()),
-            policy: Policy::new(services.rules),
-            services,
-        }
+        let (tracker, fuser) = (Tracker::new(services.rules.visit_gap), Fuser::new(services.fuse_rules()));
+        let sight = Sight::new(services.vision(), tracker, fuser, services.quality_limits(), 0);
+        Door { sight, policy: Policy::new(services.rules), services }
     }
 
-    /// The one place that calls the program: a frame as the daemon's `Sight` and `Door` treat it.
+    /// A frame as the daemon treats it. Processor time is shared out among the stages by how long each of them took.
     fn look(&mut self, frame: &Frame, spent: &mut Spent) -> Result<(Vec<Observation>, Verdict)> {
-        let [decode, detect, align, embed, search, decide] = spent;
-        let (roster, limits) = (self.services.roster(), self.services.quality_limits());
-        let picture = timed(decode, || frame.rgb())?;
-        let detections = timed(detect, || self.vision.detect(&picture))?;
-        let tracks = timed(detect, || self.tracker.assign(&detections, frame.captured_at));
-        let mut observations = Vec::new();
-        for (detection, track) in detections.iter().zip(tracks) {
-            let Some((quality, aligned)) = timed(align, || self.vision.look(&picture, detection)) else { continue };
-            let sighting = match quality.check(&limits) {
-                Err(flaw) => Err(flaw),
-                Ok(()) => {
-                    let look = timed(embed, || self.vision.embedder().embed(&aligned))?;
-                    let probe = timed(search, || self.fuser.add(track, look, frame.captured_at))?;
-                    Ok(timed(search, || roster.gallery.search_fused(&probe)))
-                }
-            };
-            observations.push(Observation { track, sighting });
-        }
+        let roster = self.services.roster();
+        let (before, begun) = (self.stages(), cpu_ms());
+        let observations = self.sight.look(frame, &roster.gallery, &self.policy)?;
+        let looked = cpu_ms();
         let (at, limits) = (frame.captured_at, roster.threshold.limits);
-        let verdict = timed(decide, || self.policy.judge(&observations, limits, at, at));
+        let verdict = self.policy.judge(&observations, limits, at, at);
+        let decided = cpu_ms();
+        let took: Vec<f64> = self.stages().iter().zip(before).map(|(after, before)| after - before).collect();
+        let all: f64 = took.iter().sum::<f64>().max(1e-9);
+        spent.iter_mut().zip(&took).for_each(|(spent, took)| *spent = (looked - begun) * took / all);
+        spent[STAGES.len() - 1] = decided - looked;
         Ok((observations, verdict))
+    }
+
+    /// Milliseconds so far of all stages but the last.
+    fn stages(&self) -> [f64; STAGES.len() - 1] {
+        let sight::Spent { decode, motion, search, confirm, examine, embed } = self.sight.spent();
+        [decode, motion, search, confirm, examine, embed].map(|time| time.as_secs_f64() * 1e3)
     }
 }
 
@@ -232,13 +226,6 @@ impl Door {
 fn cpu_ms() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
-}
-
-fn timed<T>(spent: &mut f64, work: impl FnOnce() -> T) -> T {
-    let before = cpu_ms();
-    let made = work();
-    *spent += cpu_ms() - before;
-    made
 }
 
 /// A portrait, and where the face is on it.
