@@ -43,6 +43,14 @@ fn prepare(stage: &str, precision: Precision) -> Result<Work> {
             let fresh = detector(precision, 80.0)?;
             work(move || fresh.clone().detect(&frame))
         }
+        "fresh-frame-80" => {
+            let mut vision = load(precision)?;
+            work(move || -> Result<_> {
+                let face = vision.detect(&frame)?.into_iter().next().ok_or("no face")?;
+                let (_, aligned) = vision.look(&frame, &face).ok_or("the landmarks are degenerate")?;
+                Ok(vision.embedder().embed(&aligned)?)
+            })
+        }
         "align" => {
             let mut vision = load(precision)?;
             let face = vision.detect(&frame)?.into_iter().next().ok_or("no face")?;

@@ -95,31 +95,35 @@ impl Door {
         Door { sight, policy: Policy::new(rules), gallery, now: Instant::now(), seed: 1, rotate, verdicts: Vec::new() }
     }
 
+    /// What the camera sends of a scene.
+    fn frame(&mut self, people: &[Person], light: f32) -> Frame {
+        self.seed += 1;
+        let upright = scene(people, light, self.seed);
+        let picture = match self.rotate {
+            90 => imageops::rotate270(&upright),
+            180 => imageops::rotate180(&upright),
+            270 => imageops::rotate90(&upright),
+            _ => upright,
+        };
+        self.now += FRAME;
+        let (width, height) = picture.dimensions();
+        let (bytes, format, captured_at) = (yuyv(&picture), PixelFormat::Yuyv, self.now);
+        Frame { bytes, format, width, height, stride: 0, sequence: 0, captured_at }
+    }
+
+    fn look(&mut self, frame: &Frame) -> Verdict {
+        let observations = self.sight.look(frame, &self.gallery, &self.policy).unwrap();
+        let limits = Limits { single: 0.36, shrink: 0.0 };
+        self.policy.judge(&observations, limits, frame.captured_at, frame.captured_at)
+    }
+
     /// Shows the same for so many frames, and what was done in them.
     fn watch(&mut self, frames: u32, people: &[Person], light: impl Fn(u32) -> f32) -> Tally {
         let before = self.sight.tally();
         for i in 0..frames {
-            self.seed += 1;
-            let upright = scene(people, light(i), self.seed);
-            let picture = match self.rotate {
-                90 => imageops::rotate270(&upright),
-                270 => imageops::rotate90(&upright),
-                180 => imageops::rotate180(&upright),
-                _ => upright,
-            };
-            self.now += FRAME;
-            let frame = Frame {
-                bytes: yuyv(&picture),
-                format: PixelFormat::Yuyv,
-                width: picture.width(),
-                height: picture.height(),
-                stride: 0,
-                sequence: 0,
-                captured_at: self.now,
-            };
-            let observations = self.sight.look(&frame, &self.gallery, &self.policy).unwrap();
-            let limits = Limits { single: 0.36, shrink: 0.0 };
-            self.verdicts.push(self.policy.judge(&observations, limits, self.now, self.now));
+            let frame = self.frame(people, light(i));
+            let verdict = self.look(&frame);
+            self.verdicts.push(verdict);
         }
         let after = self.sight.tally();
         Tally {
@@ -154,6 +158,15 @@ fn an_empty_doorway_costs_a_search_now_and_then() {
     assert_eq!(door.watch(50, &[], |_| 1.0), Tally { searched: 1, ..Tally::default() });
     // A cloud.
     assert_eq!(door.watch(50, &[], |i| 1.0 - i as f32 / 200.0).confirmed, 0);
+}
+
+#[test]
+fn a_frame_without_news_allocates_nothing() {
+    let mut door = Door::new(0);
+    door.watch(2, &[], |_| 1.0);
+    let frames: Vec<Frame> = (0..20).map(|_| door.frame(&[], 1.0)).collect();
+    let counted = allocation_counter::measure(|| frames.iter().for_each(|frame| drop(door.look(frame))));
+    assert_eq!((counted.count_total, counted.bytes_total), (0, 0));
 }
 
 #[test]
