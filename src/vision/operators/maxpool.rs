@@ -47,8 +47,8 @@ impl MaxPool {
         }
         let mut plain = output.try_as_plain_ram_mut()?;
         let outputs = plain.as_slice_mut::<T>()?.chunks_exact_mut(rows.output * columns.output);
-        // What lies beside the picture is never the greatest.
-        let mut line = vec![least; columns.reach().max(columns.before + columns.input)];
+        // What lies beside the picture is never the greatest. One more, so that numbers can be taken in pairs.
+        let mut line = vec![least; (columns.reach() + 1).max(columns.before + columns.input)];
         for (picture, output) in pictures.chunks_exact(rows.input * columns.input).zip(outputs) {
             for (index, output) in output.chunks_exact_mut(columns.output).enumerate() {
                 let of_window = rows.window_of(index);
@@ -88,7 +88,7 @@ fn greatest_of_rows<T: Copy + PartialOrd>(rows: &[T], least: T, greatest: &mut [
 }
 
 fn greatest_of_columns<T: Copy + PartialOrd>(line: &[T], columns: Axis, greatest: &mut [T]) {
-    let (pairs, last) = line.as_chunks::<2>();
+    let (pairs, _) = line.as_chunks::<2>();
     match (columns.window, columns.stride) {
         // The windows of the nets here have forms of their own, which are vectorised.
         (2, 2) => {
@@ -97,13 +97,8 @@ fn greatest_of_columns<T: Copy + PartialOrd>(line: &[T], columns: Axis, greatest
             }
         }
         (3, 2) => {
-            let thirds = pairs[1..].iter().map(|pair| pair[0]).chain(last.iter().copied());
-            let inner = greatest.len().min(pairs.len() - 1);
             for ((place, [a, b]), [c, _]) in greatest.iter_mut().zip(pairs).zip(&pairs[1..]) {
                 *place = greater(greater(*a, *b), *c);
-            }
-            for ((place, [a, b]), c) in greatest.iter_mut().zip(pairs).zip(thirds).skip(inner) {
-                *place = greater(greater(*a, *b), c);
             }
         }
         (window, stride) => {

@@ -9,6 +9,8 @@
 //! 2. These pieces are cut into the panels that the kernel reads: `r` columns at a time, either row after row or, for kernels with a dot product of four
 //!    numbers, four rows interleaved.
 
+use std::slice::ChunksExactMut;
+
 use tract_onnx::{
     prelude::{DatumType, IntoTValue, TValue, TVec, Tensor, ToDim, TractResult, TypedFact, TypedModel, tvec},
     tract_core::{
@@ -115,24 +117,30 @@ impl PackPatches {
     }
 
     /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
-    /// output's width.
-    fn spread(&self, channel: &[i8], spread: &mut [i8]) {
-        let width = self.windows.columns.output;
+    /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
+    fn spread(&self, channel: &[i8], spread: &mut [u8]) {
+        let Windows { rows, columns, .. } = self.windows;
+        let width = columns.output;
+        let moved_only = rows.stride == 1 && columns.stride == 1 && columns.input == width;
         let mut pictures = spread.chunks_exact_mut(self.spread_size());
-        for column in 0..self.windows.columns.window {
-            let (left, inside, first) = self.windows.columns.covered(column, width);
-            for row in 0..self.windows.rows.stride {
+        for column in 0..columns.window {
+            let (left, inside, first) = columns.covered(column, width);
+            for row in 0..rows.stride {
                 let Some(picture) = pictures.next() else { return };
-                let (above, present, first_row) = self.windows.rows.covered(row, self.spread_rows());
-                let source =
-                    channel.chunks_exact(self.windows.columns.input).skip(first_row).step_by(self.windows.rows.stride);
-                // The padding stands there already, for all channels.
-                for (line, source) in picture.chunks_exact_mut(width).skip(above).take(present).zip(source) {
-                    copy_every(
-                        self.windows.columns.stride,
-                        &source[first.min(source.len())..],
-                        &mut line[left..left + inside],
-                    );
+                let (above, present, first_row) = rows.covered(row, self.spread_rows());
+                let picture = &mut picture[above * width..(above + present) * width];
+                if moved_only {
+                    let source = &channel[first_row * width..(first_row + present) * width];
+                    copy_every(1, &source[first.min(source.len())..], &mut picture[left.min(source.len())..]);
+                    // Each row's end has come into the next one's beginning, or the other way round.
+                    for column in (0..left).chain(left + inside..width) {
+                        picture.iter_mut().skip(column).step_by(width).for_each(|place| *place = self.zero_point as u8);
+                    }
+                    continue;
+                }
+                let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
+                for (line, source) in picture.chunks_exact_mut(width).zip(source) {
+                    copy_every(columns.stride, &source[first.min(source.len())..], &mut line[left..left + inside]);
                 }
             }
         }
@@ -145,100 +153,87 @@ impl PackPatches {
     }
 
     fn pack(&self, picture: &[i8], panels: &mut [u8]) {
-        let per_channel = self.windows.columns.window * self.windows.rows.stride * self.spread_size();
-        let places: Vec<usize> = (0..self.windows.rows.window)
-            .flat_map(|row| (0..self.windows.columns.window).map(move |column| (row, column)))
+        let Windows { channels, rows, columns } = self.windows;
+        let per_channel = columns.window * rows.stride * self.spread_size();
+        let places: Vec<usize> = (0..rows.window)
+            .flat_map(|row| (0..columns.window).map(move |column| (row, column)))
             .map(|(row, column)| self.place(row, column))
             .collect();
         let n = self.n();
-        // Four channels at once, so that every four rows of the matrix that are interleaved are there together.
-        let mut spread = vec![self.zero_point; 4 * per_channel];
+        // Four channels at once, so that the rows of the matrix that are interleaved are there together.
+        let mut spread = vec![self.zero_point as u8; 4 * per_channel];
+        let mut interleaved = vec![0; 4 * n];
         let nothing = vec![0; n];
-        let four = picture.chunks(4 * self.windows.rows.input * self.windows.columns.input);
-        for (group, four) in four.enumerate() {
-            for (channel, spread) in four
-                .chunks_exact(self.windows.rows.input * self.windows.columns.input)
-                .zip(spread.chunks_exact_mut(per_channel))
-            {
+        for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
+            let pictures = four.chunks_exact(rows.input * columns.input);
+            for (channel, spread) in pictures.zip(spread.chunks_exact_mut(per_channel)) {
                 self.spread(channel, spread);
             }
-            let first = group * 4 * places.len();
-            let rows = (self.k() - first).min(4 * places.len());
-            let row = |index: usize| match index < rows {
-                true => &spread[index / places.len() * per_channel + places[index % places.len()]..][..n],
-                false => &nothing[..],
-            };
-            for index in (0..rows).step_by(4) {
-                let four = [row(index), row(index + 1), row(index + 2), row(index + 3)];
-                let present = (rows - index).min(4);
-                match self.width {
-                    4 => self.write::<4>(first + index, four, present, panels),
-                    8 => self.write::<8>(first + index, four, present, panels),
-                    16 => self.write::<16>(first + index, four, present, panels),
-                    _ => self.write::<32>(first + index, four, present, panels),
+            let first = group * 4;
+            let mut of_matrix = spread
+                .chunks_exact(per_channel)
+                .take(channels - first)
+                .flat_map(|spread| places.iter().map(|place| &spread[*place..*place + n]));
+            let mut at = first * places.len() * self.width;
+            while let Some(row) = of_matrix.next() {
+                match self.order {
+                    Order::Rows => {
+                        self.deal(row, at, panels);
+                        at += self.width;
+                    }
+                    Order::FourRows => {
+                        let [b, c, d] = [(); 3].map(|()| of_matrix.next().unwrap_or(&nothing));
+                        interleave([row, b, c, d], &mut interleaved);
+                        self.deal(&interleaved, at, panels);
+                        at += 4 * self.width;
+                    }
                 }
             }
         }
     }
 
-    /// Step 2 for the rows `k` to `k + 3` of the matrix, of which the first `present` are there.
-    fn write<const R: usize>(&self, k: usize, rows: [&[i8]; 4], present: usize, panels: &mut [u8]) {
-        match self.order {
-            Order::Rows => {
-                for (row, numbers) in rows.into_iter().enumerate().take(present) {
-                    let (whole, rest) = numbers.as_chunks::<R>();
-                    let at = (k + row) * R;
-                    let mut panels = panels.chunks_exact_mut(self.panel_bytes);
-                    for (numbers, panel) in whole.iter().zip(&mut panels) {
-                        panel[at..at + R].copy_from_slice(&numbers.map(|number| number as u8));
-                    }
-                    if let (false, Some(panel)) = (rest.is_empty(), panels.next()) {
-                        for (place, number) in panel[at..at + R].iter_mut().zip(rest) {
-                            *place = *number as u8;
-                        }
-                    }
-                }
-            }
-            Order::FourRows => {
-                let [a, b, c, d] = rows.map(|row| row.as_chunks::<R>());
-                let at = k * R;
-                let mut panels = panels.chunks_exact_mut(self.panel_bytes);
-                for ((((a, b), c), d), panel) in a.0.iter().zip(b.0).zip(c.0).zip(d.0).zip(&mut panels) {
-                    interleave(a, b, c, d, &mut panel[at..at + 4 * R]);
-                }
-                if let (false, Some(panel)) = (a.1.is_empty(), panels.next()) {
-                    interleave(a.1, b.1, c.1, d.1, &mut panel[at..at + 4 * R]);
-                }
-            }
+    /// Cuts a row, or four that are interleaved, into the pieces that begin at `at` in each panel.
+    fn deal(&self, row: &[u8], at: usize, panels: &mut [u8]) {
+        let panels = panels.chunks_exact_mut(self.panel_bytes);
+        match (self.order, self.width) {
+            (Order::Rows, 4) => deal::<4>(row, at, panels),
+            (Order::Rows, 8) => deal::<8>(row, at, panels),
+            (Order::Rows, 16) | (Order::FourRows, 4) => deal::<16>(row, at, panels),
+            (Order::Rows, _) | (Order::FourRows, 8) => deal::<32>(row, at, panels),
+            (Order::FourRows, 16) => deal::<64>(row, at, panels),
+            (Order::FourRows, _) => deal::<128>(row, at, panels),
         }
+    }
+}
+
+/// In pieces of a size that the compiler knows, so that each is a few instructions and no call.
+fn deal<const PIECE: usize>(row: &[u8], at: usize, mut panels: ChunksExactMut<u8>) {
+    let (pieces, rest) = row.as_chunks::<PIECE>();
+    for (piece, panel) in pieces.iter().zip(&mut panels) {
+        panel[at..at + PIECE].copy_from_slice(piece);
+    }
+    if let (false, Some(panel)) = (rest.is_empty(), panels.next()) {
+        panel[at..at + rest.len()].copy_from_slice(rest);
+    }
+}
+
+fn interleave([a, b, c, d]: [&[u8]; 4], to: &mut [u8]) {
+    for ((((place, a), b), c), d) in to.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        *place = [*a, *b, *c, *d];
     }
 }
 
 /// Every `stride`th number of a row.
-fn copy_every(stride: usize, from: &[i8], to: &mut [i8]) {
+fn copy_every(stride: usize, from: &[i8], to: &mut [u8]) {
     match stride {
-        1 => to.copy_from_slice(&from[..to.len()]),
+        1 => to.iter_mut().zip(from).for_each(|(place, number)| *place = *number as u8),
         2 => {
             let (pairs, last) = from.as_chunks::<2>();
-            for (place, pair) in to.iter_mut().zip(pairs) {
-                *place = pair[0];
-            }
-            if let (Some(place), [number]) = (to.get_mut(pairs.len()), last) {
-                *place = *number;
-            }
+            let (of_pairs, of_last) = to.split_at_mut(to.len().min(pairs.len()));
+            of_pairs.iter_mut().zip(pairs).for_each(|(place, pair)| *place = pair[0] as u8);
+            of_last.iter_mut().zip(last).for_each(|(place, number)| *place = *number as u8);
         }
-        _ => {
-            for (place, number) in to.iter_mut().zip(from.iter().step_by(stride)) {
-                *place = *number;
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn interleave(a: &[i8], b: &[i8], c: &[i8], d: &[i8], to: &mut [u8]) {
-    for ((((place, a), b), c), d) in to.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-        *place = [*a as u8, *b as u8, *c as u8, *d as u8];
+        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(place, number)| *place = *number as u8),
     }
 }
 
