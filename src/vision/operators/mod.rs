@@ -11,11 +11,13 @@
 //! | [`window`] | how windows lie on a picture |
 //! | [`patches`] | the input of a quantized convolution, laid out for the matrix kernel |
 //! | [`maxpool`] | the greatest number of each window |
+//! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
 
 mod maxpool;
 mod patches;
 mod quantize;
 mod window;
+mod winograd;
 
 use tract_onnx::{
     model::OnnxOpRegister,
@@ -25,6 +27,11 @@ use tract_onnx::{
 /// Replaces operators of the library by those of this module where a net is read.
 pub(super) fn register(operators: &mut OnnxOpRegister) {
     quantize::register(operators);
+}
+
+/// Replaces operations of a net that the library has simplified, before it chooses kernels for them.
+pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
+    winograd::rewrite(model)
 }
 
 /// Replaces operators of the library in a plan that is optimised already.

@@ -194,20 +194,34 @@ impl PackPatches {
 
     /// Cuts a row, or four that are interleaved, into the pieces that begin at `at` in each panel.
     fn deal(&self, row: &[u8], at: usize, panels: &mut [u8]) {
-        let panels = panels.chunks_exact_mut(self.panel_bytes);
-        match (self.order, self.width) {
-            (Order::Rows, 4) => deal::<4>(row, at, panels),
-            (Order::Rows, 8) => deal::<8>(row, at, panels),
-            (Order::Rows, 16) | (Order::FourRows, 4) => deal::<16>(row, at, panels),
-            (Order::Rows, _) | (Order::FourRows, 8) => deal::<32>(row, at, panels),
-            (Order::FourRows, 16) => deal::<64>(row, at, panels),
-            (Order::FourRows, _) => deal::<128>(row, at, panels),
+        let piece = match self.order {
+            Order::Rows => self.width,
+            Order::FourRows => 4 * self.width,
+        };
+        deal_by(piece, row, at, self.panel_bytes, panels);
+    }
+}
+
+/// Cuts a row into pieces and puts each at `at` in a panel of its own.
+pub(super) fn deal_by<T: Copy>(piece: usize, row: &[T], at: usize, panel: usize, panels: &mut [T]) {
+    let mut panels = panels.chunks_exact_mut(panel);
+    match piece {
+        4 => deal::<T, 4>(row, at, panels),
+        8 => deal::<T, 8>(row, at, panels),
+        16 => deal::<T, 16>(row, at, panels),
+        32 => deal::<T, 32>(row, at, panels),
+        64 => deal::<T, 64>(row, at, panels),
+        128 => deal::<T, 128>(row, at, panels),
+        piece => {
+            for (piece, panel) in row.chunks(piece).zip(&mut panels) {
+                panel[at..at + piece.len()].copy_from_slice(piece);
+            }
         }
     }
 }
 
 /// In pieces of a size that the compiler knows, so that each is a few instructions and no call.
-fn deal<const PIECE: usize>(row: &[u8], at: usize, mut panels: ChunksExactMut<u8>) {
+fn deal<T: Copy, const PIECE: usize>(row: &[T], at: usize, mut panels: ChunksExactMut<T>) {
     let (pieces, rest) = row.as_chunks::<PIECE>();
     for (piece, panel) in pieces.iter().zip(&mut panels) {
         panel[at..at + PIECE].copy_from_slice(piece);
