@@ -119,11 +119,11 @@ fn transform_weights(weights: &Tensor, outputs: usize, inputs: usize) -> TractRe
     }
     let mut transformed = vec![Vec::with_capacity(kernels.len()); PRODUCTS];
     for kernel in kernels {
-        let rows: [[f32; 3]; 4] = std::array::from_fn(|row| {
-            let column = |x: usize| transformed_three([kernel[x], kernel[3 + x], kernel[6 + x]])[row];
-            [column(0), column(1), column(2)]
+        let columns: [[f32; 3]; 4] = std::array::from_fn(|column| {
+            let row = |y: usize| transformed_three([kernel[3 * y], kernel[3 * y + 1], kernel[3 * y + 2]])[column];
+            [row(0), row(1), row(2)]
         });
-        for (product, number) in transformed.iter_mut().zip(rows.into_iter().flat_map(transformed_three)) {
+        for (product, number) in transformed.iter_mut().zip(columns.into_iter().flat_map(transformed_three)) {
             product.push(number);
         }
     }
@@ -195,50 +195,60 @@ struct IntoTiles {
 }
 
 impl IntoTiles {
-    /// One channel. `padded` is the picture with its padding; `transformed` holds for each product the tiles' numbers.
-    fn transform(&self, padded: &[f32], lines: &mut [f32], transformed: &mut [f32]) {
-        let (reach, count, columns) = (self.tiles.reach(), self.tiles.count(), self.tiles.columns);
-        for tile_row in 0..self.tiles.rows {
-            let rows = &padded[2 * tile_row * reach..(2 * tile_row + 4) * reach];
-            transform_rows(rows, reach, lines);
-            for (index, line) in lines.chunks_exact(reach).enumerate() {
-                let of_line = &mut transformed[4 * index * count..4 * (index + 1) * count];
-                let mut places =
-                    of_line.chunks_exact_mut(count).map(|product| &mut product[tile_row * columns..][..columns]);
-                if let (Some(a), Some(b), Some(c), Some(d)) =
-                    (places.next(), places.next(), places.next(), places.next())
-                {
-                    transform_columns(line, [a, b, c, d]);
-                }
-            }
+    /// One channel. `padded` is the picture with its padding, and a few numbers more.
+    fn transform(&self, padded: &[f32], scratch: &mut Scratch) {
+        let Tiles { rows, columns } = self.tiles;
+        for row in 0..2 * (rows + 1) {
+            let places = scratch.across[row % 2].each_mut().map(|across| &mut across[row / 2 * columns..]);
+            transform_columns(&padded[row * self.tiles.reach()..], places, columns);
+        }
+        let [even, odd] = &scratch.across;
+        for ((even, odd), products) in even.iter().zip(odd).zip(scratch.transformed.chunks_exact_mut(4)) {
+            transform_rows([even, odd, &even[columns..], &odd[columns..]], products);
         }
     }
 }
 
-/// Lavin's and Gray's B, over four rows.
-fn transform_rows(rows: &[f32], reach: usize, lines: &mut [f32]) {
-    let ((first, second), (third, fourth)) = {
-        let (upper, lower) = rows.split_at(2 * reach);
-        (upper.split_at(reach), lower.split_at(reach))
-    };
-    let (upper, lower) = lines.split_at_mut(2 * reach);
-    let ((a, b), (c, d)) = (upper.split_at_mut(reach), lower.split_at_mut(reach));
-    difference(first, third, a);
-    b.iter_mut().zip(second).zip(third).for_each(|((place, x), y)| *place = x + y);
-    difference(third, second, c);
-    difference(second, fourth, d);
+/// Numbers of one channel between the steps.
+struct Scratch {
+    /// The picture's rows after the columns have been transformed: even ones and odd ones, four numbers for each tile. Kept apart so, the rows
+    /// that a tile needs lie equally far apart for all tiles.
+    across: [[Vec<f32>; 4]; 2],
+    /// For each product the tiles' numbers.
+    transformed: Vec<Vec<f32>>,
 }
 
-fn difference(from: &[f32], what: &[f32], to: &mut [f32]) {
-    to.iter_mut().zip(from).zip(what).for_each(|((place, x), y)| *place = x - y);
+/// So many numbers are calculated at once. Rows of tiles are filled up to a multiple of that; what was written too much is overwritten by
+/// the next row, or lies behind the last one. Ends of rows that are treated on their own would cost more than all the rest, rows being this short.
+const LANES: usize = 4;
+
+impl Scratch {
+    fn new(tiles: &Tiles) -> Scratch {
+        let across = (tiles.rows + 1) * tiles.columns + LANES;
+        Scratch {
+            across: std::array::from_fn(|_| std::array::from_fn(|_| vec![0.0; across])),
+            transformed: vec![vec![0.0; tiles.count() + LANES]; PRODUCTS],
+        }
+    }
 }
 
 /// Lavin's and Gray's B, over the columns of one row: tile x reaches over the numbers 2 x to 2 x + 3.
-fn transform_columns(line: &[f32], [a, b, c, d]: [&mut [f32]; 4]) {
-    let (pairs, _) = line.as_chunks::<2>();
-    let places = a.iter_mut().zip(b).zip(c).zip(d);
-    for ((((a, b), c), d), ([e0, e1], [e2, e3])) in places.zip(pairs.iter().zip(&pairs[1..])) {
+fn transform_columns(row: &[f32], places: [&mut [f32]; 4], columns: usize) {
+    let (pairs, _) = row.as_chunks::<2>();
+    let [a, b, c, d] = places.map(|place| &mut place[..columns.next_multiple_of(LANES)]);
+    for ((((a, b), c), d), ([e0, e1], [e2, e3])) in a.iter_mut().zip(b).zip(c).zip(d).zip(pairs.iter().zip(&pairs[1..]))
+    {
         (*a, *b, *c, *d) = (e0 - e2, e1 + e2, e2 - e1, e1 - e3);
+    }
+}
+
+/// Lavin's and Gray's B, over the four rows of all tiles.
+fn transform_rows(rows: [&[f32]; 4], products: &mut [Vec<f32>]) {
+    let [a, b, c, d] = products else { return };
+    let [r0, r1, r2, r3] = rows;
+    let places = a.iter_mut().zip(b).zip(c).zip(d);
+    for ((((a, b), c), d), (((r0, r1), r2), r3)) in places.zip(r0.iter().zip(r1).zip(r2).zip(r3)) {
+        (*a, *b, *c, *d) = (r0 - r2, r1 + r2, r2 - r1, r1 - r3);
     }
 }
 
@@ -268,18 +278,17 @@ impl EvalOp for IntoTiles {
             let mut packed = packed.iter_mut().map(Tensor::try_as_plain_ram_mut).collect::<TractResult<Vec<_>>>()?;
             let mut panels = packed.iter_mut().map(|p| p.as_slice_mut::<f32>()).collect::<TractResult<Vec<_>>>()?;
             let reach = self.tiles.reach();
-            let mut padded = vec![0.0; (2 * self.tiles.rows + 2) * reach];
-            let mut lines = vec![0.0; 4 * reach];
-            let mut transformed = vec![0.0; PRODUCTS * count];
+            let mut padded = vec![0.0; (2 * self.tiles.rows + 2) * reach + 2 * LANES];
+            let mut scratch = Scratch::new(&self.tiles);
             for (channel, picture) in pictures.chunks_exact(rows.input * columns.input).enumerate() {
                 let inner = padded.chunks_exact_mut(reach).skip(rows.before);
                 for (line, row) in inner.zip(picture.chunks_exact(columns.input)) {
                     let line = &mut line[columns.before..];
                     line.iter_mut().zip(row).for_each(|(place, number)| *place = *number);
                 }
-                self.transform(&padded, &mut lines, &mut transformed);
-                for (panels, row) in panels.iter_mut().zip(transformed.chunks_exact(count)) {
-                    deal_by(width, row, channel * width, panel, panels);
+                self.transform(&padded, &mut scratch);
+                for (panels, row) in panels.iter_mut().zip(&scratch.transformed) {
+                    deal_by(width, &row[..count], channel * width, panel, panels);
                 }
             }
         }
@@ -317,34 +326,36 @@ struct OutOfTiles {
 }
 
 impl OutOfTiles {
-    /// One channel: the numbers of the 16 products, tile by tile, to a picture of the given width.
+    /// One channel: the numbers of the 16 products, tile by tile, to a picture of the given width. `rows` has room for 8 numbers of each tile, `lines` for 4.
     fn transform(
         &self,
-        products: [&[f32]; PRODUCTS],
+        products: &[&[f32]; PRODUCTS],
         bias: f32,
-        halves: &mut [f32],
+        rows: &mut [f32],
+        lines: &mut [f32],
         picture: &mut [f32],
         width: usize,
     ) {
-        let (count, columns) = (self.tiles.count(), self.tiles.columns);
-        let (upper, lower) = halves.split_at_mut(4 * count);
-        for (index, (upper, lower)) in upper.chunks_exact_mut(count).zip(lower.chunks_exact_mut(count)).enumerate() {
-            let [a, b, c, d] = [0, 4, 8, 12].map(|row| products[row + index]);
-            for (((((upper, lower), a), b), c), d) in upper.iter_mut().zip(lower).zip(a).zip(b).zip(c).zip(d) {
+        let count = self.tiles.count();
+        let (upper, lower) = rows.split_at_mut(4 * count);
+        let halves = upper.chunks_exact_mut(count).zip(lower.chunks_exact_mut(count));
+        for ((upper, lower), of_column) in halves.zip(products.chunks_exact(4)) {
+            let [a, b, c, d] = of_column else { continue };
+            for (((((upper, lower), a), b), c), d) in upper.iter_mut().zip(lower).zip(*a).zip(*b).zip(*c).zip(*d) {
                 (*upper, *lower) = (a + b + c, b - c - d);
             }
         }
-        for (index, line) in picture.chunks_exact_mut(width).enumerate() {
-            let half = &halves[index % 2 * 4 * count..][..4 * count];
-            let [a, b, c, d] = [0, 1, 2, 3].map(|column| &half[column * count + index / 2 * columns..][..columns]);
-            let (pairs, last) = line.as_chunks_mut::<2>();
-            let whole = pairs.len();
-            for ((((pair, a), b), c), d) in pairs.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        for (half, lines) in rows.chunks_exact(4 * count).zip(lines.chunks_exact_mut(2 * count)) {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|column| &half[column * count..][..count]);
+            for ((((pair, a), b), c), d) in lines.as_chunks_mut::<2>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
                 *pair = [a + b + c + bias, b - c - d + bias];
             }
-            if let [last] = last {
-                *last = a[whole] + b[whole] + c[whole] + bias;
-            }
+        }
+        let (upper, lower) = lines.split_at(2 * count);
+        let pitch = 2 * self.tiles.columns;
+        let lines = upper.chunks_exact(pitch).zip(lower.chunks_exact(pitch)).flat_map(|(upper, lower)| [upper, lower]);
+        for (place, line) in picture.chunks_exact_mut(width).zip(lines) {
+            place.copy_from_slice(&line[..width]);
         }
     }
 }
@@ -370,13 +381,13 @@ impl EvalOp for OutOfTiles {
         };
         let (height, width) = (shape[shape.len() - 2], shape[shape.len() - 1]);
         let mut output = Tensor::zero::<f32>(shape)?;
-        let mut halves = vec![0.0; 8 * count];
+        let (mut rows, mut lines) = (vec![0.0; 8 * count], vec![0.0; 4 * count]);
         let mut plain = output.try_as_plain_ram_mut()?;
         for (channel, picture) in plain.as_slice_mut::<f32>()?.chunks_exact_mut(height * width).enumerate() {
             let of_channel =
                 std::array::from_fn(|index| &products[(index * self.outputs + channel) * count..][..count]);
             let bias = self.bias.get(channel).or(self.bias.first()).map_or(0.0, |bits| f32::from_bits(*bits));
-            self.transform(of_channel, bias, &mut halves, picture, width);
+            self.transform(&of_channel, bias, &mut rows, &mut lines, picture, width);
         }
         Ok(tvec!(output.into_tvalue()))
     }
