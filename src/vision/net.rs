@@ -77,10 +77,15 @@ impl NetFile {
     fn optimise(&self, shape: [usize; 4]) -> TractResult<TypedModel> {
         let mut library = tract_onnx::onnx();
         operators::register(&mut library.op_register);
-        library
+        let mut model = library
             .model_for_proto_model(&self.model)?
             .with_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?
-            .into_optimized()
+            .into_typed()?
+            .into_decluttered()?;
+        operators::rewrite(&mut model)?;
+        model.optimize()?;
+        operators::replace(&mut model)?;
+        Ok(model)
     }
 }
 

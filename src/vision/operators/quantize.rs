@@ -114,8 +114,9 @@ impl Quantize {
         // What is not a number becomes the least.
         let scaled = if scaled > -1024.0 { scaled } else { -1024.0 };
         let rounded = scaled.min(1024.0) + NO_FRACTION;
-        let whole = rounded.to_bits() as i32 - NO_FRACTION.to_bits() as i32;
-        (whole + i32::from(self.zero_point)).clamp(0, 255) as u8
+        // Of at most ±1024; a check for overflow would keep the loop from being vectorised.
+        let whole = (rounded.to_bits() as i32).wrapping_sub(NO_FRACTION.to_bits() as i32);
+        whole.wrapping_add(i32::from(self.zero_point)).clamp(0, 255) as u8
     }
 }
 

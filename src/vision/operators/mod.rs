@@ -1,0 +1,41 @@
+//! Operators of this program's own in the plans of the network library.
+//!
+//! The library (tract) multiplies matrices as fast as the processor can, but what stands between its multiplications is written for every shape
+//! that may come, one number at a time. On the nets here that took more instructions than the multiplications (docs/performance.md). So a few
+//! operators are replaced, each by one that does the same for the shapes of these nets, in loops over contiguous rows which the compiler
+//! turns into vector instructions; where a graph does not have the shape expected, the library's operator stays.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`quantize`] | real numbers to 8 bits, as the standard says |
+//! | [`window`] | how windows lie on a picture |
+//! | [`patches`] | the input of a quantized convolution, laid out for the matrix kernel |
+//! | [`maxpool`] | the greatest number of each window |
+//! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
+
+mod maxpool;
+mod patches;
+mod quantize;
+mod window;
+mod winograd;
+
+use tract_onnx::{
+    model::OnnxOpRegister,
+    prelude::{TractResult, TypedModel},
+};
+
+/// Replaces operators of the library by those of this module where a net is read.
+pub(super) fn register(operators: &mut OnnxOpRegister) {
+    quantize::register(operators);
+}
+
+/// Replaces operations of a net that the library has simplified, before it chooses kernels for them.
+pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
+    winograd::rewrite(model)
+}
+
+/// Replaces operators of the library in a plan that is optimised already.
+pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
+    patches::replace(model)?;
+    maxpool::replace(model)
+}

@@ -1,0 +1,365 @@
+//! The input of a quantized convolution, laid out for the matrix kernel.
+//!
+//! A convolution is a product of two matrices: its weights, and the *patches*, a matrix that has for each channel and place in the window (k, a row) the
+//! numbers of all outputs' pixels (n, a column). The library writes it number by number, at ten to fifteen instructions each. Here it
+//! is written in two steps over contiguous rows:
+//!
+//! 1. Each channel is spread: for each column of the window a copy of the picture moved by so much, padding included and pixels between strides
+//!    left out. After that each row of the matrix is one contiguous piece, because the rows of the picture that a window's row meets follow each other.
+//! 2. These pieces are cut into the panels that the kernel reads: `r` columns at a time, either row after row or, for kernels with a dot product of four
+//!    numbers, four rows interleaved.
+
+use std::slice::ChunksExactMut;
+
+use tract_onnx::{
+    prelude::{DatumType, IntoTValue, TValue, TVec, Tensor, ToDim, TractResult, TypedFact, TypedModel, tvec},
+    tract_core::{
+        as_op,
+        internal::{EvalContext, EvalOp, Op, StaticName, TypedOp, bail},
+        op_as_typed_op, op_out_of_plan,
+        ops::cnn::conv::Im2Col,
+        tract_linalg::{
+            mmm::{EagerPackedInput, MMMInputFormat, MMMInputValue, PackedExoticFact, PackedMatrixStorage},
+            pack::{PackedFormat, PackedI8K4},
+        },
+    },
+};
+
+use super::window::Windows;
+
+/// Puts [`PackPatches`] in the place of the library's operator wherever a convolution of 8-bit numbers has a form it knows.
+pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
+    for id in 0..model.nodes.len() {
+        let node = &model.nodes[id];
+        let Some(of_the_library) = node.op_as::<Im2Col>() else { continue };
+        if of_the_library.group != 1 || node.inputs.len() > 2 {
+            continue;
+        }
+        let input = model.outlet_fact(node.inputs[0])?;
+        let zero_point = match node.inputs.get(1).map(|input| model.outlet_fact(*input)).transpose()? {
+            None => 0,
+            Some(TypedFact { konst: Some(zero_point), .. }) => zero_point.cast_to_scalar::<i8>()?,
+            Some(_) => continue,
+        };
+        let windows = Windows::new(&of_the_library.pool_spec, input).filter(|_| input.datum_type == DatumType::I8);
+        let patches = windows.and_then(|windows| PackPatches::new(windows, zero_point, &node.outputs[0].fact));
+        let Some(patches) = patches else { continue };
+        model.nodes[id].op = Box::new(patches);
+    }
+    Ok(())
+}
+
+/// How the rows of the matrix lie in a panel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Order {
+    /// All columns of row 0, of row 1, ...
+    Rows,
+    /// Column 0 of rows 0 to 3, column 1 of rows 0 to 3, ..., column 0 of rows 4 to 7, ...
+    FourRows,
+}
+
+/// Writes the patches of one picture of signed 8-bit numbers into the kernel's panels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PackPatches {
+    windows: Windows,
+    zero_point: i8,
+    format: Box<dyn MMMInputFormat>,
+    order: Order,
+    /// Columns of a panel.
+    width: usize,
+    panel_bytes: usize,
+    alignment: usize,
+    fact: TypedFact,
+}
+
+impl PackPatches {
+    /// None if the convolution is not of the form that this operator knows.
+    fn new(windows: Windows, zero_point: i8, output: &TypedFact) -> Option<PackPatches> {
+        let packed = output.exotic_fact.as_ref()?.downcast_ref::<PackedExoticFact>()?;
+        let k = windows.channels * windows.rows.window * windows.columns.window;
+        let format = packed.format.clone();
+        let (order, panel_bytes, alignment) = if let Some(format) = format.downcast_ref::<PackedFormat>() {
+            (Order::Rows, format.single_panel_len(k), format.alignment())
+        } else if let Some(format) = format.downcast_ref::<PackedI8K4>() {
+            (Order::FourRows, format.single_panel_len(k), format.alignment())
+        } else {
+            return None;
+        };
+        let known = packed.k == k && matches!(format.r(), 4 | 8 | 16 | 32);
+        known.then(|| PackPatches {
+            windows,
+            zero_point,
+            order,
+            width: format.r(),
+            format,
+            panel_bytes,
+            alignment,
+            fact: output.clone(),
+        })
+    }
+
+    fn k(&self) -> usize {
+        self.windows.channels * self.windows.rows.window * self.windows.columns.window
+    }
+
+    fn n(&self) -> usize {
+        self.windows.rows.output * self.windows.columns.output
+    }
+
+    /// Rows of a spread picture: those of the outputs, and those that only the window's lower rows reach.
+    fn spread_rows(&self) -> usize {
+        self.windows.rows.output + (self.windows.rows.window - 1) / self.windows.rows.stride
+    }
+
+    /// Numbers of one spread picture.
+    fn spread_size(&self) -> usize {
+        self.spread_rows() * self.windows.columns.output
+    }
+
+    /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
+    /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
+    fn spread(&self, channel: &[i8], spread: &mut [u8]) {
+        let Windows { rows, columns, .. } = self.windows;
+        let width = columns.output;
+        let moved_only = rows.stride == 1 && columns.stride == 1 && columns.input == width;
+        let mut pictures = spread.chunks_exact_mut(self.spread_size());
+        for column in 0..columns.window {
+            let (left, inside, first) = columns.covered(column, width);
+            for row in 0..rows.stride {
+                let Some(picture) = pictures.next() else { return };
+                let (above, present, first_row) = rows.covered(row, self.spread_rows());
+                let picture = &mut picture[above * width..(above + present) * width];
+                if moved_only {
+                    let source = &channel[first_row * width..(first_row + present) * width];
+                    copy_every(1, &source[first.min(source.len())..], &mut picture[left.min(source.len())..]);
+                    // Each row's end has come into the next one's beginning, or the other way round.
+                    for column in (0..left).chain(left + inside..width) {
+                        picture.iter_mut().skip(column).step_by(width).for_each(|place| *place = self.zero_point as u8);
+                    }
+                    continue;
+                }
+                let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
+                for (line, source) in picture.chunks_exact_mut(width).zip(source) {
+                    copy_every(columns.stride, &source[first.min(source.len())..], &mut line[left..left + inside]);
+                }
+            }
+        }
+    }
+
+    /// Where in the spread pictures of a channel the row of the matrix for a place in the window begins.
+    fn place(&self, row: usize, column: usize) -> usize {
+        let picture = column * self.windows.rows.stride + row % self.windows.rows.stride;
+        picture * self.spread_size() + row / self.windows.rows.stride * self.windows.columns.output
+    }
+
+    fn pack(&self, picture: &[i8], panels: &mut [u8]) {
+        let Windows { channels, rows, columns } = self.windows;
+        let per_channel = columns.window * rows.stride * self.spread_size();
+        let places: Vec<usize> = (0..rows.window)
+            .flat_map(|row| (0..columns.window).map(move |column| (row, column)))
+            .map(|(row, column)| self.place(row, column))
+            .collect();
+        let n = self.n();
+        // Four channels at once, so that the rows of the matrix that are interleaved are there together.
+        let mut spread = vec![self.zero_point as u8; 4 * per_channel];
+        let mut interleaved = vec![0; 4 * n];
+        let nothing = vec![0; n];
+        for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
+            let pictures = four.chunks_exact(rows.input * columns.input);
+            for (channel, spread) in pictures.zip(spread.chunks_exact_mut(per_channel)) {
+                self.spread(channel, spread);
+            }
+            let first = group * 4;
+            let mut of_matrix = spread
+                .chunks_exact(per_channel)
+                .take(channels - first)
+                .flat_map(|spread| places.iter().map(|place| &spread[*place..*place + n]));
+            let mut at = first * places.len() * self.width;
+            while let Some(row) = of_matrix.next() {
+                match self.order {
+                    Order::Rows => {
+                        self.deal(row, at, panels);
+                        at += self.width;
+                    }
+                    Order::FourRows => {
+                        let [b, c, d] = [(); 3].map(|()| of_matrix.next().unwrap_or(&nothing));
+                        interleave([row, b, c, d], &mut interleaved);
+                        self.deal(&interleaved, at, panels);
+                        at += 4 * self.width;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cuts a row, or four that are interleaved, into the pieces that begin at `at` in each panel.
+    fn deal(&self, row: &[u8], at: usize, panels: &mut [u8]) {
+        let piece = match self.order {
+            Order::Rows => self.width,
+            Order::FourRows => 4 * self.width,
+        };
+        deal_by(piece, row, at, self.panel_bytes, panels);
+    }
+}
+
+/// Cuts a row into pieces and puts each at `at` in a panel of its own.
+pub(super) fn deal_by<T: Copy>(piece: usize, row: &[T], at: usize, panel: usize, panels: &mut [T]) {
+    let mut panels = panels.chunks_exact_mut(panel);
+    match piece {
+        4 => deal::<T, 4>(row, at, panels),
+        8 => deal::<T, 8>(row, at, panels),
+        16 => deal::<T, 16>(row, at, panels),
+        32 => deal::<T, 32>(row, at, panels),
+        64 => deal::<T, 64>(row, at, panels),
+        128 => deal::<T, 128>(row, at, panels),
+        piece => {
+            for (piece, panel) in row.chunks(piece).zip(&mut panels) {
+                panel[at..at + piece.len()].copy_from_slice(piece);
+            }
+        }
+    }
+}
+
+/// In pieces of a size that the compiler knows, so that each is a few instructions and no call.
+fn deal<T: Copy, const PIECE: usize>(row: &[T], at: usize, mut panels: ChunksExactMut<T>) {
+    let (pieces, rest) = row.as_chunks::<PIECE>();
+    for (piece, panel) in pieces.iter().zip(&mut panels) {
+        panel[at..at + PIECE].copy_from_slice(piece);
+    }
+    if let (false, Some(panel)) = (rest.is_empty(), panels.next()) {
+        panel[at..at + rest.len()].copy_from_slice(rest);
+    }
+}
+
+fn interleave([a, b, c, d]: [&[u8]; 4], to: &mut [u8]) {
+    for ((((place, a), b), c), d) in to.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        *place = [*a, *b, *c, *d];
+    }
+}
+
+/// Every `stride`th number of a row.
+fn copy_every(stride: usize, from: &[i8], to: &mut [u8]) {
+    match stride {
+        1 => to.iter_mut().zip(from).for_each(|(place, number)| *place = *number as u8),
+        2 => {
+            let (pairs, last) = from.as_chunks::<2>();
+            let (of_pairs, of_last) = to.split_at_mut(to.len().min(pairs.len()));
+            of_pairs.iter_mut().zip(pairs).for_each(|(place, pair)| *place = pair[0] as u8);
+            of_last.iter_mut().zip(last).for_each(|(place, number)| *place = *number as u8);
+        }
+        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(place, number)| *place = *number as u8),
+    }
+}
+
+impl Op for PackPatches {
+    fn name(&self) -> StaticName {
+        "PackPatches".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for PackPatches {
+    op_out_of_plan!();
+
+    fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let input = inputs[0].try_as_plain_ram()?;
+        let picture = input.as_slice::<i8>()?;
+        if picture.len() != self.windows.channels * self.windows.rows.input * self.windows.columns.input {
+            bail!("a picture of {} numbers where {self:?} was planned", picture.len());
+        }
+        let n = self.n();
+        // Zeros where the kernel reads beyond the last row or column of the matrix.
+        let size = n.div_ceil(self.width) * self.panel_bytes;
+        let mut panels = Tensor::zero_aligned::<u8>(&[size], self.alignment)?;
+        self.pack(picture, panels.try_as_plain_ram_mut()?.as_slice_mut()?);
+        let packed = EagerPackedInput {
+            fact: PackedExoticFact { format: self.format.clone(), mn: n.to_dim(), k: self.k() },
+            packed: panels.into_blob()?.into(),
+            panel_bytes: self.panel_bytes,
+            mn: n,
+        };
+        let storage = PackedMatrixStorage::new_batched(&[1, 1], tvec!(Box::new(packed) as Box<dyn MMMInputValue>));
+        Ok(tvec!(storage.into_tensor(DatumType::I8).into_tvalue()))
+    }
+}
+
+impl TypedOp for PackPatches {
+    as_op!();
+
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(self.fact.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vision::operators::window::tests::windows;
+    use proptest::prelude::*;
+    use tract_onnx::prelude::DatumTypeExt;
+
+    fn format(width: usize, interleaved: bool) -> Box<dyn MMMInputFormat> {
+        if interleaved {
+            Box::new(PackedI8K4::new(width))
+        } else {
+            Box::new(PackedFormat::new(DatumType::I8, width, 16))
+        }
+    }
+
+    /// The matrix of patches by the definition of a convolution, row after row.
+    fn naive(picture: &[i8], windows: &Windows, zero_point: i8) -> Vec<i8> {
+        let Windows { channels, rows, columns } = *windows;
+        let mut matrix = Vec::new();
+        for (channel, row) in (0..channels).flat_map(|channel| (0..rows.window).map(move |row| (channel, row))) {
+            for (column, y) in (0..columns.window).flat_map(|column| (0..rows.output).map(move |y| (column, y))) {
+                for x in 0..columns.output {
+                    let y = (y * rows.stride + row).checked_sub(rows.before).filter(|y| *y < rows.input);
+                    let x = (x * columns.stride + column).checked_sub(columns.before).filter(|x| *x < columns.input);
+                    let at = y.zip(x).map(|(y, x)| (channel * rows.input + y) * columns.input + x);
+                    matrix.push(at.map_or(zero_point, |at| picture[at]));
+                }
+            }
+        }
+        matrix
+    }
+
+    proptest! {
+        #[test]
+        fn patches_are_those_of_the_definition(
+            windows in windows(),
+            width in proptest::sample::select(vec![4usize, 8, 16, 32]),
+            interleaved: bool,
+            zero_point: i8,
+            seed: u8,
+        ) {
+            let Windows { channels, rows, columns } = windows;
+            let picture: Vec<i8> =
+                (0..channels * rows.input * columns.input).map(|index| (index * 37 + usize::from(seed)) as u8 as i8).collect();
+            let (k, n) = (channels * rows.window * columns.window, rows.output * columns.output);
+            let format = format(width, interleaved);
+            let matrix = Tensor::from_shape(&[k, n], &naive(&picture, &windows, zero_point)).unwrap();
+            let expected = format.prepare_one(&matrix, 0, 1).unwrap();
+            let expected = expected.downcast_ref::<EagerPackedInput>().unwrap();
+
+            let fact = DatumType::I8.fact([1, 1]).with_exotic_fact(PackedExoticFact { format, mn: n.to_dim(), k });
+            let operator = PackPatches::new(windows, zero_point, &fact).unwrap();
+            let picture = Tensor::from_shape(&[1, channels, rows.input, columns.input], &picture).unwrap();
+            let packed = operator.eval_out_of_plan(tvec!(picture.into_tvalue())).unwrap().unwrap().remove(0);
+            let packed = packed.try_storage_as::<PackedMatrixStorage>().unwrap();
+            let packed = packed.value_at(&[0, 0]).downcast_ref::<EagerPackedInput>().unwrap();
+
+            prop_assert_eq!((packed.k(), packed.mn(), packed.panel_bytes), (k, n, expected.panel_bytes));
+            prop_assert_eq!(packed.packed.layout(), expected.packed.layout());
+            for (panel, (ours, theirs)) in packed.packed.chunks(packed.panel_bytes).zip(expected.packed.chunks(packed.panel_bytes)).enumerate() {
+                // Beyond the last row and column the library may leave what it likes; only what the result is made of counts.
+                let present = (n - panel * width).min(width);
+                for index in (0..k * width).filter(|index| index % width < present) {
+                    let (row, column) = (index / width, index % width);
+                    let at = if interleaved { row / 4 * 4 * width + column * 4 + row % 4 } else { index };
+                    prop_assert_eq!(ours[at], theirs[at], "panel {} row {} column {}", panel, row, column);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! How windows lie on a picture: sizes that operators over windows share.
+
+use std::ops::Range;
+
+use tract_onnx::{prelude::TypedFact, tract_core::ops::cnn::PoolSpec};
+
+/// Windows over the channels of one picture, each channel row after row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Windows {
+    pub channels: usize,
+    pub rows: Axis,
+    pub columns: Axis,
+}
+
+/// Sizes along one axis of the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Axis {
+    pub input: usize,
+    pub output: usize,
+    pub window: usize,
+    pub stride: usize,
+    /// Padding before the first number of the picture.
+    pub before: usize,
+}
+
+impl Windows {
+    /// None for what is not one picture of a fixed size, channel after channel, or whose windows have holes.
+    pub fn new(window: &PoolSpec, input: &TypedFact) -> Option<Windows> {
+        let shape = input.shape.as_concrete()?;
+        let &[.., channels, height, width] = shape else { return None };
+        let known = window.rank() == 2
+            && !window.data_format.c_is_last()
+            && window.dilations().iter().all(|dilation| *dilation == 1)
+            && shape.iter().product::<usize>() == channels * height * width;
+        if !known {
+            return None;
+        }
+        let padding = window.computed_padding(&[height, width]);
+        let axis = |index: usize, input: usize| Axis {
+            input,
+            output: padding[index].convoluted,
+            window: window.kernel_shape[index],
+            stride: window.stride(index),
+            before: padding[index].pad_before,
+        };
+        Some(Windows { channels, rows: axis(0, height), columns: axis(1, width) })
+    }
+}
+
+impl Axis {
+    /// How many numbers the windows reach over, padding included.
+    pub fn reach(&self) -> usize {
+        (self.output - 1) * self.stride + self.window
+    }
+
+    /// The part of the picture that a window covers; empty beside the picture.
+    pub fn window_of(&self, output: usize) -> Range<usize> {
+        let inside = |place: usize| place.saturating_sub(self.before).min(self.input);
+        inside(output * self.stride)..inside(output * self.stride + self.window)
+    }
+
+    /// For the number at `place` in each of the first windows: how many of these numbers lie before the picture, how many in it, and
+    /// where the first of those is.
+    pub fn covered(&self, place: usize, windows: usize) -> (usize, usize, usize) {
+        let before = self.before.saturating_sub(place).div_ceil(self.stride).min(windows);
+        let end = (self.input + self.before).saturating_sub(place).div_ceil(self.stride).min(windows);
+        let first = (before * self.stride + place).saturating_sub(self.before);
+        (before, end.saturating_sub(before), first)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Windows of many sizes, each reaching the picture or its padding.
+    pub fn windows() -> impl Strategy<Value = Windows> {
+        let axis = (1usize..20, 1usize..5, 1usize..4, 0usize..3, 0usize..3);
+        let axis = axis.prop_filter_map("the window fits", |(input, window, stride, before, after)| {
+            let room = (input + before + after).checked_sub(window)?;
+            Some(Axis { input, output: room / stride + 1, window, stride, before })
+        });
+        (1usize..10, axis.clone(), axis).prop_map(|(channels, rows, columns)| Windows { channels, rows, columns })
+    }
+
+    /// Asks for each output what comes of the numbers in its window; told are the channel and the indices of those that lie in the picture.
+    pub fn naive<T>(windows: &Windows, of_window: impl Fn(usize, Vec<usize>) -> T) -> Vec<T> {
+        let Windows { channels, rows, columns } = *windows;
+        let inside = |axis: Axis, output: usize| {
+            (0..axis.window)
+                .filter_map(move |place| (output * axis.stride + place).checked_sub(axis.before))
+                .filter(move |at| *at < axis.input)
+        };
+        let mut results = Vec::new();
+        for channel in 0..channels {
+            for (y, x) in (0..rows.output).flat_map(|y| (0..columns.output).map(move |x| (y, x))) {
+                let numbers = inside(rows, y)
+                    .flat_map(|y| inside(columns, x).map(move |x| (channel * rows.input + y) * columns.input + x));
+                results.push(of_window(channel, numbers.collect()));
+            }
+        }
+        results
+    }
+}
