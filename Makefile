@@ -1,5 +1,5 @@
 # facelatch: `make help` lists what can be made.
-.PHONY: help deps build demo test lfw fusion crash bench models facenet facenet-test lint deny clean
+.PHONY: help deps build demo test lfw fusion crash bench door peers models facenet facenet-test lint deny clean
 .PHONY: deb-amd64 deb-arm64 deb-armhf lintian unit-security vm-systemd test-arm64 test-armhf pi3 arm-cost
 
 CARGO ?= cargo
@@ -35,6 +35,13 @@ crash: deps ## kill -9 during enrolment, 100 times
 
 bench: deps ## time per stage
 	$(CARGO) bench --bench stages
+
+door: deps ## a minute at a door, in processor time by stage and phase
+	$(CARGO) bench --bench door
+	$(CARGO) bench --bench door -- --format mjpeg
+
+peers: build ## facelatch beside others on the same pictures (PyPI; compiles dlib, ten processor minutes)
+	./benches/peers/run
 
 models: ## export the models anew and compare them with the committed ones, byte for byte
 	./models/export/check.sh

@@ -20,7 +20,7 @@ use std::{
 use facelatch::{
     config::{Config, GpioBackend, LineChoice, PrecisionChoice},
     gallery::PersonId,
-    policy::{Decision, Denial, Observation, Policy, Verdict},
+    policy::{Decision, Denial, Observation, Policy, Reason, Verdict},
     service::Services,
     sight::{self, Sight},
     triplet::Random,
@@ -428,7 +428,12 @@ impl Record {
             }
         }
         for Denial { track, reason, .. } in &verdict.denials {
-            let words = format!("not let in: {reason:?}");
+            let words = match reason {
+                Reason::Unknown(person, distance, limit) => {
+                    format!("not let in, nearest {} at {distance:.2} (limit {limit:.2})", name(*person))
+                }
+                other => format!("not let in: {other:?}"),
+            };
             self.decided.push(Decided { phase, words, frames_after_first: after_first(track) });
         }
     }

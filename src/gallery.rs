@@ -125,17 +125,12 @@ impl Gallery {
         }
         // Of unit vectors the nearest is the one with the largest inner product: |a − b|² = 2 − 2 a·b.
         let likeness = self.values.chunks_exact(self.dimension).map(|row| inner_product(row, probe.values()));
-        let mut nearest: Option<(usize, f32)> = None;
-        let mut runner_up: Option<(usize, f32)> = None;
+        let (mut leaders, mut least) = (Leaders::default(), f32::NEG_INFINITY);
         for (row, value) in likeness.enumerate() {
-            let same_person = nearest.is_some_and(|(best, _)| self.owners[best] == self.owners[row]);
-            if nearest.is_none_or(|(_, best)| value > best) {
-                if !same_person {
-                    runner_up = nearest;
-                }
-                nearest = Some((row, value));
-            } else if !same_person && runner_up.is_none_or(|(_, next)| value > next) {
-                runner_up = Some((row, value));
+            // Of nearly every row this is all that is asked.
+            if value > least {
+                leaders.admit(row, value, &self.owners);
+                least = leaders.runner_up.map_or(f32::NEG_INFINITY, |(_, value)| value);
             }
         }
         // The distance itself is summed up anew: 2 − 2 a·b loses digits where it matters, near 0.
@@ -144,12 +139,37 @@ impl Gallery {
             let square = line.iter().zip(probe.values()).map(|(a, b)| (a - b) * (a - b));
             square.sum::<f32>().sqrt()
         };
-        nearest.map(|(row, _)| Match {
+        leaders.nearest.map(|(row, _)| Match {
             person: self.owners[row],
             distance: distance(row),
             spread: self.spreads[row],
-            runner_up: runner_up.map(|(row, _)| (self.owners[row], distance(row))),
+            runner_up: leaders.runner_up.map(|(row, _)| (self.owners[row], distance(row))),
         })
+    }
+}
+
+/// The rows most like the probe, of two people, and their likeness.
+#[derive(Default)]
+struct Leaders {
+    nearest: Option<(usize, f32)>,
+    /// Of any other person.
+    runner_up: Option<(usize, f32)>,
+}
+
+impl Leaders {
+    // Kept out of the loop that calls it, whose few registers it would take.
+    #[cold]
+    #[inline(never)]
+    fn admit(&mut self, row: usize, value: f32, owners: &[PersonId]) {
+        let same_person = self.nearest.is_some_and(|(best, _)| owners[best] == owners[row]);
+        if self.nearest.is_none_or(|(_, best)| value > best) {
+            if !same_person {
+                self.runner_up = self.nearest;
+            }
+            self.nearest = Some((row, value));
+        } else if !same_person && self.runner_up.is_none_or(|(_, next)| value > next) {
+            self.runner_up = Some((row, value));
+        }
     }
 }
 

@@ -50,13 +50,22 @@ const FRAME: usize = STAGES.len() - 1;
 /// All that was measured.
 #[derive(Default)]
 struct Measured {
-    /// Milliseconds of each stage: of each frame, or of each face for `align`, `embed` and `search`.
-    times: [Vec<f64>; STAGES.len()],
+    /// The runs of each stage: one for each frame, or for each face of `align`, `embed` and `search`.
+    runs: [Vec<Run>; STAGES.len()],
     /// Of the frames, in pixels.
     sizes: BTreeSet<(u32, u32)>,
     rss_mib: f64,
     /// From the start of the process until the models were verified and loaded.
     cold_start: Duration,
+}
+
+/// One run of a stage.
+#[derive(Clone, Copy)]
+struct Run {
+    /// How long it took.
+    time: Duration,
+    /// Processor time, of all threads together: more than `time` where they share the work, less on a busy machine.
+    cpu: Duration,
 }
 
 struct Chosen {
@@ -232,13 +241,13 @@ fn look(
     frame: &Frame,
     measured: &mut Measured,
 ) -> Result<Option<String>, CommandError> {
-    let [decode, detect, align, embed, search, whole] = &mut measured.times;
-    let started = Instant::now();
+    let [decode, detect, align, embed, search, whole] = &mut measured.runs;
+    let watch = Watch::start();
     let picture = match frame.rgb() {
         Ok(picture) => picture,
         Err(error) => return Ok(Some(format!("picture {}: {error}", frame.sequence))),
     };
-    decode.push(ms(started.elapsed()));
+    decode.push(watch.read());
     let detections = timed(detect, || vision.detect(&picture)).map_err(failed)?;
     for detection in &detections {
         // Degenerate landmarks: there is nothing to align.
@@ -246,16 +255,37 @@ fn look(
         let embedding = timed(embed, || vision.embedder().embed(&aligned)).map_err(failed)?;
         timed(search, || gallery.search(&embedding));
     }
-    whole.push(ms(started.elapsed()));
+    whole.push(watch.read());
     measured.sizes.insert((frame.width, frame.height));
     Ok(None)
 }
 
-fn timed<T>(times: &mut Vec<f64>, work: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
+fn timed<T>(runs: &mut Vec<Run>, work: impl FnOnce() -> T) -> T {
+    let watch = Watch::start();
     let made = work();
-    times.push(ms(started.elapsed()));
+    runs.push(watch.read());
     made
+}
+
+struct Watch {
+    started: Instant,
+    cpu: Duration,
+}
+
+impl Watch {
+    fn start() -> Watch {
+        Watch { started: Instant::now(), cpu: clock(ClockId::ProcessCPUTime) }
+    }
+
+    fn read(&self) -> Run {
+        Run { time: self.started.elapsed(), cpu: clock(ClockId::ProcessCPUTime).saturating_sub(self.cpu) }
+    }
+}
+
+/// What one of the kernel's clocks shows.
+fn clock(id: ClockId) -> Duration {
+    // A time that the kernel gives is never negative.
+    Duration::try_from(clock_gettime(id)).unwrap_or_default()
 }
 
 fn ms(time: Duration) -> f64 {
@@ -268,18 +298,18 @@ fn failed(error: impl Into<VisionError>) -> CommandError {
 
 impl Measured {
     fn frames(&self) -> usize {
-        self.times[FRAME].len()
+        self.runs[FRAME].len()
     }
 
     fn fps(&self) -> f64 {
-        self.frames() as f64 * 1e3 / self.times[FRAME].iter().sum::<f64>()
+        self.frames() as f64 / self.runs[FRAME].iter().map(|run| run.time).sum::<Duration>().as_secs_f64()
     }
 
-    /// Of a stage: the time that so large a share of its runs did not exceed. None where it never ran.
-    fn quantile(&self, stage: usize, share: f64) -> Option<f64> {
-        let mut times = self.times[stage].clone();
-        times.sort_by(f64::total_cmp);
-        times.get((times.len().saturating_sub(1) as f64 * share).round() as usize).copied()
+    /// Of a stage, in milliseconds: what so large a share of its runs did not exceed. None where it never ran.
+    fn quantile(&self, stage: usize, share: f64, of: impl Fn(&Run) -> Duration) -> Option<f64> {
+        let mut times: Vec<Duration> = self.runs[stage].iter().map(of).collect();
+        times.sort_unstable();
+        times.get((times.len().saturating_sub(1) as f64 * share).round() as usize).copied().map(ms)
     }
 
     fn size(&self) -> String {
@@ -296,9 +326,8 @@ fn since_start() -> Duration {
     // The second field, the program's name in parentheses, may hold anything; the 22nd is the start (proc(5)).
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let started = after_name.split_whitespace().nth(22 - 3).and_then(|ticks| ticks.parse::<f64>().ok());
-    let now = clock_gettime(ClockId::Boottime);
-    let now = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9;
-    Duration::try_from_secs_f64(started.map_or(0.0, |ticks| now - ticks / TICKS)).unwrap_or_default()
+    let started = started.and_then(|ticks| Duration::try_from_secs_f64(ticks / TICKS).ok());
+    started.map_or(Duration::ZERO, |started| clock(ClockId::Boottime).saturating_sub(started))
 }
 
 /// Memory that this process has in use, shared libraries included.
@@ -319,10 +348,13 @@ fn round(value: f64, digits: i32) -> f64 {
 }
 
 fn as_json(measured: &Measured, precision: Precision, config: &Config) -> Value {
-    let figure = |stage: usize, share: f64| measured.quantile(stage, share).map(|time| round(time, 4));
+    let figure = |time: Option<f64>| time.map(|time| round(time, 4));
     let stage = |stage: usize| {
-        let (median, p95) = (figure(stage, 0.5), figure(stage, 0.95));
-        json!({ "median_ms": median, "p95_ms": p95, "runs": measured.times[stage].len() })
+        let (median, p95) =
+            (measured.quantile(stage, 0.5, |run| run.time), measured.quantile(stage, 0.95, |run| run.time));
+        let cpu = measured.quantile(stage, 0.5, |run| run.cpu);
+        let runs = measured.runs[stage].len();
+        json!({ "median_ms": figure(median), "p95_ms": figure(p95), "median_cpu_ms": figure(cpu), "runs": runs })
     };
     let stages: serde_json::Map<String, Value> =
         STAGES.iter().enumerate().map(|(i, name)| ((*name).to_owned(), stage(i))).collect();
@@ -341,19 +373,19 @@ fn as_json(measured: &Measured, precision: Precision, config: &Config) -> Value 
 }
 
 fn as_text(measured: &Measured, precision: Precision, config: &Config) -> String {
-    let shown = |stage: usize, share: f64| {
-        measured
-            .quantile(stage, share)
-            .map_or_else(|| "–".into(), |time| format!("{time:.*}", if time < 1.0 { 3 } else { 1 }))
+    let shown = |time: Option<f64>| {
+        time.map_or_else(|| "–".into(), |time| format!("{time:.*}", if time < 1.0 { 3 } else { 1 }))
     };
-    let mut rows = vec![["stage", "median ms", "p95 ms", "runs"].map(String::from).to_vec()];
+    let time = |stage: usize, share: f64| shown(measured.quantile(stage, share, |run| run.time));
+    let mut rows = vec![["stage", "median ms", "p95 ms", "processor ms", "runs"].map(String::from).to_vec()];
     for (stage, name) in STAGES.iter().enumerate() {
-        let runs = measured.times[stage].len().to_string();
-        rows.push(vec![(*name).to_owned(), shown(stage, 0.5), shown(stage, 0.95), runs]);
+        let runs = measured.runs[stage].len().to_string();
+        let cpu = shown(measured.quantile(stage, 0.5, |run| run.cpu));
+        rows.push(vec![(*name).to_owned(), time(stage, 0.5), time(stage, 0.95), cpu, runs]);
     }
     let (cpu, min_face) = (cpu_model(), config.detection.min_face);
     let (fps, rss, cold_start) = (measured.fps(), measured.rss_mib, ms(measured.cold_start));
-    let nobody = if measured.times[FRAME - 1].is_empty() {
+    let nobody = if measured.runs[FRAME - 1].is_empty() {
         format!("no picture shows a face of at least {min_face} pixels: align, embed and search were not measured\n")
     } else {
         String::new()
@@ -368,9 +400,9 @@ fn as_text(measured: &Measured, precision: Precision, config: &Config) -> String
         measured.size(),
         print::table(&rows),
         measured.size(),
-        shown(1, 0.5),
-        shown(3, 0.5),
-        shown(FRAME, 0.5),
-        shown(FRAME, 0.95),
+        time(1, 0.5),
+        time(3, 0.5),
+        time(FRAME, 0.5),
+        time(FRAME, 0.95),
     )
 }
