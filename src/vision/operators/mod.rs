@@ -9,14 +9,19 @@
 //! |---|---|
 //! | [`quantize`] | real numbers to 8 bits, as the standard says |
 //! | [`window`] | how windows lie on a picture |
-//! | [`patches`] | the input of a quantized convolution, laid out for the matrix kernel |
+//! | [`products`] | products of matrices by the library's kernels |
+//! | [`patches`] | the input of a convolution, laid out for the matrix kernel |
 //! | [`maxpool`] | the greatest number of each window |
 //! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
+//! | [`convolution`] | other small convolutions in floating point |
 
+mod convolution;
 mod maxpool;
 mod patches;
+mod products;
 mod quantize;
 mod window;
+#[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code))]
 mod winograd;
 
 use tract_onnx::{
@@ -31,7 +36,12 @@ pub(super) fn register(operators: &mut OnnxOpRegister) {
 
 /// Replaces operations of a net that the library has simplified, before it chooses kernels for them.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
-    winograd::rewrite(model)
+    // Where a kernel multiplies 16 numbers at once, the transformations take what the multiplications gain: on a PC with AVX-512 the embedder
+    // took 10.2 ms without and 10.5 ms with it, on the ARM processors of a Raspberry Pi an eighth fewer instructions.
+    if cfg!(any(target_arch = "aarch64", target_arch = "arm")) {
+        winograd::rewrite(model)?;
+    }
+    convolution::rewrite(model)
 }
 
 /// Replaces operators of the library in a plan that is optimised already.

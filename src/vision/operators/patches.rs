@@ -1,4 +1,4 @@
-//! The input of a quantized convolution, laid out for the matrix kernel.
+//! The input of a convolution, laid out for the matrix kernel.
 //!
 //! A convolution is a product of two matrices: its weights, and the *patches*, a matrix that has for each channel and place in the window (k, a row) the
 //! numbers of all outputs' pixels (n, a column). The library writes it number by number, at ten to fifteen instructions each. Here it
@@ -12,7 +12,7 @@
 use std::slice::ChunksExactMut;
 
 use tract_onnx::{
-    prelude::{DatumType, IntoTValue, TValue, TVec, Tensor, ToDim, TractResult, TypedFact, TypedModel, tvec},
+    prelude::{Datum, DatumType, IntoTValue, TValue, TVec, Tensor, ToDim, TractResult, TypedFact, TypedModel, tvec},
     tract_core::{
         as_op,
         internal::{EvalContext, EvalOp, Op, StaticName, TypedOp, bail},
@@ -58,41 +58,42 @@ enum Order {
     FourRows,
 }
 
-/// Writes the patches of one picture of signed 8-bit numbers into the kernel's panels.
+/// Writes the patches of one picture, of signed 8-bit or 32-bit floating-point numbers, into the kernel's panels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct PackPatches {
+pub(super) struct PackPatches {
     windows: Windows,
+    /// The padding; in floating point it is 0.
     zero_point: i8,
     format: Box<dyn MMMInputFormat>,
     order: Order,
     /// Columns of a panel.
     width: usize,
-    panel_bytes: usize,
+    /// Numbers of a panel.
+    panel: usize,
     alignment: usize,
     fact: TypedFact,
 }
 
 impl PackPatches {
     /// None if the convolution is not of the form that this operator knows.
-    fn new(windows: Windows, zero_point: i8, output: &TypedFact) -> Option<PackPatches> {
+    pub fn new(windows: Windows, zero_point: i8, output: &TypedFact) -> Option<PackPatches> {
         let packed = output.exotic_fact.as_ref()?.downcast_ref::<PackedExoticFact>()?;
         let k = windows.channels * windows.rows.window * windows.columns.window;
         let format = packed.format.clone();
-        let (order, panel_bytes, alignment) = if let Some(format) = format.downcast_ref::<PackedFormat>() {
+        let (order, panel, alignment) = if let Some(format) = format.downcast_ref::<PackedFormat>() {
             (Order::Rows, format.single_panel_len(k), format.alignment())
         } else if let Some(format) = format.downcast_ref::<PackedI8K4>() {
             (Order::FourRows, format.single_panel_len(k), format.alignment())
         } else {
             return None;
         };
-        let known = packed.k == k && matches!(format.r(), 4 | 8 | 16 | 32);
-        known.then(|| PackPatches {
+        (packed.k == k).then(|| PackPatches {
             windows,
             zero_point,
             order,
             width: format.r(),
             format,
-            panel_bytes,
+            panel,
             alignment,
             fact: output.clone(),
         })
@@ -116,9 +117,32 @@ impl PackPatches {
         self.spread_rows() * self.windows.columns.output
     }
 
+    fn packed<T: Datum + Copy>(&self, input: &Tensor, zero_point: T) -> TractResult<TVec<TValue>> {
+        let Windows { channels, rows, columns } = self.windows;
+        let input = input.try_as_plain_ram()?;
+        let picture = input.as_slice::<T>()?;
+        if picture.len() != channels * rows.input * columns.input {
+            bail!("a picture of {} numbers where {self:?} was planned", picture.len());
+        }
+        let Some(batch) = self.fact.shape.as_concrete() else { bail!("{self:?} was planned for no fixed size") };
+        let n = self.n();
+        // Zeros where the kernel reads beyond the last row or column of the matrix.
+        let mut panels =
+            Tensor::zero_aligned_dt(T::datum_type(), &[n.div_ceil(self.width) * self.panel], self.alignment)?;
+        self.pack(picture, zero_point, panels.try_as_plain_ram_mut()?.as_slice_mut()?);
+        let packed = EagerPackedInput {
+            fact: PackedExoticFact { format: self.format.clone(), mn: n.to_dim(), k: self.k() },
+            packed: panels.into_blob()?.into(),
+            panel_bytes: self.panel * size_of::<T>(),
+            mn: n,
+        };
+        let storage = PackedMatrixStorage::new_batched(batch, tvec!(Box::new(packed) as Box<dyn MMMInputValue>));
+        Ok(tvec!(storage.into_tensor(T::datum_type()).into_tvalue()))
+    }
+
     /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
     /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
-    fn spread(&self, channel: &[i8], spread: &mut [u8]) {
+    fn spread<T: Copy>(&self, channel: &[T], zero_point: T, spread: &mut [T]) {
         let Windows { rows, columns, .. } = self.windows;
         let width = columns.output;
         let moved_only = rows.stride == 1 && columns.stride == 1 && columns.input == width;
@@ -131,10 +155,12 @@ impl PackPatches {
                 let picture = &mut picture[above * width..(above + present) * width];
                 if moved_only {
                     let source = &channel[first_row * width..(first_row + present) * width];
-                    copy_every(1, &source[first.min(source.len())..], &mut picture[left.min(source.len())..]);
+                    let length = source.len().saturating_sub(first.max(left));
+                    picture[left.min(source.len())..][..length]
+                        .copy_from_slice(&source[first.min(source.len())..][..length]);
                     // Each row's end has come into the next one's beginning, or the other way round.
                     for column in (0..left).chain(left + inside..width) {
-                        picture.iter_mut().skip(column).step_by(width).for_each(|place| *place = self.zero_point as u8);
+                        picture.iter_mut().skip(column).step_by(width).for_each(|place| *place = zero_point);
                     }
                     continue;
                 }
@@ -152,7 +178,7 @@ impl PackPatches {
         picture * self.spread_size() + row / self.windows.rows.stride * self.windows.columns.output
     }
 
-    fn pack(&self, picture: &[i8], panels: &mut [u8]) {
+    fn pack<T: Copy>(&self, picture: &[T], zero_point: T, panels: &mut [T]) {
         let Windows { channels, rows, columns } = self.windows;
         let per_channel = columns.window * rows.stride * self.spread_size();
         let places: Vec<usize> = (0..rows.window)
@@ -161,13 +187,13 @@ impl PackPatches {
             .collect();
         let n = self.n();
         // Four channels at once, so that the rows of the matrix that are interleaved are there together.
-        let mut spread = vec![self.zero_point as u8; 4 * per_channel];
-        let mut interleaved = vec![0; 4 * n];
-        let nothing = vec![0; n];
+        let mut spread = vec![zero_point; 4 * per_channel];
+        let mut interleaved = vec![zero_point; 4 * n];
+        let nothing = vec![zero_point; n];
         for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
             let pictures = four.chunks_exact(rows.input * columns.input);
             for (channel, spread) in pictures.zip(spread.chunks_exact_mut(per_channel)) {
-                self.spread(channel, spread);
+                self.spread(channel, zero_point, spread);
             }
             let first = group * 4;
             let mut of_matrix = spread
@@ -193,12 +219,12 @@ impl PackPatches {
     }
 
     /// Cuts a row, or four that are interleaved, into the pieces that begin at `at` in each panel.
-    fn deal(&self, row: &[u8], at: usize, panels: &mut [u8]) {
+    fn deal<T: Copy>(&self, row: &[T], at: usize, panels: &mut [T]) {
         let piece = match self.order {
             Order::Rows => self.width,
             Order::FourRows => 4 * self.width,
         };
-        deal_by(piece, row, at, self.panel_bytes, panels);
+        deal_by(piece, row, at, self.panel, panels);
     }
 }
 
@@ -231,23 +257,23 @@ fn deal<T: Copy, const PIECE: usize>(row: &[T], at: usize, mut panels: ChunksExa
     }
 }
 
-fn interleave([a, b, c, d]: [&[u8]; 4], to: &mut [u8]) {
+fn interleave<T: Copy>([a, b, c, d]: [&[T]; 4], to: &mut [T]) {
     for ((((place, a), b), c), d) in to.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
         *place = [*a, *b, *c, *d];
     }
 }
 
 /// Every `stride`th number of a row.
-fn copy_every(stride: usize, from: &[i8], to: &mut [u8]) {
+fn copy_every<T: Copy>(stride: usize, from: &[T], to: &mut [T]) {
     match stride {
-        1 => to.iter_mut().zip(from).for_each(|(place, number)| *place = *number as u8),
+        1 => to.copy_from_slice(&from[..to.len()]),
         2 => {
             let (pairs, last) = from.as_chunks::<2>();
             let (of_pairs, of_last) = to.split_at_mut(to.len().min(pairs.len()));
-            of_pairs.iter_mut().zip(pairs).for_each(|(place, pair)| *place = pair[0] as u8);
-            of_last.iter_mut().zip(last).for_each(|(place, number)| *place = *number as u8);
+            of_pairs.iter_mut().zip(pairs).for_each(|(place, pair)| *place = pair[0]);
+            of_last.iter_mut().zip(last).for_each(|(place, number)| *place = *number);
         }
-        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(place, number)| *place = *number as u8),
+        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(place, number)| *place = *number),
     }
 }
 
@@ -263,24 +289,11 @@ impl EvalOp for PackPatches {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let input = inputs[0].try_as_plain_ram()?;
-        let picture = input.as_slice::<i8>()?;
-        if picture.len() != self.windows.channels * self.windows.rows.input * self.windows.columns.input {
-            bail!("a picture of {} numbers where {self:?} was planned", picture.len());
+        match inputs[0].datum_type() {
+            DatumType::I8 => self.packed(&inputs[0], self.zero_point),
+            DatumType::F32 => self.packed(&inputs[0], 0.0f32),
+            other => bail!("{self:?} does not know numbers of type {other:?}"),
         }
-        let n = self.n();
-        // Zeros where the kernel reads beyond the last row or column of the matrix.
-        let size = n.div_ceil(self.width) * self.panel_bytes;
-        let mut panels = Tensor::zero_aligned::<u8>(&[size], self.alignment)?;
-        self.pack(picture, panels.try_as_plain_ram_mut()?.as_slice_mut()?);
-        let packed = EagerPackedInput {
-            fact: PackedExoticFact { format: self.format.clone(), mn: n.to_dim(), k: self.k() },
-            packed: panels.into_blob()?.into(),
-            panel_bytes: self.panel_bytes,
-            mn: n,
-        };
-        let storage = PackedMatrixStorage::new_batched(&[1, 1], tvec!(Box::new(packed) as Box<dyn MMMInputValue>));
-        Ok(tvec!(storage.into_tensor(DatumType::I8).into_tvalue()))
     }
 }
 
@@ -328,7 +341,7 @@ mod tests {
         #[test]
         fn patches_are_those_of_the_definition(
             windows in windows(),
-            width in proptest::sample::select(vec![4usize, 8, 16, 32]),
+            width in proptest::sample::select(vec![1usize, 4, 6, 8, 16, 32]),
             interleaved: bool,
             zero_point: i8,
             seed: u8,

@@ -16,30 +16,25 @@ use tract_onnx::{
         as_op,
         internal::{EvalContext, EvalOp, Op, StaticName, TypedNode, TypedOp, bail},
         op_as_typed_op, op_out_of_plan,
-        ops::{
-            cnn::{Conv, KernelFormat},
-            matmul::{
-                ModePicker,
-                optimized::{AddMatMulGeometry, MapOutputAxisToInput, MatMulOperand, OptMatMul, ProtoFusedSpec},
-            },
-        },
+        ops::cnn::Conv,
         tract_linalg::{
-            MmmDispatch,
-            mmm::{
-                EagerPackedInput, MMMInputValue, MatMatMul, OutputStoreSpec, PackedExoticFact, PackedMatrixStorage,
-                Query,
-            },
+            mmm::{EagerPackedInput, MMMInputValue, PackedExoticFact, PackedMatrixStorage},
             pack::PackedFormat,
         },
     },
 };
 
-use super::{patches::deal_by, window::Windows};
+use super::{
+    convolution::FloatConvolution,
+    patches::deal_by,
+    products::Products,
+    window::{Axis, Windows},
+};
 
 /// Products of matrices that take the place of one convolution.
 const PRODUCTS: usize = 16;
 /// With fewer channels or tiles the transformations and the edges of the kernels' tiles eat what the multiplications gain (measured on the nets here).
-const LEAST_CHANNELS: usize = 16;
+const LEAST_CHANNELS: usize = 32;
 const LEAST_TILES: usize = 16;
 
 /// Replaces the convolutions for which it pays.
@@ -54,57 +49,27 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
 
 fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
-    let [input, weights, bias] = node.inputs[..] else { return Ok(None) };
-    let fact = model.outlet_fact(input)?;
-    let plain = convolution.q_params.is_none()
-        && convolution.group == 1
-        && convolution.kernel_fmt == KernelFormat::OIHW
-        && fact.datum_type == DatumType::F32;
-    let (Some(windows), Some(weights), Some(bias)) = (
-        Windows::new(&convolution.pool_spec, fact).filter(|_| plain),
-        &model.outlet_fact(weights)?.konst,
-        &model.outlet_fact(bias)?.konst,
-    ) else {
-        return Ok(None);
-    };
+    let Some(constants) = FloatConvolution::of(model, node, convolution)? else { return Ok(None) };
+    let FloatConvolution { windows, weights, bias } = constants;
     let outputs = convolution.output_channels();
     let tiles = Tiles::over(&windows);
-    let three = |axis: super::window::Axis| axis.window == 3 && axis.stride == 1 && axis.before <= 1;
+    let three = |axis: Axis| axis.window == 3 && axis.stride == 1 && axis.before <= 1;
     let pays = windows.channels.min(outputs) >= LEAST_CHANNELS && tiles.count() >= LEAST_TILES;
     if !(three(windows.rows) && three(windows.columns) && pays) {
         return Ok(None);
     }
-    let query = Query {
-        weight: DatumType::F32.into(),
-        activation: DatumType::F32,
-        accumulators: tvec!(DatumType::F32),
-        store: None,
-        allow_extractor: false,
-        m: Some(outputs),
-        k: Some(windows.channels),
-        n: Some(tiles.count()),
-    };
-    let Some((kernel, packing, _)) = MmmDispatch::native().pick(&query) else { return Ok(None) };
-    let Some(format) = kernel.packings()[packing].1.downcast_ref::<PackedFormat>().cloned() else { return Ok(None) };
-
+    let Some(products) = Products::new(PRODUCTS, [outputs, windows.channels, tiles.count()]) else { return Ok(None) };
     let weights = transform_weights(weights, outputs, windows.channels)?;
-    let weights = pack_weights(&weights, &*kernel, packing, [outputs, windows.channels])?;
-    let bias = bias.cast_to::<f32>()?;
-    let bias = bias.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
-    let products = products(kernel, packing, [outputs, windows.channels, tiles.count()])?;
-    let into_tiles = IntoTiles { windows, tiles, format };
-    let out_of_tiles = OutOfTiles {
-        tiles,
-        outputs,
-        bias: bias.iter().map(|number| number.to_bits()).collect(),
-        fact: node.outputs[0].fact.clone(),
-    };
+    let weights = products.weights(weights.iter().map(Vec::as_slice))?;
+    let into_tiles = IntoTiles { windows, tiles, format: products.format().clone() };
+    let bias = bias.iter().map(|number| number.to_bits()).collect();
+    let out_of_tiles = OutOfTiles { tiles, outputs, bias, fact: node.outputs[0].fact.clone() };
 
     let mut patch = TypedModelPatch::new("fewer multiplications");
-    let input = patch.tap_model(model, input)?;
+    let input = patch.tap_model(model, node.inputs[0])?;
     let weights = patch.add_const(format!("{}.winograd_weights", node.name), weights)?;
     let wire = patch.wire_node(format!("{}.into_tiles", node.name), into_tiles, &[input])?[0];
-    let wire = patch.wire_node(format!("{}.products", node.name), products, &[wire, weights])?[0];
+    let wire = patch.wire_node(format!("{}.products", node.name), products.operator(false)?, &[wire, weights])?[0];
     let wire = patch.wire_node(&*node.name, out_of_tiles, &[wire])?[0];
     patch.shunt_outside(model, node.id.into(), wire)?;
     Ok(Some(patch))
@@ -133,35 +98,6 @@ fn transform_weights(weights: &Tensor, outputs: usize, inputs: usize) -> TractRe
 /// Lavin's and Gray's G.
 fn transformed_three([a, b, c]: [f32; 3]) -> [f32; 4] {
     [a, (a + b + c) * 0.5, (a - b + c) * 0.5, c]
-}
-
-fn pack_weights(
-    transformed: &[Vec<f32>],
-    kernel: &dyn MatMatMul,
-    packing: usize,
-    [outputs, inputs]: [usize; 2],
-) -> TractResult<Tensor> {
-    let pack = |product: &Vec<f32>| {
-        let matrix = Tensor::from_shape(&[outputs, inputs], product)?;
-        kernel.packings()[packing].0.prepare_one(&matrix, 1, 0)
-    };
-    let packed = transformed.iter().map(pack).collect::<TractResult<TVec<_>>>()?;
-    Ok(PackedMatrixStorage::new_batched(&[PRODUCTS], packed).into_tensor(DatumType::F32))
-}
-
-/// The library's operator for the products; its inputs are the tiles and the weights.
-fn products(kernel: Box<dyn MatMatMul>, packing: usize, [m, k, n]: [usize; 3]) -> TractResult<OptMatMul> {
-    let each = || MapOutputAxisToInput(tvec!((0, 0)));
-    let multiply = ProtoFusedSpec::AddMatMul {
-        geo: AddMatMulGeometry { k: k.to_dim(), c_to_a_axis_mapping: each(), c_to_b_axis_mapping: each() },
-        a: MatMulOperand::Input(1),
-        b: MatMulOperand::Input(0),
-        packings: vec![(packing, None)],
-    };
-    let store = OutputStoreSpec::View { m_axis: Some(1), n_axis: Some(2), mr: kernel.mr(), nr: kernel.nr() };
-    let steps = vec![multiply, ProtoFusedSpec::Store(vec![store])];
-    let result = DatumType::F32.fact([PRODUCTS, m, n]);
-    OptMatMul::new(vec![kernel], ModePicker::Single, result, Some(1), Some(2), steps, false)
 }
 
 /// 2 × 2 outputs each, row after row; the last ones may reach beyond the outputs.
@@ -320,7 +256,7 @@ impl TypedOp for IntoTiles {
 struct OutOfTiles {
     tiles: Tiles,
     outputs: usize,
-    /// One for each output channel or one for all, as bits, so that operators can be compared.
+    /// One for each output channel, as bits, so that operators can be compared.
     bias: Vec<u32>,
     fact: TypedFact,
 }
@@ -386,7 +322,7 @@ impl EvalOp for OutOfTiles {
         for (channel, picture) in plain.as_slice_mut::<f32>()?.chunks_exact_mut(height * width).enumerate() {
             let of_channel =
                 std::array::from_fn(|index| &products[(index * self.outputs + channel) * count..][..count]);
-            let bias = self.bias.get(channel).or(self.bias.first()).map_or(0.0, |bits| f32::from_bits(*bits));
+            let bias = self.bias.get(channel).map_or(0.0, |bits| f32::from_bits(*bits));
             self.transform(&of_channel, bias, &mut rows, &mut lines, picture, width);
         }
         Ok(tvec!(output.into_tvalue()))
@@ -408,7 +344,7 @@ mod tests {
     use tract_onnx::{
         prelude::{IntoRunnable, SpecialOps},
         tract_core::ops::{
-            cnn::{PaddingSpec, PoolSpec},
+            cnn::{KernelFormat, PaddingSpec, PoolSpec},
             nn::DataFormat,
         },
     };
@@ -426,8 +362,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn the_outputs_are_those_of_a_convolution(
-            channels in LEAST_CHANNELS..24,
-            outputs in LEAST_CHANNELS..24,
+            channels in LEAST_CHANNELS..40,
+            outputs in LEAST_CHANNELS..40,
             (height, width) in (8usize..20, 8usize..20),
             padding in proptest::array::uniform4(0usize..2),
             seed: u64,
