@@ -5,15 +5,25 @@
 //! written once, by [`PackPatches`](super::patches::PackPatches).
 
 use tract_onnx::{
-    prelude::{DatumType, DatumTypeExt, SpecialOps, Tensor, ToDim, TractResult, TypedModel, TypedModelPatch, tvec},
+    prelude::{
+        DatumType, DatumTypeExt, OutletId, SpecialOps, Tensor, ToDim, TractResult, TypedModel, TypedModelPatch, tvec,
+    },
     tract_core::{
+        dyn_clone,
         internal::{AxisOp, TypedNode},
-        ops::cnn::{Conv, KernelFormat},
+        ops::{
+            cnn::{Conv, KernelFormat},
+            matmul::optimized::ProtoFusedSpec,
+        },
         tract_linalg::mmm::PackedExoticFact,
     },
 };
 
-use super::{patches::PackPatches, products::Products, window::Windows};
+use super::{
+    patches::PackPatches,
+    products::{Products, add_to_rows},
+    window::Windows,
+};
 
 /// Larger ones would not stay in the cache between writing and reading (512 KiB is what a Cortex-A76 has for each core).
 const PATCHES_AT_MOST: usize = 512 << 10;
@@ -39,26 +49,59 @@ fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
     if n == 1 || k * n * size_of::<f32>() > PATCHES_AT_MOST {
         return Ok(None);
     }
-    let Some(products) = Products::new(1, [outputs, k, n]) else { return Ok(None) };
-    let fact = PackedExoticFact { format: Box::new(products.format().clone()), mn: n.to_dim(), k };
-    let fact = DatumType::F32.fact([1]).with_exotic_fact(fact);
-    let Some(patches) = PackPatches::new(windows, 0, &fact) else { return Ok(None) };
+    let Some(products) = Products::new(DatumType::F32, 1, [outputs, k, n]) else { return Ok(None) };
     let weights = products.weights([weights.try_as_plain_ram()?.as_slice::<f32>()?])?;
+    let bias = Tensor::from_shape(&[outputs], &bias)?;
 
     let mut patch = TypedModelPatch::new("patches written once");
     let input = patch.tap_model(model, node.inputs[0])?;
-    let weights = patch.add_const(format!("{}.packed_weights", node.name), weights)?;
-    let bias = patch.add_const(format!("{}.bias", node.name), Tensor::from_shape(&[outputs], &bias)?)?;
-    let wire = patch.wire_node(format!("{}.patches", node.name), patches, &[input])?[0];
-    let wire = patch.wire_node(format!("{}.product", node.name), products.operator(true)?, &[wire, weights, bias])?[0];
-    let picture = tvec!(windows.rows.output.to_dim(), windows.columns.output.to_dim());
-    let pictures = AxisOp::Reshape(2, tvec!(n.to_dim()), picture);
-    let mut wire = patch.wire_node(format!("{}.pictures", node.name), pictures, &[wire])?[0];
-    if node.outputs[0].fact.rank() == 3 {
-        wire = patch.wire_node(format!("{}.one", node.name), AxisOp::Rm(0), &[wire])?[0];
-    }
+    let steps = vec![add_to_rows(2)];
+    let product =
+        Product { windows, zero_point: 0, weights, constants: vec![("bias", bias)], steps, result: DatumType::F32 };
+    let Some(wire) = product.wire(&mut patch, node, input, products)? else { return Ok(None) };
     patch.shunt_outside(model, node.id.into(), wire)?;
     Ok(Some(patch))
+}
+
+/// A convolution as one product.
+pub(super) struct Product {
+    pub windows: Windows,
+    pub zero_point: i8,
+    pub weights: Tensor,
+    /// What the steps refer to, from input 2 on, with names for the graph.
+    pub constants: Vec<(&'static str, Tensor)>,
+    pub steps: Vec<ProtoFusedSpec>,
+    pub result: DatumType,
+}
+
+impl Product {
+    /// None if the kernel wants the patches in a way that is not known.
+    pub fn wire(
+        self,
+        patch: &mut TypedModelPatch,
+        node: &TypedNode,
+        input: OutletId,
+        products: Products,
+    ) -> TractResult<Option<OutletId>> {
+        let Windows { channels, rows, columns } = self.windows;
+        let (k, n) = (channels * rows.window * columns.window, rows.output * columns.output);
+        let format = dyn_clone::clone_box(products.format());
+        let packed = PackedExoticFact { format, mn: n.to_dim(), k };
+        let packed = self.weights.datum_type().fact([1]).with_exotic_fact(packed);
+        let Some(patches) = PackPatches::new(self.windows, self.zero_point, &packed) else { return Ok(None) };
+        let mut wires = vec![patch.wire_node(format!("{}.patches", node.name), patches, &[input])?[0]];
+        for (name, constant) in [("weights", self.weights)].into_iter().chain(self.constants) {
+            wires.push(patch.add_const(format!("{}.{name}_constant", node.name), constant)?);
+        }
+        let operator = products.operator(self.steps, self.result)?;
+        let wire = patch.wire_node(format!("{}.product", node.name), operator, &wires)?[0];
+        let pictures = AxisOp::Reshape(2, tvec!(n.to_dim()), tvec!(rows.output.to_dim(), columns.output.to_dim()));
+        let mut wire = patch.wire_node(format!("{}.pictures", node.name), pictures, &[wire])?[0];
+        if node.outputs[0].fact.rank() == 3 {
+            wire = patch.wire_node(format!("{}.one", node.name), AxisOp::Rm(0), &[wire])?[0];
+        }
+        Ok(Some(wire))
+    }
 }
 
 /// What is known of a convolution in floating point with constant weights.

@@ -14,12 +14,14 @@
 //! | [`maxpool`] | the greatest number of each window |
 //! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
 //! | [`convolution`] | other small convolutions in floating point |
+//! | [`quantized`] | quantized convolutions |
 
 mod convolution;
 mod maxpool;
 mod patches;
 mod products;
 mod quantize;
+mod quantized;
 mod window;
 #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code))]
 mod winograd;
@@ -41,7 +43,8 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     if cfg!(any(target_arch = "aarch64", target_arch = "arm")) {
         winograd::rewrite(model)?;
     }
-    convolution::rewrite(model)
+    convolution::rewrite(model)?;
+    quantized::rewrite(model)
 }
 
 /// Replaces operators of the library in a plan that is optimised already.

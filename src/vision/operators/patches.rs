@@ -232,6 +232,7 @@ impl PackPatches {
 pub(super) fn deal_by<T: Copy>(piece: usize, row: &[T], at: usize, panel: usize, panels: &mut [T]) {
     let mut panels = panels.chunks_exact_mut(panel);
     match piece {
+        1 => deal::<T, 1>(row, at, panels),
         4 => deal::<T, 4>(row, at, panels),
         8 => deal::<T, 8>(row, at, panels),
         16 => deal::<T, 16>(row, at, panels),

@@ -1,7 +1,7 @@
 //! Products of matrices by the library's kernels, for operators that prepare the second matrix themselves.
 
 use tract_onnx::{
-    prelude::{DatumType, DatumTypeExt, TVec, Tensor, ToDim, TractResult, tvec},
+    prelude::{Datum, DatumType, DatumTypeExt, TVec, Tensor, ToDim, TractResult, tvec},
     tract_core::{
         ops::matmul::{
             ModePicker,
@@ -9,13 +9,12 @@ use tract_onnx::{
         },
         tract_linalg::{
             BinOp, MmmDispatch,
-            mmm::{MatMatMul, OutputStoreSpec, PackedMatrixStorage, Query},
-            pack::PackedFormat,
+            mmm::{MMMInputFormat, MatMatMul, OutputStoreSpec, PackedMatrixStorage, Query},
         },
     },
 };
 
-/// So many products of an m × k matrix of weights and a k × n one, in floating point, with the kernel that the library chooses for them.
+/// So many products of an m × k matrix of weights and a k × n one, with the kernel that the library chooses for them.
 pub(super) struct Products {
     count: usize,
     m: usize,
@@ -23,38 +22,35 @@ pub(super) struct Products {
     n: usize,
     kernel: Box<dyn MatMatMul>,
     packing: usize,
-    format: PackedFormat,
 }
 
 impl Products {
-    /// None if the kernel wants its matrices in a way that is not known here.
-    pub fn new(count: usize, [m, k, n]: [usize; 3]) -> Option<Products> {
-        let number = DatumType::F32;
-        let query = Query::plain(number, Some(m), Some(k), Some(n));
+    /// In floating point, or in signed 8-bit numbers and 32-bit sums. None if there is no kernel.
+    pub fn new(sums: DatumType, count: usize, [m, k, n]: [usize; 3]) -> Option<Products> {
+        let query = Query::plain(sums, Some(m), Some(k), Some(n));
         let query = Query { allow_extractor: false, ..query };
         let (kernel, packing, _) = MmmDispatch::native().pick(&query)?;
-        let format = kernel.packings()[packing].1.downcast_ref::<PackedFormat>()?.clone();
-        (format.dt == number).then_some(Products { count, m, k, n, kernel, packing, format })
+        Some(Products { count, m, k, n, kernel, packing })
     }
 
     /// How the second matrices have to be laid out.
-    pub fn format(&self) -> &PackedFormat {
-        &self.format
+    pub fn format(&self) -> &dyn MMMInputFormat {
+        &*self.kernel.packings()[self.packing].1
     }
 
     /// The weights of each product, output by output, as the kernel wants them.
-    pub fn weights<'a>(&self, matrices: impl IntoIterator<Item = &'a [f32]>) -> TractResult<Tensor> {
-        let pack = |matrix: &[f32]| {
+    pub fn weights<'a, T: Datum + Copy>(&self, matrices: impl IntoIterator<Item = &'a [T]>) -> TractResult<Tensor> {
+        let pack = |matrix: &[T]| {
             let matrix = Tensor::from_shape(&[self.m, self.k], matrix)?;
             self.kernel.packings()[self.packing].0.prepare_one(&matrix, 1, 0)
         };
         let packed = matrices.into_iter().map(pack).collect::<TractResult<TVec<_>>>()?;
-        Ok(PackedMatrixStorage::new_batched(&[self.count], packed).into_tensor(DatumType::F32))
+        Ok(PackedMatrixStorage::new_batched(&[self.count], packed).into_tensor(T::datum_type()))
     }
 
-    /// The library's operator. Its inputs are the second matrices, the weights and, if told, a bias for each row; its output has the
-    /// shape count, m, n.
-    pub fn operator(self, with_bias: bool) -> TractResult<OptMatMul> {
+    /// The library's operator. Its inputs are the second matrices, the weights, and what the steps after the multiplication refer to, from 2 on; its
+    /// output has the shape count, m, n.
+    pub fn operator(self, steps: Vec<ProtoFusedSpec>, result: DatumType) -> TractResult<OptMatMul> {
         let each = || MapOutputAxisToInput(tvec!((0, 0)));
         let multiply = ProtoFusedSpec::AddMatMul {
             geo: AddMatMulGeometry { k: self.k.to_dim(), c_to_a_axis_mapping: each(), c_to_b_axis_mapping: each() },
@@ -64,12 +60,14 @@ impl Products {
         };
         let (mr, nr) = (self.kernel.mr(), self.kernel.nr());
         let store = OutputStoreSpec::View { m_axis: Some(1), n_axis: Some(2), mr, nr };
-        let mut steps = vec![multiply];
-        if with_bias {
-            steps.push(ProtoFusedSpec::BinPerRow(2, BinOp::Add, MapOutputAxisToInput(tvec!())));
-        }
-        steps.push(ProtoFusedSpec::Store(vec![store]));
-        let result = DatumType::F32.fact([self.count, self.m, self.n]);
-        OptMatMul::new(vec![self.kernel], ModePicker::Single, result, Some(1), Some(2), steps, false)
+        let steps = [vec![multiply], steps, vec![ProtoFusedSpec::Store(vec![store])]].concat();
+        let result = result.fact([self.count, self.m, self.n]);
+        let whole = self.packing == 0;
+        OptMatMul::new(vec![self.kernel], ModePicker::Single, result, Some(1), Some(2), steps, whole)
     }
+}
+
+/// One number for each row, added to it.
+pub(super) fn add_to_rows(input: usize) -> ProtoFusedSpec {
+    ProtoFusedSpec::BinPerRow(input, BinOp::Add, MapOutputAxisToInput(tvec!()))
 }

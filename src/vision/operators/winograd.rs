@@ -58,10 +58,13 @@ fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
     if !(three(windows.rows) && three(windows.columns) && pays) {
         return Ok(None);
     }
-    let Some(products) = Products::new(PRODUCTS, [outputs, windows.channels, tiles.count()]) else { return Ok(None) };
+    let Some(products) = Products::new(DatumType::F32, PRODUCTS, [outputs, windows.channels, tiles.count()]) else {
+        return Ok(None);
+    };
+    let Some(format) = products.format().downcast_ref::<PackedFormat>().cloned() else { return Ok(None) };
     let weights = transform_weights(weights, outputs, windows.channels)?;
     let weights = products.weights(weights.iter().map(Vec::as_slice))?;
-    let into_tiles = IntoTiles { windows, tiles, format: products.format().clone() };
+    let into_tiles = IntoTiles { windows, tiles, format };
     let bias = bias.iter().map(|number| number.to_bits()).collect();
     let out_of_tiles = OutOfTiles { tiles, outputs, bias, fact: node.outputs[0].fact.clone() };
 
@@ -69,7 +72,11 @@ fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
     let input = patch.tap_model(model, node.inputs[0])?;
     let weights = patch.add_const(format!("{}.winograd_weights", node.name), weights)?;
     let wire = patch.wire_node(format!("{}.into_tiles", node.name), into_tiles, &[input])?[0];
-    let wire = patch.wire_node(format!("{}.products", node.name), products.operator(false)?, &[wire, weights])?[0];
+    let wire = patch.wire_node(
+        format!("{}.products", node.name),
+        products.operator(Vec::new(), DatumType::F32)?,
+        &[wire, weights],
+    )?[0];
     let wire = patch.wire_node(&*node.name, out_of_tiles, &[wire])?[0];
     patch.shunt_outside(model, node.id.into(), wire)?;
     Ok(Some(patch))
@@ -82,14 +89,14 @@ fn transform_weights(weights: &Tensor, outputs: usize, inputs: usize) -> TractRe
     if kernels.len() != outputs * inputs {
         bail!("{} kernels of 3 × 3 for {inputs} channels into {outputs}", kernels.len());
     }
-    let mut transformed = vec![Vec::with_capacity(kernels.len()); PRODUCTS];
-    for kernel in kernels {
-        let columns: [[f32; 3]; 4] = std::array::from_fn(|column| {
-            let row = |y: usize| transformed_three([kernel[3 * y], kernel[3 * y + 1], kernel[3 * y + 2]])[column];
-            [row(0), row(1), row(2)]
-        });
-        for (product, number) in transformed.iter_mut().zip(columns.into_iter().flat_map(transformed_three)) {
-            product.push(number);
+    let mut transformed = vec![vec![0.0; kernels.len()]; PRODUCTS];
+    for (index, kernel) in kernels.iter().enumerate() {
+        let columns = [0, 1, 2].map(|y| transformed_three([kernel[3 * y], kernel[3 * y + 1], kernel[3 * y + 2]]));
+        for (column, products) in transformed.chunks_exact_mut(4).enumerate() {
+            let of_column = transformed_three([columns[0][column], columns[1][column], columns[2][column]]);
+            for (product, number) in products.iter_mut().zip(of_column) {
+                product[index] = number;
+            }
         }
     }
     Ok(transformed)

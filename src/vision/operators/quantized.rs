@@ -1,0 +1,135 @@
+//! Quantized convolutions, put together from kernel and constants at once.
+//!
+//! The library takes such a convolution to pieces: sums of weights and of patches, corrections for zero points, scale, limits, some thirty small operators
+//! each, which its optimiser then folds into the product again, one by one. That took two thirds of the instructions of loading in integer
+//! arithmetic. Where scales and zero points are constants and the weights' zero point is 0, what comes out is known beforehand.
+
+use tract_onnx::{
+    prelude::{DatumType, OutletId, Tensor, TractResult, TypedModel, TypedModelPatch},
+    tract_core::{
+        internal::TypedNode,
+        ops::{
+            cnn::{Conv, KernelFormat},
+            matmul::optimized::ProtoFusedSpec,
+            quant::offset_u8_as_i8,
+        },
+        tract_linalg::{BinOp, Scaler, mmm::RoundingPolicy},
+    },
+};
+
+use super::{
+    convolution::Product,
+    products::{Products, add_to_rows},
+    window::Windows,
+};
+
+/// Replaces the convolutions of that kind.
+pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
+    for id in 0..model.nodes.len() {
+        if let Some(patch) = in_place_of(model, &model.nodes[id])? {
+            patch.apply(model)?;
+        }
+    }
+    Ok(())
+}
+
+fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
+    let input = model.outlet_fact(node.inputs[0])?;
+    let known = convolution.q_params == Some(DatumType::U8)
+        && convolution.group == 1
+        && convolution.kernel_fmt == KernelFormat::OIHW
+        && input.datum_type == DatumType::U8;
+    let Some(windows) = Windows::new(&convolution.pool_spec, input).filter(|_| known) else { return Ok(None) };
+    let Some(constants) = Constants::of(model, &node.inputs, convolution.output_channels())? else { return Ok(None) };
+    let Constants { weights, bias, zero_point, scale, output_zero_point } = constants;
+    let k = windows.channels * windows.rows.window * windows.columns.window;
+    let n = windows.rows.output * windows.columns.output;
+    let Some(products) = Products::new(DatumType::I32, 1, [bias.len(), k, n]) else { return Ok(None) };
+    // What the kernels multiply is signed.
+    let zero_point = zero_point - 128;
+    let correct = |(bias, weights): (&i32, &[i8])| {
+        // Checks for an overflow that cannot happen would keep it from being vectorised.
+        let sum = weights.iter().fold(0i32, |sum, weight| sum.wrapping_add(i32::from(*weight)));
+        bias.wrapping_sub(zero_point.wrapping_mul(sum))
+    };
+    let bias: Vec<i32> = bias.iter().zip(weights.chunks_exact(k)).map(correct).collect();
+    let product = Product {
+        windows,
+        zero_point: zero_point as i8,
+        weights: products.weights([&weights[..]])?,
+        constants: vec![
+            ("bias", Tensor::from_shape(&[bias.len()], &bias)?),
+            ("zero_point", Tensor::from(output_zero_point)),
+            ("greatest", Tensor::from(i32::from(u8::MAX))),
+            ("least", Tensor::from(i32::from(u8::MIN))),
+        ],
+        steps: vec![
+            add_to_rows(2),
+            ProtoFusedSpec::Scaler(Scaler::new(scale, RoundingPolicy::Even)),
+            ProtoFusedSpec::BinScalar(3, BinOp::Add),
+            ProtoFusedSpec::BinScalar(4, BinOp::Min),
+            ProtoFusedSpec::BinScalar(5, BinOp::Max),
+        ],
+        result: DatumType::U8,
+    };
+    let mut patch = TypedModelPatch::new("a quantized convolution at once");
+    let input = patch.tap_model(model, node.inputs[0])?;
+    let input = patch.wire_node(format!("{}.signed", node.name), offset_u8_as_i8(), &[input])?[0];
+    let Some(wire) = product.wire(&mut patch, node, input, products)? else { return Ok(None) };
+    patch.shunt_outside(model, node.id.into(), wire)?;
+    Ok(Some(patch))
+}
+
+/// The constant inputs of a quantized convolution.
+struct Constants {
+    weights: Vec<i8>,
+    /// One for each output.
+    bias: Vec<i32>,
+    zero_point: i32,
+    /// Of input and weights over that of the output.
+    scale: f32,
+    output_zero_point: i32,
+}
+
+impl Constants {
+    /// None if one is not constant, or there is one for each output where one for all is known, or the weights' zero point is not 0.
+    fn of(model: &TypedModel, inputs: &[OutletId], outputs: usize) -> TractResult<Option<Constants>> {
+        let constant = |index: usize| -> TractResult<Option<&Tensor>> {
+            Ok(inputs
+                .get(index)
+                .map(|input| model.outlet_fact(*input))
+                .transpose()?
+                .and_then(|fact| fact.konst.as_deref()))
+        };
+        let single = |index: usize| {
+            Ok::<_, tract_onnx::prelude::TractError>(constant(index)?.filter(|tensor| tensor.len() == 1))
+        };
+        let (Some(weights), Some(bias)) = (constant(1)?, constant(2)?) else { return Ok(None) };
+        let [
+            Some(zero_point),
+            Some(scale),
+            Some(of_weights),
+            Some(weight_scale),
+            Some(output_zero),
+            Some(output_scale),
+        ] = [single(3)?, single(4)?, single(5)?, single(6)?, single(7)?, single(8)?]
+        else {
+            return Ok(None);
+        };
+        let number = |tensor: &Tensor| tensor.cast_to_scalar::<i32>();
+        let real = |tensor: &Tensor| tensor.cast_to_scalar::<f32>();
+        if weights.datum_type() != DatumType::I8 || number(of_weights)? != 0 || ![1, outputs].contains(&bias.len()) {
+            return Ok(None);
+        }
+        let bias = bias.cast_to::<i32>()?;
+        let bias = bias.try_as_plain_ram()?.as_slice::<i32>()?.to_vec();
+        Ok(Some(Constants {
+            weights: weights.try_as_plain_ram()?.as_slice::<i8>()?.to_vec(),
+            bias: if bias.len() == 1 { vec![bias[0]; outputs] } else { bias },
+            zero_point: number(zero_point)?,
+            scale: real(weight_scale)? * real(scale)? / real(output_scale)?,
+            output_zero_point: number(output_zero)?,
+        }))
+    }
+}
