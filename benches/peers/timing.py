@@ -38,12 +38,13 @@ def run(detect, embed=None):
         started = now()
         found = detect(picture)
         note("detect", now() - started)
-        for face in found if embed else []:
-            begun = now()
-            embed(picture, face)
-            note("embed", now() - begun)
-        note("frame", now() - started)
+        if embed:
+            for face in found:
+                begun = now()
+                embed(picture, face)
+                note("embed", now() - begun)
+            note("frame", now() - started)
         faces += len(found)
         number += 1
     figures = {stage: median(values) * 1e3 for stage, values in times.items() if values}
-    print(json.dumps({**figures, "faces": faces / len(times["frame"])}))
+    print(json.dumps({**figures, "faces": faces / len(times["detect"])}))
