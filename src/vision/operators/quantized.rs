@@ -57,7 +57,7 @@ fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
     let product = Product {
         windows,
         zero_point: zero_point as i8,
-        weights: products.weights([&weights[..]])?,
+        weights: products.weights([weights])?,
         constants: vec![
             ("bias", Tensor::from_shape(&[bias.len()], &bias)?),
             ("zero_point", Tensor::from(output_zero_point)),
@@ -82,8 +82,8 @@ fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
 }
 
 /// The constant inputs of a quantized convolution.
-struct Constants {
-    weights: Vec<i8>,
+struct Constants<'a> {
+    weights: &'a [i8],
     /// One for each output.
     bias: Vec<i32>,
     zero_point: i32,
@@ -92,10 +92,10 @@ struct Constants {
     output_zero_point: i32,
 }
 
-impl Constants {
+impl<'a> Constants<'a> {
     /// None if one is not constant, or there is one for each output where one for all is known, or the weights' zero point is not 0.
-    fn of(model: &TypedModel, inputs: &[OutletId], outputs: usize) -> TractResult<Option<Constants>> {
-        let constant = |index: usize| -> TractResult<Option<&Tensor>> {
+    fn of(model: &'a TypedModel, inputs: &[OutletId], outputs: usize) -> TractResult<Option<Constants<'a>>> {
+        let constant = |index: usize| -> TractResult<Option<&'a Tensor>> {
             Ok(inputs
                 .get(index)
                 .map(|input| model.outlet_fact(*input))
@@ -125,7 +125,7 @@ impl Constants {
         let bias = bias.cast_to::<i32>()?;
         let bias = bias.try_as_plain_ram()?.as_slice::<i32>()?.to_vec();
         Ok(Some(Constants {
-            weights: weights.try_as_plain_ram()?.as_slice::<i8>()?.to_vec(),
+            weights: weights.try_as_plain_ram()?.as_slice::<i8>()?,
             bias: if bias.len() == 1 { vec![bias[0]; outputs] } else { bias },
             zero_point: number(zero_point)?,
             scale: real(weight_scale)? * real(scale)? / real(output_scale)?,
