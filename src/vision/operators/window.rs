@@ -43,7 +43,9 @@ impl Windows {
             stride: window.stride(index),
             before: padding[index].pad_before,
         };
-        Some(Windows { channels, rows: axis(0, height), columns: axis(1, width) })
+        let windows = Windows { channels, rows: axis(0, height), columns: axis(1, width) };
+        // A picture smaller than the window has no output.
+        (windows.rows.output > 0 && windows.columns.output > 0).then_some(windows)
     }
 }
 
