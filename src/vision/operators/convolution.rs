@@ -139,3 +139,55 @@ impl<'a> FloatConvolution<'a> {
         Ok(Some(FloatConvolution { windows, weights, bias }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vision::operators::window::tests::{naive, pool_spec, windows};
+    use proptest::prelude::*;
+    use tract_onnx::prelude::{IntoRunnable, IntoTValue};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn the_outputs_are_those_of_the_definition(windows in windows(), outputs in 1usize..12, seed: u8) {
+            let Windows { channels, rows, columns } = windows;
+            let window = rows.window * columns.window;
+            let number = |index: usize, step: usize| f32::from((index * step + usize::from(seed)) as u8) / 128.0 - 1.0;
+            let shape = [1, channels, rows.input, columns.input];
+            let picture: Vec<f32> = (0..shape.iter().product()).map(|index| number(index, 37)).collect();
+            let weights: Vec<f32> = (0..outputs * channels * window).map(|index| number(index, 89)).collect();
+            let bias: Vec<f32> = (0..outputs).map(|index| number(index, 53)).collect();
+
+            let mut model = TypedModel::default();
+            let input = model.add_source("input", DatumType::F32.fact(shape)).unwrap();
+            let kernel = Tensor::from_shape(&[outputs, channels, rows.window, columns.window], &weights).unwrap();
+            let kernel = model.add_const("weights", kernel).unwrap();
+            let bias_wire = model.add_const("bias", Tensor::from_shape(&[outputs], &bias).unwrap()).unwrap();
+            let pool_spec = pool_spec(&windows, outputs);
+            let convolution = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
+            let output = model.wire_node("convolution", convolution, &[input, kernel, bias_wire]).unwrap();
+            model.select_output_outlets(&output).unwrap();
+            rewrite(&mut model).unwrap();
+            let n = rows.output * columns.output;
+            prop_assert_eq!(model.nodes.iter().any(|node| node.name == "convolution.product"), n > 1);
+            let plan = model.into_optimized().unwrap().into_runnable().unwrap();
+            let result = plan.run(tvec!(Tensor::from_shape(&shape, &picture).unwrap().into_tvalue())).unwrap();
+            let result = result[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec();
+
+            // What each channel adds to each output of each of its windows.
+            let parts = naive(&windows, |channel, numbers| {
+                let of_output = |output: usize| {
+                    let weights = &weights[(output * channels + channel) * window..][..window];
+                    numbers.iter().map(|(place, at)| f64::from(weights[*place]) * f64::from(picture[*at])).sum::<f64>()
+                };
+                (0..outputs).map(of_output).collect::<Vec<_>>()
+            });
+            for (index, number) in result.into_iter().enumerate() {
+                let (output, at) = (index / n, index % n);
+                let exact = f64::from(bias[output]) + (0..channels).map(|channel| parts[channel * n + at][output]).sum::<f64>();
+                prop_assert!((f64::from(number) - exact).abs() < 1e-4, "{} where {} is exact", number, exact);
+            }
+        }
+    }
+}

@@ -152,7 +152,9 @@ mod tests {
             let pictures: Vec<u8> = (0..windows.channels * windows.rows.input * windows.columns.input)
                 .map(|index| (index * 37 + usize::from(seed)) as u8)
                 .collect();
-            let expected: Vec<u8> = naive(&windows, |_, numbers: Vec<usize>| numbers.into_iter().map(|at| pictures[at]).max().unwrap_or(0));
+            let expected: Vec<u8> = naive(&windows, |_, numbers| {
+                numbers.into_iter().map(|(_, at)| pictures[at]).max().unwrap_or(0)
+            });
             let input = Tensor::from_shape(&[1, windows.channels, windows.rows.input, windows.columns.input], &pictures).unwrap();
             let shape = [1, windows.channels, windows.rows.output, windows.columns.output];
             let operator = MaxPool { windows, fact: DatumType::U8.fact(shape) };

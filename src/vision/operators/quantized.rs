@@ -57,7 +57,7 @@ fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
     let product = Product {
         windows,
         zero_point: zero_point as i8,
-        weights: products.weights([&weights[..]])?,
+        weights: products.weights([weights])?,
         constants: vec![
             ("bias", Tensor::from_shape(&[bias.len()], &bias)?),
             ("zero_point", Tensor::from(output_zero_point)),
@@ -82,8 +82,8 @@ fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typed
 }
 
 /// The constant inputs of a quantized convolution.
-struct Constants {
-    weights: Vec<i8>,
+struct Constants<'a> {
+    weights: &'a [i8],
     /// One for each output.
     bias: Vec<i32>,
     zero_point: i32,
@@ -92,10 +92,10 @@ struct Constants {
     output_zero_point: i32,
 }
 
-impl Constants {
+impl<'a> Constants<'a> {
     /// None if one is not constant, or there is one for each output where one for all is known, or the weights' zero point is not 0.
-    fn of(model: &TypedModel, inputs: &[OutletId], outputs: usize) -> TractResult<Option<Constants>> {
-        let constant = |index: usize| -> TractResult<Option<&Tensor>> {
+    fn of(model: &'a TypedModel, inputs: &[OutletId], outputs: usize) -> TractResult<Option<Constants<'a>>> {
+        let constant = |index: usize| -> TractResult<Option<&'a Tensor>> {
             Ok(inputs
                 .get(index)
                 .map(|input| model.outlet_fact(*input))
@@ -125,11 +125,76 @@ impl Constants {
         let bias = bias.cast_to::<i32>()?;
         let bias = bias.try_as_plain_ram()?.as_slice::<i32>()?.to_vec();
         Ok(Some(Constants {
-            weights: weights.try_as_plain_ram()?.as_slice::<i8>()?.to_vec(),
+            weights: weights.try_as_plain_ram()?.as_slice::<i8>()?,
             bias: if bias.len() == 1 { vec![bias[0]; outputs] } else { bias },
             zero_point: number(zero_point)?,
             scale: real(weight_scale)? * real(scale)? / real(output_scale)?,
             output_zero_point: number(output_zero)?,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vision::operators::window::tests::{pool_spec, windows};
+    use proptest::prelude::*;
+    use tract_onnx::prelude::{DatumTypeExt, IntoRunnable, IntoTValue, SpecialOps, tvec};
+
+    fn run(model: TypedModel, input: Tensor) -> Vec<u8> {
+        let plan = model.into_optimized().unwrap().into_runnable().unwrap();
+        let output = plan.run(tvec!(input.into_tvalue())).unwrap();
+        output[0].try_as_plain_ram().unwrap().as_slice::<u8>().unwrap().to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        /// The library's own form is the oracle: nothing may change but the way to it.
+        #[test]
+        fn put_together_at_once_it_gives_the_same_bytes(
+            windows in windows(),
+            outputs in 1usize..12,
+            zero_points in proptest::array::uniform2(0i32..256),
+            scales in proptest::array::uniform3(0.001f32..0.1),
+            seed: u8,
+        ) {
+            let Windows { channels, rows, columns } = windows;
+            let k = channels * rows.window * columns.window;
+            let byte = |index: usize, step: usize| (index * step + usize::from(seed)) as u8;
+            let shape = [1, channels, rows.input, columns.input];
+            let picture: Vec<u8> = (0..shape.iter().product()).map(|index| byte(index, 37)).collect();
+            let weights: Vec<i8> = (0..outputs * k).map(|index| byte(index, 89) as i8).collect();
+            let bias: Vec<i32> = (0..outputs).map(|index| i32::from(byte(index, 53)) * 64 - 8000).collect();
+
+            let mut model = TypedModel::default();
+            let mut wires = vec![model.add_source("input", DatumType::U8.fact(shape)).unwrap()];
+            let constants = [
+                Tensor::from_shape(&[outputs, channels, rows.window, columns.window], &weights).unwrap(),
+                Tensor::from_shape(&[outputs], &bias).unwrap(),
+                Tensor::from(zero_points[0]),
+                Tensor::from(scales[0]),
+                Tensor::from(0i32),
+                Tensor::from(scales[1]),
+                Tensor::from(zero_points[1]),
+                Tensor::from(scales[2]),
+            ];
+            for (index, constant) in constants.into_iter().enumerate() {
+                wires.push(model.add_const(format!("constant{index}"), constant).unwrap());
+            }
+            let convolution = Conv {
+                pool_spec: pool_spec(&windows, outputs),
+                kernel_fmt: KernelFormat::OIHW,
+                group: 1,
+                q_params: Some(DatumType::U8),
+            };
+            let output = model.wire_node("convolution", convolution, &wires).unwrap();
+            model.select_output_outlets(&output).unwrap();
+            let of_the_library = model.clone();
+            rewrite(&mut model).unwrap();
+            prop_assert!(model.nodes.iter().any(|node| node.name == "convolution.product"));
+
+            let input = Tensor::from_shape(&shape, &picture).unwrap();
+            prop_assert_eq!(run(model, input.clone()), run(of_the_library, input));
+        }
     }
 }

@@ -43,7 +43,9 @@ impl Windows {
             stride: window.stride(index),
             before: padding[index].pad_before,
         };
-        Some(Windows { channels, rows: axis(0, height), columns: axis(1, width) })
+        let windows = Windows { channels, rows: axis(0, height), columns: axis(1, width) };
+        // A picture smaller than the window has no output.
+        (windows.rows.output > 0 && windows.columns.output > 0).then_some(windows)
     }
 }
 
@@ -73,6 +75,10 @@ impl Axis {
 pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tract_onnx::{
+        prelude::tvec,
+        tract_core::ops::{cnn::PaddingSpec, nn::DataFormat},
+    };
 
     /// Windows of many sizes, each reaching the picture or its padding.
     pub fn windows() -> impl Strategy<Value = Windows> {
@@ -84,19 +90,37 @@ pub(super) mod tests {
         (1usize..10, axis.clone(), axis).prop_map(|(channels, rows, columns)| Windows { channels, rows, columns })
     }
 
-    /// Asks for each output what comes of the numbers in its window; told are the channel and the indices of those that lie in the picture.
-    pub fn naive<T>(windows: &Windows, of_window: impl Fn(usize, Vec<usize>) -> T) -> Vec<T> {
+    /// The library's words for them.
+    pub fn pool_spec(windows: &Windows, outputs: usize) -> PoolSpec {
+        let Windows { channels, rows, columns } = *windows;
+        let after =
+            |axis: Axis| ((axis.output - 1) * axis.stride + axis.window).saturating_sub(axis.before + axis.input);
+        PoolSpec {
+            data_format: DataFormat::NCHW,
+            kernel_shape: tvec!(rows.window, columns.window),
+            padding: PaddingSpec::Explicit(tvec!(rows.before, columns.before), tvec!(after(rows), after(columns))),
+            dilations: None,
+            strides: Some(tvec!(rows.stride, columns.stride)),
+            input_channels: channels,
+            output_channels: outputs,
+        }
+    }
+
+    /// Asks for each window what comes of it; told are the channel, and of each number that lies in the picture its place in the window and its index.
+    pub fn naive<T>(windows: &Windows, of_window: impl Fn(usize, Vec<(usize, usize)>) -> T) -> Vec<T> {
         let Windows { channels, rows, columns } = *windows;
         let inside = |axis: Axis, output: usize| {
             (0..axis.window)
-                .filter_map(move |place| (output * axis.stride + place).checked_sub(axis.before))
-                .filter(move |at| *at < axis.input)
+                .filter_map(move |place| Some((place, (output * axis.stride + place).checked_sub(axis.before)?)))
+                .filter(move |(_, at)| *at < axis.input)
         };
         let mut results = Vec::new();
         for channel in 0..channels {
             for (y, x) in (0..rows.output).flat_map(|y| (0..columns.output).map(move |x| (y, x))) {
-                let numbers = inside(rows, y)
-                    .flat_map(|y| inside(columns, x).map(move |x| (channel * rows.input + y) * columns.input + x));
+                let numbers = inside(rows, y).flat_map(|(row, y)| {
+                    let index = move |x: usize| (channel * rows.input + y) * columns.input + x;
+                    inside(columns, x).map(move |(column, x)| (row * columns.window + column, index(x)))
+                });
                 results.push(of_window(channel, numbers.collect()));
             }
         }
