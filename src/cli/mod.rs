@@ -11,6 +11,7 @@ mod measure;
 mod models;
 mod print;
 mod train;
+mod views;
 
 use std::{
     fs, io,
