@@ -83,3 +83,43 @@ fn spoilt(AlignedFace(face): &AlignedFace, random: &mut Random) -> AlignedFace {
     }
     AlignedFace(face)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vision::geometry::{BoundingBox, Landmarks, Point};
+    use image::Rgb;
+
+    fn mean_change(a: &AlignedFace, b: &AlignedFace) -> f32 {
+        let changes = a.0.iter().zip(b.0.iter()).map(|(a, b)| f32::from(a.abs_diff(*b)));
+        changes.sum::<f32>() / a.0.len() as f32
+    }
+
+    #[test]
+    fn a_spoilt_face_is_another_but_the_same_from_the_same_seed() {
+        let face = AlignedFace(RgbImage::from_fn(150, 150, |x, y| Rgb([x as u8, y as u8, (x / 8 % 2 * 200) as u8])));
+        for seed in 0..20 {
+            let spoilt = |seed| spoilt(&face, &mut Random::new(seed));
+            let change = mean_change(&spoilt(seed), &face);
+            assert!((1.0..90.0).contains(&change), "seed {seed}: {change}");
+            assert_eq!(spoilt(seed), spoilt(seed));
+            assert_ne!(spoilt(seed), spoilt(seed + 1));
+        }
+    }
+
+    #[test]
+    fn landmarks_move_by_a_share_of_the_eyes_distance() {
+        let points = [(100.0, 100.0), (200.0, 100.0), (150.0, 160.0), (110.0, 210.0), (190.0, 210.0)];
+        let landmarks = Landmarks(points.map(|(x, y)| Point { x, y }));
+        let face = Detection { bounding_box: BoundingBox::default(), score: 1.0, landmarks };
+        let mut random = Random::new(3);
+        let mut squares = 0.0;
+        for _ in 0..200 {
+            let moved = moved(face, &mut random);
+            let pairs = moved.landmarks.0.iter().zip(&landmarks.0);
+            squares += pairs.map(|(a, b)| (a.x - b.x).powi(2) + (a.y - b.y).powi(2)).sum::<f32>();
+        }
+        let deviation = (squares / 2000.0).sqrt();
+        assert!((deviation - 100.0 * MOVED).abs() < 0.3, "{deviation}");
+    }
+}
