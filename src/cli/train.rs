@@ -434,6 +434,9 @@ fn line(look: &Look) -> String {
     format!("step {steps:4}: loss {loss:.4}, active triplets {:.1} %, held-out TAR {tar}", active * 100.0)
 }
 
+/// Compares embeddings, rows, of which it is known whose they are.
+type Comparison<'a> = dyn Fn(ArrayView2<'_, f32>, &[usize]) -> Option<Distances> + 'a;
+
 /// What comparisons of people held out say in one precision, with mirror images averaged in or without.
 struct Measured {
     precision: Precision,
@@ -450,7 +453,7 @@ impl Measured {
     /// None when the people held out are too few to compare.
     fn of(features: &Features, best: &[HeldOut], index: usize, mirror: bool) -> Option<Measured> {
         let embedded: Vec<_> = best.iter().map(|held_out| features.embedded(held_out, index, mirror)).collect();
-        let merged = |compare: &dyn Fn(ArrayView2<'_, f32>, &[usize]) -> Option<Distances>| {
+        let merged = |compare: &Comparison<'_>| {
             Distances::merged(embedded.iter().filter_map(|(rows, person)| compare(rows.view(), person)))
         };
         let fusion = |(enrolled, probe)| {
