@@ -11,7 +11,6 @@ mod measure;
 mod models;
 mod print;
 mod train;
-mod views;
 
 use std::{
     fs, io,

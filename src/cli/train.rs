@@ -9,6 +9,7 @@ use std::{
     thread,
 };
 
+use image::RgbImage;
 use ndarray::{Array2, ArrayView2, Axis};
 use ndarray_npy::{ReadNpyExt, WriteNpyExt};
 use serde_json::json;
@@ -20,7 +21,6 @@ use super::{
     exit,
     measure::{Bar, Chosen, FUSIONS},
     print,
-    views::{self, VIEWS},
 };
 use crate::{
     eval::{
@@ -32,6 +32,7 @@ use crate::{
     triplet::{Mining, Progress, Random, Samples, Settings, TrainError, Trainer},
     vision::{
         Vision,
+        align::AlignedFace,
         manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, Precision, Role, Threshold},
     },
 };
@@ -255,14 +256,14 @@ impl Features {
                 }
             };
             let mut rows = Vec::new();
-            for (picture, views) in views.axis_chunks_iter(Axis(0), VIEWS).enumerate() {
+            for (picture, views) in views.axis_chunks_iter(Axis(0), 2).enumerate() {
                 if views.iter().any(|value| value.is_nan()) {
                     continue;
                 }
                 let person = collection.pictures[picture].person;
                 let first = samples.person.len();
-                samples.person.extend([person; VIEWS]);
-                samples.picture.extend([picture; VIEWS]);
+                samples.person.extend([person; 2]);
+                samples.picture.extend([picture; 2]);
                 if features.is_empty() {
                     features = Array2::zeros((0, views.ncols()));
                 }
@@ -320,18 +321,17 @@ impl Features {
     }
 }
 
-/// [`VIEWS`] rows for each picture; NaN where there is no face.
+/// Two rows for each picture, of its main face and of the mirror image; NaN where there is no face.
 fn extract_views(vision: &Vision, precision: Precision, collection: &Collection) -> Result<Array2<f32>, CommandError> {
     let bar = Bar::new(format!("features as {precision}"), collection.pictures.len());
-    // Each picture has its own random numbers, so that it does not matter which thread comes to it when.
-    let work = |vision: &mut _, picture: &_, index| views::features(vision, picture, &mut Random::new(index as u64));
+    let work = |vision: &mut Vision, picture: &RgbImage, _| views(vision, picture);
     let found = collection::each(&collection.pictures, vision, work, |done| bar.show(done))?;
-    let width = found.iter().flatten().next().map_or(0, |features| features[0].len());
-    let values = found.into_iter().flat_map(|features| match features {
-        Some(features) => features.concat(),
-        None => vec![f32::NAN; VIEWS * width],
+    let width = found.iter().flatten().next().map_or(0, |[features, _]| features.len());
+    let values = found.into_iter().flat_map(|views| match views {
+        Some([features, mirrored]) => [features, mirrored].concat(),
+        None => vec![f32::NAN; 2 * width],
     });
-    Array2::from_shape_vec((VIEWS * collection.pictures.len(), width), values.collect())
+    Array2::from_shape_vec((2 * collection.pictures.len(), width), values.collect())
         .map_err(|error| internal(error.to_string()))
 }
 
@@ -344,8 +344,7 @@ fn cache_name(
 ) -> Result<String, CommandError> {
     let mut hash = Sha256::new();
     let detectors = manifest.nets().iter().filter(|net| net.role != Role::Embedder).map(|net| net.sha256.as_str());
-    let alignment =
-        format!("{:?} {:?} {:?} {precision} {}", entry.input, entry.pixels, entry.alignment, views::recipe());
+    let alignment = format!("{:?} {:?} {:?} {precision}", entry.input, entry.pixels, entry.alignment);
     for part in detectors.chain([entry.sha256.as_str(), &alignment]) {
         hash.update(part.as_bytes());
         hash.update([0]);
@@ -363,7 +362,7 @@ fn read_features(path: &Path, pictures: usize) -> Result<Array2<f32>, CommandErr
     let file = fs::File::open(path).map_err(|source| CommandError::File { path: path.to_owned(), source })?;
     let views = Array2::<f32>::read_npy(io::BufReader::new(file))
         .map_err(|error| unreadable(format!("{error}; remove this file, it is made anew")))?;
-    if views.nrows() != VIEWS * pictures {
+    if views.nrows() != 2 * pictures {
         return Err(unreadable(
             "it holds features of another number of pictures; remove this file, it is made anew".into(),
         ));
@@ -377,6 +376,14 @@ fn write_features(path: &Path, views: &Array2<f32>) -> Result<(), CommandError> 
     let mut bytes = Vec::new();
     views.write_npy(&mut bytes).map_err(|error| internal(error.to_string()))?;
     path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, bytes)).map_err(failed)
+}
+
+/// Features of a picture's main face and of its mirror image; None when there is no face.
+fn views(vision: &mut Vision, picture: &RgbImage) -> Result<Option<[Vec<f32>; 2]>, String> {
+    let Some(face) = collection::main_face(vision, picture)? else { return Ok(None) };
+    let Some((_, aligned)) = vision.look(picture, &face) else { return Ok(None) };
+    let features = |face: &AlignedFace| vision.embedder().features(face).map_err(|error| error.to_string());
+    Ok(Some([features(&aligned)?, features(&aligned.mirrored())?]))
 }
 
 /// The trainings at the step at which the people held out were told apart best.
