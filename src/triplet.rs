@@ -35,6 +35,12 @@ pub struct Triplet {
     pub negative: usize,
 }
 
+/// Of so many anchors the person has one picture only. Its positive is invented: a view of the same picture, changed as pictures of
+/// somebody else differ from each other. So those learn as well from whom there is nothing to learn otherwise.
+const INVENTED_SHARE: f32 = 0.4;
+/// How much of such a difference is added.
+const INVENTED_CHANGE: f32 = 0.8;
+
 /// Share of the newest step in the running mean, which so reaches over about a hundred steps.
 const MEAN_SHARE: f32 = 0.01;
 
@@ -258,6 +264,8 @@ pub struct Trainer<'a> {
     /// Those of people with at least two pictures, and each such person's rows.
     anchors: Vec<usize>,
     own_rows: HashMap<usize, Vec<usize>>,
+    /// The others' rows, each with the rows of the same picture.
+    single: Vec<Vec<usize>>,
     start: Array2<f32>,
     /// What the steps move.
     moving: Array2<f32>,
@@ -299,6 +307,9 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::People(own_rows.len()));
         }
         let several = |own: &[usize]| own.iter().any(|row| samples.picture[*row] != samples.picture[own[0]]);
+        let mut single: Vec<Vec<usize>> = own_rows.values().filter(|own| !several(own)).cloned().collect();
+        // In a fixed order, which the map has not.
+        single.sort();
         own_rows.retain(|_, own| several(own));
         if own_rows.is_empty() {
             return Err(TrainError::OnePicture);
@@ -309,6 +320,7 @@ impl<'a> Trainer<'a> {
             settings,
             anchors,
             own_rows,
+            single,
             start: start.clone(),
             moving: start.clone(),
             mean: start.clone(),
@@ -340,9 +352,9 @@ impl<'a> Trainer<'a> {
     pub fn advance(&mut self, steps: usize) -> Result<Progress, TrainError> {
         let (mut loss, mut active) = (0.0, 0);
         for _ in 0..steps {
-            let triplets = self.mine();
+            let (features, triplets) = self.mine();
             let (sum, mut gradient) =
-                loss_and_gradient(self.moving.view(), self.samples.features.view(), &triplets, self.settings.alpha);
+                loss_and_gradient(self.moving.view(), features.view(), &triplets, self.settings.alpha);
             // Per anchor, so that the batch's size does not change the step.
             gradient /= self.settings.batch as f32;
             self.adam.step(&mut self.moving, &gradient, self.settings.learning_rate);
@@ -362,39 +374,54 @@ impl<'a> Trainer<'a> {
         Ok(Progress { steps: self.steps, loss: loss / anchors, active: active as f32 / anchors })
     }
 
-    /// Anchors at random, each with a view of another picture of the same person and the negative that the mining chooses out of a
-    /// pool of rows; anchors for which the pool holds none are left out.
-    fn mine(&mut self) -> Vec<Triplet> {
+    /// Anchors at random, each with a positive and the negative that the mining chooses out of a pool of rows; anchors for which the
+    /// pool holds none are left out. The features are those of all anchors, then of all positives, then of the pool.
+    fn mine(&mut self) -> (Array2<f32>, Vec<Triplet>) {
         let Settings { alpha, batch, pool, mining, .. } = self.settings;
-        let pairs: Vec<(usize, usize)> = (0..batch).map(|_| self.genuine_pair()).collect();
-        let pool: Vec<usize> =
-            (0..pool.min(self.rows.len())).map(|_| self.rows[self.random.below(self.rows.len())]).collect();
-        let embedded =
-            |rows: &[usize]| embed(self.moving.view(), self.samples.features.select(Axis(0), rows).view()).rows;
-        let anchors = embedded(&pairs.iter().map(|pair| pair.0).collect::<Vec<_>>());
-        let positives = embedded(&pairs.iter().map(|pair| pair.1).collect::<Vec<_>>());
-        let likeness = anchors.dot(&embedded(&pool).t());
+        let pairs: Vec<Genuine> = (0..batch).map(|_| self.genuine_pair()).collect();
+        let pool = (0..pool.min(self.rows.len())).map(|_| self.rows[self.random.below(self.rows.len())]);
+        let rows = pairs.iter().map(|pair| pair.anchor).chain(pairs.iter().map(|pair| pair.positive)).chain(pool);
+        let rows: Vec<usize> = rows.collect();
+        let mut features = self.samples.features.select(Axis(0), &rows);
+        for (i, pair) in pairs.iter().enumerate() {
+            if let Some((from, to)) = pair.change {
+                let change = &self.samples.features.row(to) - &self.samples.features.row(from);
+                features.row_mut(batch + i).scaled_add(INVENTED_CHANGE, &change);
+            }
+        }
+        let embedded = embed(self.moving.view(), features.view()).rows;
+        let (anchors, others) = embedded.view().split_at(Axis(0), batch);
+        let (positives, strangers) = others.split_at(Axis(0), batch);
+        let likeness = anchors.dot(&strangers.t());
         let mut triplets = Vec::with_capacity(batch);
-        for (i, &(anchor, positive)) in pairs.iter().enumerate() {
+        for anchor in 0..batch {
             // |a − b|² = 2 − 2 a·b for unit vectors.
-            let near = 2.0 - 2.0 * anchors.row(i).dot(&positives.row(i));
-            let line = likeness.row(i);
-            let strangers = || {
-                let others =
-                    pool.iter().zip(line).filter(|(row, _)| self.samples.person[**row] != self.samples.person[anchor]);
-                others.map(|(row, product)| (*row, 2.0 - 2.0 * product))
-            };
-            let negative = strangers()
-                .filter(|(_, far)| mining == Mining::Hard || *far > near)
+            let near = 2.0 - 2.0 * anchors.row(anchor).dot(&positives.row(anchor));
+            let person = |row: usize| self.samples.person[rows[row]];
+            let far =
+                likeness.row(anchor).into_iter().enumerate().map(|(i, product)| (2 * batch + i, 2.0 - 2.0 * product));
+            let negative = far
+                .filter(|(row, far)| person(*row) != person(anchor) && (mining == Mining::Hard || *far > near))
                 .min_by(|a, b| a.1.total_cmp(&b.1))
                 .filter(|(_, far)| *far < near + alpha);
-            triplets.extend(negative.map(|(negative, _)| Triplet { anchor, positive, negative }));
+            triplets.extend(negative.map(|(negative, _)| Triplet { anchor, positive: batch + anchor, negative }));
         }
-        triplets
+        (features, triplets)
+    }
+
+    /// An anchor and its positive: mostly a view of another picture of the same person, else an invented one.
+    fn genuine_pair(&mut self) -> Genuine {
+        let (anchor, positive) = self.two_pictures();
+        if self.single.is_empty() || self.random.share() >= INVENTED_SHARE {
+            return Genuine { anchor, positive, change: None };
+        }
+        let own = &self.single[self.random.below(self.single.len())];
+        let [first, second] = [(); 2].map(|()| own[self.random.below(own.len())]);
+        Genuine { anchor: first, positive: second, change: Some((anchor, positive)) }
     }
 
     /// A row and a view of another picture of the same person.
-    fn genuine_pair(&mut self) -> (usize, usize) {
+    fn two_pictures(&mut self) -> (usize, usize) {
         let anchor = self.anchors[self.random.below(self.anchors.len())];
         let own = &self.own_rows[&self.samples.person[anchor]];
         loop {
@@ -405,6 +432,14 @@ impl<'a> Trainer<'a> {
             }
         }
     }
+}
+
+/// Rows of an anchor and of its positive; the latter is changed as the second of two other rows differs from the first.
+#[derive(Clone, Copy, Debug)]
+struct Genuine {
+    anchor: usize,
+    positive: usize,
+    change: Option<(usize, usize)>,
 }
 
 #[cfg(test)]
@@ -548,30 +583,42 @@ mod tests {
     #[test]
     fn mined_negatives_are_what_their_mining_says() {
         let mut random = Random::new(5);
-        let samples = people(10, 3, &mut random);
+        let mut samples = people(10, 3, &mut random);
+        // Views of one picture: of these people, and of the one held out, there is no other.
+        (21..30).for_each(|row| samples.picture[row] = samples.person[row] * 3);
         let start = random_array(4, 12, &mut random);
         for mining in [Mining::SemiHard, Mining::Hard] {
-            let mut trainer =
-                Trainer::new(&start, &samples, |person| person != 9, Settings { mining, pool: 200, ..SETTINGS })
-                    .unwrap();
-            let embedded = embed(start.view(), samples.features.view()).rows;
+            let settings = Settings { mining, pool: 200, ..SETTINGS };
+            let mut trainer = Trainer::new(&start, &samples, |person| person != 9, settings).unwrap();
+            let (features, mined) = trainer.mine();
+            let embedded = embed(start.view(), features.view()).rows;
             let square = |a: usize, b: usize| {
                 let difference = &embedded.row(a) - &embedded.row(b);
                 difference.dot(&difference)
             };
-            let mined = trainer.mine();
             assert!(!mined.is_empty());
+            // Which row of the samples these features are; None: they were invented.
+            let row = |mined: usize| samples.features.outer_iter().position(|row| row == features.row(mined));
+            let mut invented = 0;
             for Triplet { anchor, positive, negative } in mined {
-                let person = |row: usize| samples.person[row];
-                assert!(person(anchor) == person(positive) && person(anchor) != person(negative));
-                assert!(samples.picture[anchor] != samples.picture[positive]);
-                assert!([anchor, positive, negative].iter().all(|row| person(*row) != 9), "of somebody held out");
+                let [a, p, n] = [anchor, positive, negative].map(row);
+                let person = |row: Option<usize>| row.map(|row| samples.person[row]);
+                assert!(a.is_some() && n.is_some() && person(a) != person(n));
+                match p {
+                    Some(_) => assert!(person(a) == person(p) && a != p && person(a) < Some(7)),
+                    None => {
+                        assert!(person(a) >= Some(7), "somebody with several pictures");
+                        invented += 1;
+                    }
+                }
+                assert!([a, p, n].into_iter().all(|row| person(row) != Some(9)), "of somebody held out");
                 let (near, far) = (square(anchor, positive), square(anchor, negative));
                 assert!(far < near + 0.5 + 1e-5);
                 if mining == Mining::SemiHard {
                     assert!(far > near - 1e-5);
                 }
             }
+            assert!(invented > 0);
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     CommandError,
     arguments::EvalArguments,
     exit,
-    measure::{Bar, Chosen},
+    measure::{Bar, Chosen, FUSIONS},
     print,
 };
 use crate::{
@@ -23,8 +23,6 @@ use crate::{
 
 /// Folds where no list of pairs says how many.
 const FOLDS: usize = 10;
-/// Enrolled and probe pictures of one comparison.
-const FUSIONS: [(usize, usize); 4] = [(1, 1), (1, 3), (3, 1), (3, 3)];
 /// Of pictures without a face, so many are named.
 const NAMED: usize = 10;
 /// The rate whose distance is drawn into the histogram.

@@ -14,6 +14,9 @@ use crate::{
     vision::{Vision, manifest::Precision, mtcnn::MtcnnSettings},
 };
 
+/// Enrolled and seen pictures of one comparison, for the tables of what fusing brings.
+pub(super) const FUSIONS: [(usize, usize); 4] = [(1, 1), (1, 3), (3, 1), (3, 3)];
+
 /// The models to measure with.
 pub(super) struct Chosen {
     pub dir: PathBuf,

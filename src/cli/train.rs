@@ -10,7 +10,7 @@ use std::{
 };
 
 use image::RgbImage;
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 use ndarray_npy::{ReadNpyExt, WriteNpyExt};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ use super::{
     CommandError,
     arguments::TrainArguments,
     exit,
-    measure::{Bar, Chosen},
+    measure::{Bar, Chosen, FUSIONS},
     print,
 };
 use crate::{
@@ -41,6 +41,8 @@ use crate::{
 const CHECK_EVERY: usize = 100;
 /// So many looks without a better one end the training.
 const PATIENCE: usize = 6;
+/// Pictures in each of the means that show how far their distances shrink.
+const AVERAGED: usize = 3;
 /// The rates whose TAR, on average over those that the held-out people can show, says which layer is best.
 const JUDGED: [f64; 3] = [1e-3, 1e-4, 1e-5];
 
@@ -300,16 +302,21 @@ impl Features {
         (0..folds).map(held_out).collect()
     }
 
-    /// Every picture of the people held out against every other; None when they are too few.
-    fn distances(&self, held_out: &HeldOut, precision: usize, mirror: bool) -> Option<Distances> {
+    /// Embeddings of every picture of the people held out, and whose each is.
+    fn embedded(&self, held_out: &HeldOut, precision: usize, mirror: bool) -> (Array2<f32>, Vec<usize>) {
         let rows: Vec<&PictureRows> =
             self.precisions[precision].1.iter().filter(|rows| held_out.people[rows.person]).collect();
-        let person: Vec<usize> = rows.iter().map(|rows| rows.person).collect();
         let of =
             |view: usize| self.samples.features.select(Axis(0), &rows.iter().map(|r| r.rows[view]).collect::<Vec<_>>());
         // Half the sum has the same direction as the sum.
         let features = if mirror { of(0) + of(1) } else { of(0) };
         let embeddings = statistics::unit_rows(features.dot(&held_out.layer.t()));
+        (embeddings, rows.iter().map(|rows| rows.person).collect())
+    }
+
+    /// Every picture of the people held out against every other; None when they are too few.
+    fn distances(&self, held_out: &HeldOut, precision: usize, mirror: bool) -> Option<Distances> {
+        let (embeddings, person) = self.embedded(held_out, precision, mirror);
         statistics::all_pairs(embeddings.view(), &person)
     }
 }
@@ -434,31 +441,82 @@ fn line(look: &Look) -> String {
     format!("step {steps:4}: loss {loss:.4}, active triplets {:.1} %, held-out TAR {tar}", active * 100.0)
 }
 
+/// Compares embeddings, rows, of which it is known whose they are.
+type Comparison<'a> = dyn Fn(ArrayView2<'_, f32>, &[usize]) -> Option<Distances> + 'a;
+
+/// What comparisons of people held out say in one precision, with mirror images averaged in or without.
+struct Measured {
+    precision: Precision,
+    mirror: bool,
+    /// Every picture against every other.
+    all: Distances,
+    /// Means of so many enrolled pictures against means of so many seen ones.
+    fusions: Vec<((usize, usize), Distances)>,
+    /// For each of [`RATES`], how far distances of means shrink, where that could be measured.
+    shrinks: [Option<f32>; RATES.len()],
+}
+
+impl Measured {
+    /// None when the people held out are too few to compare.
+    fn of(features: &Features, best: &[HeldOut], index: usize, mirror: bool) -> Option<Measured> {
+        let embedded: Vec<_> = best.iter().map(|held_out| features.embedded(held_out, index, mirror)).collect();
+        let merged = |compare: &Comparison<'_>| {
+            Distances::merged(embedded.iter().filter_map(|(rows, person)| compare(rows.view(), person)))
+        };
+        let fusion = |(enrolled, probe)| {
+            let distances = merged(&|rows, person| statistics::fused(rows, person, enrolled, probe))?;
+            Some(((enrolled, probe), distances))
+        };
+        let means: Vec<_> = (embedded.iter())
+            .map(|(rows, person)| statistics::means_of_strangers(rows.view(), person, AVERAGED))
+            .collect();
+        let alone: Vec<_> = embedded.iter().map(|(rows, person)| statistics::all_pairs(rows.view(), person)).collect();
+        // Each layer's means against its own limit.
+        let shrink = |fmr: f64| {
+            let limits: Option<Vec<f32>> = alone.iter().map(|distances| distances.as_ref()?.threshold(fmr)).collect();
+            let limits: Vec<f32> =
+                limits?.iter().zip(&means).flat_map(|(limit, means)| vec![*limit; means.len()]).collect();
+            statistics::shrink(&means.concat(), &limits, fmr)
+        };
+        Some(Measured {
+            precision: features.precisions[index].0,
+            mirror,
+            all: merged(&|rows, person| statistics::all_pairs(rows, person))?,
+            fusions: FUSIONS.into_iter().filter_map(fusion).collect(),
+            shrinks: RATES.map(shrink),
+        })
+    }
+
+    fn name(&self) -> String {
+        format!("{}{}", self.precision, if self.mirror { ", mirrored" } else { "" })
+    }
+}
+
 /// Thresholds measured on people held out, without and with mirror images averaged in: of all precisions the stricter.
 struct Tables {
     plain: Vec<Threshold>,
     mirror: Vec<Threshold>,
-    /// For each precision and with mirror images or without, what the held-out comparisons say.
-    measured: Vec<(Precision, bool, Distances)>,
+    measured: Vec<Measured>,
 }
 
 impl Tables {
     fn measure(features: &Features, best: &[HeldOut]) -> Result<Tables, TrainError> {
-        let mut measured = Vec::new();
-        for (index, (precision, _)) in features.precisions.iter().enumerate() {
-            for mirror in [false, true] {
-                let all = best.iter().filter_map(|held_out| features.distances(held_out, index, mirror));
-                measured.push((*precision, mirror, Distances::merged(all).ok_or(TrainError::OnePicture)?));
-            }
-        }
+        let ways = (0..features.precisions.len()).flat_map(|index| [(index, false), (index, true)]);
+        let measured: Option<Vec<Measured>> =
+            ways.map(|(index, mirror)| Measured::of(features, best, index, mirror)).collect();
+        let measured = measured.ok_or(TrainError::OnePicture)?;
         let strictest = |mirror: bool| {
-            let of = |fmr: f64| {
-                let each = measured.iter().filter(|(_, with, _)| *with == mirror);
-                let distance = each.filter_map(|(.., distances)| distances.threshold(fmr)).min_by(f32::total_cmp)?;
-                // Down to what is written, so that rounding never loosens it.
-                Some(Threshold { fmr, distance: (distance * 1000.0).floor() / 1000.0, shrink: 1.0 })
+            // What cannot be measured is as at the rate before; if nothing was, the whole spread counts.
+            let mut last = 1.0;
+            let of = |(rate, fmr): (usize, f64)| {
+                let each = || measured.iter().filter(|measured| measured.mirror == mirror);
+                let distance = each().filter_map(|m| m.all.threshold(fmr)).min_by(f32::total_cmp)?;
+                last = each().filter_map(|m| m.shrinks[rate]).max_by(f32::total_cmp).unwrap_or(last);
+                // Down and up to what is written, so that rounding never loosens them.
+                let (distance, shrink) = ((distance * 1000.0).floor() / 1000.0, (last * 100.0).ceil() / 100.0);
+                Some(Threshold { fmr, distance, shrink })
             };
-            let mut table: Vec<Threshold> = RATES.into_iter().filter_map(of).collect();
+            let mut table: Vec<Threshold> = RATES.into_iter().enumerate().filter_map(of).collect();
             // The manifest's distances fall from one rate to the next; few comparisons may show the same one for two.
             table.dedup_by(|next, last| next.distance >= last.distance || next.distance <= 0.0);
             table
@@ -486,10 +544,13 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
         None => "{}".into(),
     };
     let table = |name: &str, table: &[Threshold]| {
-        let rows = table.iter().map(|t| format!("    {{ fmr = {:e}, distance = {:?} }},\n", t.fmr, t.distance));
+        let row = |t: &Threshold| {
+            format!("    {{ fmr = {:e}, distance = {:?}, shrink = {:?} }},\n", t.fmr, t.distance, t.shrink)
+        };
+        let rows = table.iter().map(row);
         format!("{name} = [\n{}]\n", rows.collect::<String>())
     };
-    let comparisons = tables.measured.first().map_or(0, |(.., distances)| distances.impostor().len());
+    let comparisons = tables.measured.first().map_or(0, |measured| measured.all.impostor().len());
     format!(
         "# Written by facelatch train: the last layer of {} trained anew by triplet loss on {} pictures of {} people.\n\
          version = 1\n\n[[net]]\nname = {}\nrole = \"embedder\"\nfile = {}\nsha256 = \"{}\"\nprecisions = [{precisions}]\n\
@@ -532,13 +593,8 @@ fn draw(folder: &Path, trained: &Trained, tables: &Tables) -> Result<(), Command
         (format!("held-out TAR at {rate:e}"), points.collect())
     }));
     let lines: Vec<plot::Line<'_>> = lines.iter().map(|(name, points)| (name.as_str(), points.clone())).collect();
-    let samples: Vec<(String, &Distances)> = tables
-        .measured
-        .iter()
-        .map(|(precision, mirror, distances)| {
-            (format!("{precision}{}", if *mirror { ", mirrored" } else { "" }), distances)
-        })
-        .collect();
+    let samples: Vec<(String, &Distances)> =
+        tables.measured.iter().map(|measured| (measured.name(), &measured.all)).collect();
     let samples: Vec<(&str, &Distances)> =
         samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
     for (name, picture) in [("training.svg", plot::training(&lines)), ("roc.svg", plot::roc(&samples))] {
@@ -553,14 +609,21 @@ fn tar_at(distances: &Distances) -> Vec<(String, f64)> {
 }
 
 fn as_json(target: &Target, trained: &Trained, tables: &Tables) -> serde_json::Value {
-    let measured = tables.measured.iter().map(|(precision, mirror, distances)| {
+    let shares = |distances: &Distances| {
         json!({
-            "precision": precision.to_string(),
-            "mirror": mirror,
             "tar": tar_at(distances).into_iter().collect::<BTreeMap<_, _>>(),
             "genuine": distances.genuine().len(),
             "impostor": distances.impostor().len(),
         })
+    };
+    let measured = tables.measured.iter().map(|measured| {
+        let fusion = (measured.fusions.iter())
+            .map(|((enrolled, probe), distances)| (format!("{enrolled}x{probe}"), shares(distances)));
+        let mut all = shares(&measured.all);
+        all["precision"] = measured.precision.to_string().into();
+        all["mirror"] = measured.mirror.into();
+        all["fusion"] = fusion.collect::<serde_json::Map<_, _>>().into();
+        all
     });
     json!({
         "layer": target.layer(),
@@ -571,12 +634,18 @@ fn as_json(target: &Target, trained: &Trained, tables: &Tables) -> serde_json::V
 }
 
 fn as_text(target: &Target, trained: &Trained, tables: &Tables) -> String {
-    let mut table = vec![["TAR of held-out people at FMR".to_owned()].to_vec()];
+    let mut table = vec![["TAR of held-out people at FMR", "genuine", "impostor"].map(str::to_owned).to_vec()];
     table[0].extend(RATES.map(|rate| format!("{rate:e}")));
-    for (precision, mirror, distances) in &tables.measured {
-        let mut row = vec![format!("{precision}{}", if *mirror { ", mirror images averaged in" } else { "" })];
-        row.extend(tar_at(distances).into_iter().map(|(_, tar)| format!("{tar:.4}")));
-        table.push(row);
+    let mut line = |name: String, distances: &Distances| {
+        let counts = [distances.genuine().len(), distances.impostor().len()].map(|count| count.to_string());
+        let tar = tar_at(distances).into_iter().map(|(_, tar)| format!("{tar:.4}"));
+        table.push([name].into_iter().chain(counts).chain(tar).collect());
+    };
+    for measured in &tables.measured {
+        line(measured.name(), &measured.all);
+        for ((enrolled, probe), distances) in &measured.fusions {
+            line(format!("  {enrolled} enrolled, {probe} seen"), distances);
+        }
     }
     format!(
         "{}\nwritten after {} steps: {} and {}\nto use it: models.embedder = \"{}\"\n",

@@ -4,8 +4,13 @@ use std::{error::Error, ops::Range};
 
 use plotters::{
     backend::SVGBackend,
-    chart::{ChartBuilder, SeriesLabelPosition},
-    coord::{combinators::IntoLogRange, ranged1d::AsRangedCoord, ranged1d::ValueFormatter, types::RangedCoordf64},
+    chart::{ChartBuilder, ChartContext, SeriesLabelPosition},
+    coord::{
+        cartesian::Cartesian2d,
+        combinators::IntoLogRange,
+        ranged1d::{AsRangedCoord, Ranged, ValueFormatter},
+        types::RangedCoordf64,
+    },
     drawing::IntoDrawingArea,
     element::{PathElement, Rectangle},
     series::LineSeries,
@@ -72,16 +77,25 @@ where
                 .label(*name)
                 .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .label_font((FONT, 13))
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
+        legend(&mut chart, SeriesLabelPosition::LowerRight)?;
         area.present()?;
     }
     Ok(text)
+}
+
+/// Says in a corner of the chart what is drawn.
+fn legend<'a, X: Ranged, Y: Ranged>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) -> Result<(), Box<dyn Error>> {
+    chart
+        .configure_series_labels()
+        .position(position)
+        .label_font((FONT, 13))
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    Ok(())
 }
 
 /// How far apart pictures of one person and of different people are; `limit` is drawn in.
@@ -128,13 +142,7 @@ fn bars(distances: &Distances, limit: Option<f32>) -> Result<String, Box<dyn Err
                 .label(format!("threshold {limit:.3}"))
                 .legend(|(x, y)| PathElement::new(vec![(x, y), (x + 14, y)], BLACK));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font((FONT, 13))
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
+        legend(&mut chart, SeriesLabelPosition::UpperRight)?;
         area.present()?;
     }
     Ok(text)

@@ -1,5 +1,7 @@
 //! Numbers from distances, and distances from embeddings and labels; nothing here reads or prints anything.
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Slice};
 
 /// False-match rates that are reported.
@@ -252,6 +254,39 @@ pub fn fused(rows: ArrayView2<'_, f32>, person: &[usize], enrolled: usize, probe
     Distances::new(genuine, impostor)
 }
 
+/// Unit means of runs of `count` pictures of each person against those of other people: the squared distance of two, and the sum of
+/// their spreads (the mean square of the distances from the pictures to their plain mean).
+pub fn means_of_strangers(rows: ArrayView2<'_, f32>, person: &[usize], count: usize) -> Vec<(f32, f32)> {
+    let mut of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    person.iter().enumerate().for_each(|(row, &person)| of.entry(person).or_default().push(row));
+    let mean = |run: &[usize]| {
+        let plain = rows.select(Axis(0), run).sum_axis(Axis(0)) / run.len() as f32;
+        (1.0 - plain.dot(&plain), unit(plain))
+    };
+    let runs = of.iter().flat_map(|(who, own)| own.chunks_exact(count).map(move |run| (*who, run)));
+    let means: Vec<(usize, (f32, Array1<f32>))> = runs.map(|(who, run)| (who, mean(run))).collect();
+    let mut compared = Vec::new();
+    for (i, (who, (spread, mean))) in means.iter().enumerate() {
+        for (_, (other_spread, other)) in means[..i].iter().filter(|(other, _)| other != who) {
+            compared.push((distance(mean.view(), other.view()).powi(2), spread + other_spread));
+        }
+    }
+    compared
+}
+
+/// Of means of different people (as [`means_of_strangers`] makes them; with each, the distance that is the limit for single pictures), at
+/// most the share `fmr` is within `limit² − shrink · spread`: how large the shrink must be for that, 0 to 1.
+///
+/// None when fewer than ten of them are such a share: that would be no measurement.
+pub fn shrink(means: &[(f32, f32)], limits: &[f32], fmr: f64) -> Option<f32> {
+    const ENOUGH: usize = 10;
+    let allowed = (fmr * means.len() as f64) as usize;
+    let mut needed: Vec<f32> =
+        means.iter().zip(limits).map(|((square, spread), limit)| (limit * limit - square) / spread).collect();
+    needed.sort_unstable_by(|a, b| b.total_cmp(a));
+    (allowed >= ENOUGH).then(|| needed[allowed].clamp(0.0, 1.0))
+}
+
 fn unit_mean(rows: ArrayView2<'_, f32>, of: &[usize]) -> Array1<f32> {
     unit(of.iter().fold(Array1::zeros(rows.ncols()), |sum: Array1<f32>, &row| sum + rows.row(row)))
 }
@@ -364,6 +399,30 @@ mod tests {
         let impostor = distance(template.view(), unit(&rows.row(4) + &rows.row(5)).view());
         assert_eq!((fused.genuine(), fused.impostor()), (&[genuine][..], &[impostor][..]));
         assert_eq!(super::fused(rows.view(), &person, 4, 1), None, "nobody has five pictures");
+    }
+
+    #[test]
+    fn means_of_strangers_lie_nearer_by_their_spread() {
+        let rows =
+            unit_rows(array![[1.0, 0.2], [0.0, 1.0], [1.0, -0.2], [0.2, 1.0], [1.0, 0.0], [-0.2, 1.0], [1.0, 1.0]]);
+        let means = means_of_strangers(rows.view(), &[0, 1, 0, 1, 0, 1, 2], 3);
+        // The means are the axes; their plain means are shorter than 1 by what the pictures differ.
+        let length = (2.0 / 1.04f32.sqrt() + 1.0) / 3.0;
+        assert!(means.len() == 1 && (means[0].0 - 2.0).abs() < 1e-5, "{means:?}");
+        assert!((means[0].1 - 2.0 * (1.0 - length * length)).abs() < 1e-5, "{means:?}");
+        assert_eq!(means_of_strangers(rows.view(), &[0, 0, 1, 1, 2, 2, 3], 3), []);
+    }
+
+    #[test]
+    fn the_shrink_lets_just_so_many_means_through() {
+        let means: Vec<(f32, f32)> = (0..1000).map(|i| (0.5 + i as f32 / 1000.0, 0.5)).collect();
+        let limits = [0.9; 1000];
+        let shrink = shrink(&means, &limits, 0.05).unwrap();
+        let within = means.iter().filter(|(square, spread)| *square < 0.81 - shrink * spread - 1e-6).count();
+        assert_eq!((within, shrink > 0.0 && shrink < 1.0), (50, true), "{shrink}");
+        assert_eq!(super::shrink(&means, &limits, 0.005), None, "five show nothing");
+        assert_eq!(super::shrink(&means, &[0.2; 1000], 0.05), Some(0.0));
+        assert_eq!(super::shrink(&means, &[1.9; 1000], 0.05), Some(1.0));
     }
 
     #[test]

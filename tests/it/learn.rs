@@ -156,6 +156,8 @@ fn a_trained_layer_is_an_embedder_of_its_own() {
     for word in ["active triplets", "held-out TAR", "loss"] {
         assert!(error_of(&first).contains(word), "{}", error_of(&first));
     }
+    let said = String::from_utf8_lossy(&first.stdout);
+    assert!(said.contains("1 enrolled, 1 seen") && said.contains("int8, mirrored"), "{said}");
     let read = |name: &str| fs::read(models.join(name)).unwrap();
     let (layer, entry) = (read("home.npy"), read("home.toml"));
     assert_ne!(layer, read("dlib-last.npy"));
