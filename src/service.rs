@@ -1,8 +1,8 @@
 //! What the daemon and the commands share: models, store, enroll folder and gallery, and the answers to questions about them.
 
 use std::{
-    collections::HashMap,
-    fs,
+    collections::{BTreeMap, HashMap},
+    fmt, fs,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc::Receiver},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,7 +12,7 @@ use image::RgbImage;
 
 use crate::{
     calibrate::{self, Calibration, Picture},
-    config::{Config, DetectionConfig, Mode, PrecisionChoice, RecognitionConfig, SeveralFaces},
+    config::{Config, DetectionConfig, Mode, ModelsConfig, PrecisionChoice, RecognitionConfig, SeveralFaces},
     control::{IdentifiedFace, PersonSummary, Request, Response, Service, Status},
     enroll::{Changes, EnrollError, Enroller, FaceReader, Refusal, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
@@ -27,6 +27,7 @@ use crate::{
         fuse::FuseRules,
         manifest::{Manifest, ManifestError, NetEntry, Precision},
         mtcnn::MtcnnSettings,
+        net::Net,
         quality::{Flaw, QualityLimits},
     },
 };
@@ -487,48 +488,104 @@ fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
     MtcnnSettings { min_face: (longer * SMALLEST_SHARE).max(24.0), thresholds }
 }
 
-/// Loads the nets in the precision told; `auto` takes the one that the embedder offers, or measures those it offers at the first
-/// start on this machine and remembers.
+/// Loads the nets in the precision told; `auto` takes, net by net, the one that was the fastest when it was measured at the first
+/// start on this machine.
 fn load_vision(config: &Config, store: &Store, entry: &NetEntry) -> Result<(Vision, Precision), StartError> {
-    let settings = detector_settings(&config.detection);
-    let load = |precision| {
-        let vision = Vision::load(&config.models.dir, &config.models.embedder, precision, settings)?;
-        Ok::<_, VisionError>(vision.mirroring(config.models.mirror))
-    };
-    let offered = &entry.precisions;
     let forced = match config.models.precision {
         PrecisionChoice::W8 => Some(Precision::W8),
         PrecisionChoice::Int8 => Some(Precision::Int8),
-        PrecisionChoice::Auto => offered.first().copied().filter(|_| offered.len() == 1),
+        PrecisionChoice::Auto => None,
     };
     if let Some(precision) = forced {
-        return Ok((load(precision)?, precision));
+        let ModelsConfig { dir, embedder, mirror, .. } = &config.models;
+        let vision = Vision::load(dir, embedder, precision, detector_settings(&config.detection))?;
+        return Ok((vision.mirroring(*mirror), precision));
     }
-    let machine = format!("{} {}", cpu_model(), entry.model_id());
+    // Another version of the program may be faster in another precision.
+    let machine = format!(" on {} with {} {}", cpu_model(), entry.model_id(), env!("CARGO_PKG_VERSION"));
     let remembered = store.recall("precision")?;
-    let remembered = remembered.as_deref().and_then(|text| text.strip_suffix(&machine)).map(str::trim);
-    if let Some(precision) = offered.iter().find(|offer| remembered == Some(offer.to_string().as_str())) {
-        return Ok((load(*precision)?, *precision));
+    if let Some(fastest) = remembered.as_deref().and_then(|text| text.strip_suffix(&machine)).and_then(Fastest::parse) {
+        return Ok(fastest.load(config, entry)?);
     }
-    let loaded = |&precision| load(precision).map(|vision| (embedding_time(&vision), vision, precision));
-    let mut measured = offered.iter().map(loaded).collect::<Result<Vec<_>, _>>()?;
-    measured.sort_by_key(|(time, ..)| *time);
-    let times = measured.iter().map(|(time, _, precision)| format!("{time:.1?} as {precision}"));
-    log::info!("measured on this processor: an embedding takes {}", times.collect::<Vec<_>>().join(", "));
-    let (_, vision, precision) = measured.swap_remove(0);
-    store.remember("precision", &format!("{precision} {machine}"))?;
-    Ok((vision, precision))
+    let fastest = Fastest::measure(config)?;
+    store.remember("precision", &format!("{fastest}{machine}"))?;
+    Ok(fastest.load(config, entry)?)
 }
 
-/// The shortest of a few runs: what else the machine does makes it longer, never shorter.
-pub(crate) fn embedding_time(vision: &Vision) -> Duration {
-    let face = vision.embedder().grey_face();
+const PRECISIONS: [Precision; 3] = [Precision::W8, Precision::Int8, Precision::F32];
+
+/// Which precision each net is the fastest in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Fastest(BTreeMap<String, Precision>);
+
+impl Fastest {
+    /// Runs each net a few times in each precision that it offers.
+    pub(crate) fn measure(config: &Config) -> Result<Fastest, VisionError> {
+        let (dir, embedder) = (&config.models.dir, &config.models.embedder);
+        let manifest = Manifest::load(dir)?;
+        let mut times: BTreeMap<String, Vec<(Duration, Precision)>> = BTreeMap::new();
+        for wanted in PRECISIONS.into_iter().filter(|p| manifest.nets().iter().any(|net| net.precisions.contains(p))) {
+            let of = |net: &NetEntry| if net.precisions.contains(&wanted) { wanted } else { net.precisions[0] };
+            let vision = Vision::load_each(dir, embedder, of, detector_settings(&config.detection))?;
+            for net in vision.nets() {
+                let entry = manifest.nets().iter().find(|entry| entry.name == net.name());
+                if entry.is_some_and(|entry| entry.precisions.contains(&wanted)) {
+                    times.entry(net.name().to_owned()).or_default().push((shortest_run(net), wanted));
+                }
+            }
+        }
+        times.values_mut().for_each(|times| times.sort_by_key(|(time, _)| *time));
+        let told = times.iter().filter(|(_, times)| times.len() > 1).map(|(net, times)| {
+            let times = times.iter().map(|(time, precision)| format!("{time:.1?} as {precision}"));
+            format!("{net} takes {}", times.collect::<Vec<_>>().join(", "))
+        });
+        let told: Vec<String> = told.collect();
+        if !told.is_empty() {
+            log::info!("measured on this processor: {}", told.join("; "));
+        }
+        Ok(Fastest(times.into_iter().map(|(net, times)| (net, times[0].1)).collect()))
+    }
+
+    /// As it was written by `Display`.
+    fn parse(text: &str) -> Option<Fastest> {
+        let precision = |name: &str| PRECISIONS.into_iter().find(|precision| precision.to_string() == name);
+        let pair = |word: &str| {
+            let (net, name) = word.rsplit_once('=')?;
+            Some((net.to_owned(), precision(name)?))
+        };
+        Some(Fastest(text.split(", ").map(pair).collect::<Option<_>>()?))
+    }
+
+    pub(crate) fn of(&self, net: &NetEntry) -> Precision {
+        self.0.get(&net.name).copied().unwrap_or(net.precisions[0])
+    }
+
+    /// The nets as they are fastest, and the embedder's precision.
+    fn load(&self, config: &Config, embedder: &NetEntry) -> Result<(Vision, Precision), VisionError> {
+        let ModelsConfig { dir, embedder: name, mirror, .. } = &config.models;
+        let vision = Vision::load_each(dir, name, |net| self.of(net), detector_settings(&config.detection))?;
+        log::info!("the fastest on this processor: {self}");
+        Ok((vision.mirroring(*mirror), self.of(embedder)))
+    }
+}
+
+impl fmt::Display for Fastest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs = self.0.iter().map(|(net, precision)| format!("{net}={precision}"));
+        f.write_str(&pairs.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// The shortest of a few runs on black: what else the machine does makes it longer, never shorter.
+fn shortest_run(net: &Net) -> Duration {
+    let (height, width) = net.input();
+    let black = vec![0.0; 3 * height * width];
     let run = |_| {
         let started = Instant::now();
-        let _ = vision.embedder().embed(&face);
+        let _ = net.run(&black);
         started.elapsed()
     };
-    (0..4).map(run).min().unwrap_or(Duration::MAX)
+    (0..6).map(run).min().unwrap_or(Duration::MAX)
 }
 
 pub(crate) fn cpu_model() -> String {
@@ -580,4 +637,17 @@ pub fn moment() -> Moment {
     let uptime = fs::read_to_string(Path::new("/proc/uptime")).unwrap_or_default();
     let seconds = uptime.split(' ').next().and_then(|s| s.parse::<f64>().ok()).filter(|s| s.is_finite() && *s >= 0.0);
     Moment { at_ms: now_ms(), boot_id, since_boot: seconds.map_or(Duration::ZERO, Duration::from_secs_f64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_fastest_is_read_as_it_was_written() {
+        let fastest = Fastest(BTreeMap::from([("onet".into(), Precision::Int8), ("a=b".into(), Precision::W8)]));
+        assert_eq!(Fastest::parse(&fastest.to_string()), Some(fastest));
+        assert_eq!(Fastest::parse("onet"), None);
+        assert_eq!(Fastest::parse("w8 "), None, "as a former version wrote it");
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     camera::{self, Camera, CameraError},
     config::{CameraConfig, CameraSource, Config, ConfigError, PrecisionChoice},
     gallery::{Gallery, PersonId, Template, TemplateFusion},
-    service::{StartError, cpu_model, detector_settings, embedding_time},
+    service::{Fastest, StartError, cpu_model, detector_settings},
     triplet::Random,
     vision::{
         Vision, VisionError,
@@ -159,17 +159,10 @@ fn choose(config: &Config) -> Result<Chosen, CommandError> {
         PrecisionChoice::Auto => None,
     };
     let manifest = Manifest::load(&models.dir).map_err(failed)?;
-    let offered = &manifest.embedder(&models.embedder).map_err(failed)?.precisions;
-    match (forced, &offered[..]) {
+    let embedder = manifest.embedder(&models.embedder).map_err(failed)?;
+    match (forced, &embedder.precisions[..]) {
         (Some(precision), _) | (None, &[precision]) => Ok(Chosen { precision, measured: false }),
-        _ => {
-            let time = |&precision| Ok::<_, CommandError>((embedding_time(&load(config, precision)?), precision));
-            let times = offered.iter().map(time).collect::<Result<Vec<_>, _>>()?;
-            let fastest = times.into_iter().min_by_key(|(time, _)| *time);
-            let (_, precision) =
-                fastest.ok_or_else(|| CommandError::Usage("the embedder offers no precision".into()))?;
-            Ok(Chosen { precision, measured: true })
-        }
+        _ => Ok(Chosen { precision: Fastest::measure(config).map_err(failed)?.of(embedder), measured: true }),
     }
 }
 

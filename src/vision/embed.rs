@@ -163,6 +163,11 @@ impl Embedder {
         if self.mirror { self.model.mirroring() } else { self.model }
     }
 
+    /// The net before the last layer.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
     /// Numbers in an embedding.
     pub fn dimension(&self) -> usize {
         self.dimension

@@ -25,7 +25,7 @@ use embed::{EmbedError, Embedder, Embedding};
 use geometry::{BoundingBox, Detection};
 use manifest::{Manifest, ManifestError, NetEntry, Precision, Role};
 use mtcnn::{Mtcnn, MtcnnSettings};
-use net::{NetError, NetFile};
+use net::{Net, NetError, NetFile};
 use quality::Quality;
 
 /// Detector and embedder, loaded. Clones share the nets, so each thread can have one.
@@ -44,9 +44,7 @@ pub enum VisionError {
     Net(#[from] NetError),
     #[error(transparent)]
     Embed(#[from] EmbedError),
-    #[error(
-        "embedder \"{net}\" cannot be run as {wanted}; the manifest offers {offered}: set models.precision = \"auto\""
-    )]
+    #[error("net \"{net}\" cannot be run as {wanted}; the manifest offers {offered}: set models.precision = \"auto\"")]
     Precision { net: String, wanted: Precision, offered: String },
 }
 
@@ -72,18 +70,42 @@ impl Vision {
         precision: Precision,
         settings: MtcnnSettings,
     ) -> Result<Vision, VisionError> {
+        let choose = |net: &NetEntry| if net.role == Role::Embedder { precision } else { offered(net, precision) };
+        Vision::load_each(dir, embedder, choose, settings)
+    }
+
+    /// As [`Vision::load`], with a precision for each net.
+    ///
+    /// # Errors
+    /// As [`Vision::load`], and a net that does not offer the precision chosen.
+    pub fn load_each(
+        dir: &Path,
+        embedder: &str,
+        choose: impl Fn(&NetEntry) -> Precision,
+        settings: MtcnnSettings,
+    ) -> Result<Vision, VisionError> {
         let manifest = Manifest::load(dir)?;
+        let chosen = |net: &NetEntry| match choose(net) {
+            precision if net.precisions.contains(&precision) => Ok(precision),
+            wanted => {
+                let offered = net.precisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                Err(VisionError::Precision { net: net.name.clone(), wanted, offered })
+            }
+        };
         let entry = manifest.embedder(embedder)?;
-        if !entry.precisions.contains(&precision) {
-            let offered = entry.precisions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            return Err(VisionError::Precision { net: entry.name.clone(), wanted: precision, offered });
-        }
+        let precision = chosen(entry)?;
         let file = |role: Role| -> Result<NetFile, VisionError> {
             let net = manifest.detector(role)?;
-            Ok(NetFile::read(&net.name, &manifest.read_net(net)?, offered(net, precision))?)
+            Ok(NetFile::read(&net.name, &manifest.read_net(net)?, chosen(net)?)?)
         };
         let detector = Mtcnn::new(file(Role::Pnet)?, &file(Role::Rnet)?, &file(Role::Onet)?, settings)?;
         Ok(Vision { detector, embedder: Embedder::load(&manifest, entry, precision)? })
+    }
+
+    /// The nets whose input has one size, with their names: R-Net, O-Net and the embedder.
+    pub fn nets(&self) -> [&Net; 3] {
+        let [rnet, onet] = self.detector.nets();
+        [rnet, onet, self.embedder.net()]
     }
 
     /// The same nets looking for faces of another size.

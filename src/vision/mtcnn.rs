@@ -86,6 +86,11 @@ impl Mtcnn {
         Mtcnn { settings, ..self.clone() }
     }
 
+    /// R- and O-Net.
+    pub fn nets(&self) -> [&Net; 2] {
+        [&self.rnet, &self.onet]
+    }
+
     /// Finds the faces of a picture, the most certain first.
     ///
     /// # Errors

@@ -90,6 +90,11 @@ impl NetFile {
 }
 
 impl Net {
+    /// As the manifest calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Height and width of the input in pixels.
     pub fn input(&self) -> (usize, usize) {
         (self.shape[2], self.shape[3])
@@ -103,7 +108,7 @@ impl Net {
         let values = Tensor::from_shape(&self.shape, input)
             .and_then(|input| self.plan.run(tvec!(input.into_tvalue())))
             .map_err(|error| NetError::Run { net: self.name.clone(), problem: format!("{error:#}") })?;
-        clean_registers();
+        operators::clean_registers();
         let value = values.into_iter().next().filter(|value| value.datum_type() == DatumType::F32);
         let value = value.ok_or_else(|| NetError::Run {
             net: self.name.clone(),
@@ -111,14 +116,6 @@ impl Net {
         })?;
         Ok(Output { value })
     }
-}
-
-/// On x86 the library's kernels use the vector registers at their full width and leave the upper halves in use (they never execute
-/// `vzeroupper`). Until somebody clears them, every vector operation of code for any x86 processor, as all of this program is, has to
-/// keep those halves, and takes up to twice as long. Searching bytes does clear them: `memchr` does it at full width where the processor
-/// can, and the compiler clears up behind it. It takes nanoseconds; elsewhere it does no harm.
-fn clean_registers() {
-    std::hint::black_box(memchr::memchr(1, std::hint::black_box(&[0; 64])));
 }
 
 /// What a net answered.

@@ -121,6 +121,7 @@ impl EvalOp for MaxPool {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        super::clean_registers();
         let input = &inputs[0];
         let output = match input.datum_type() {
             DatumType::F32 => self.pool(input, f32::MIN)?,

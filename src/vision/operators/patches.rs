@@ -290,6 +290,7 @@ impl EvalOp for PackPatches {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        super::clean_registers();
         match inputs[0].datum_type() {
             DatumType::I8 => self.packed(&inputs[0], self.zero_point),
             DatumType::F32 => self.packed(&inputs[0], 0.0f32),

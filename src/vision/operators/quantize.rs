@@ -94,6 +94,7 @@ impl ElementWiseMiniOp for Quantize {
     }
 
     fn eval_out_of_place(&self, input: &Tensor, _wanted: Option<DatumType>) -> TractResult<Tensor> {
+        super::clean_registers();
         let mut output = Tensor::zero::<u8>(input.shape())?;
         let numbers = input.try_as_plain_ram()?;
         for (place, number) in

@@ -207,6 +207,7 @@ impl EvalOp for IntoTiles {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        super::clean_registers();
         let Windows { channels, rows, columns } = self.windows;
         let plain = inputs[0].try_as_plain_ram()?;
         let pictures = plain.as_slice::<f32>()?;
@@ -315,6 +316,7 @@ impl EvalOp for OutOfTiles {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        super::clean_registers();
         let count = self.tiles.count();
         let plain = inputs[0].try_as_plain_ram()?;
         let products = plain.as_slice::<f32>()?;
