@@ -170,7 +170,11 @@ fn choose(config: &Config) -> Result<Chosen, CommandError> {
 fn run_anew(precision: Precision) -> Option<u8> {
     let mut anew = Command::new(env::current_exe().ok()?);
     let status = anew.args(env::args_os().skip(1)).arg("--precision").arg(precision.to_string()).status().ok()?;
-    Some(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::INTERNAL))
+    match status.code() {
+        // What the C library ends a process with that it began and could not turn into the program (posix_spawn(3)).
+        Some(127) => None,
+        code => Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::INTERNAL)),
+    }
 }
 
 fn load(config: &Config, precision: Precision) -> Result<Vision, CommandError> {
