@@ -182,7 +182,7 @@ fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
         name: name.to_owned(),
         dims: dims.to_vec(),
         data_type: DataType::Float as i32,
-        raw_data: raw_data.into(),
+        raw_data,
         ..TensorProto::default()
     }
 }
