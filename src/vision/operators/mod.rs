@@ -39,7 +39,7 @@ pub(super) fn register(operators: &mut OnnxOpRegister) {
 /// Replaces operations of a net that the library has simplified, before it chooses kernels for them.
 pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     // Where a kernel multiplies 16 numbers at once, the transformations take what the multiplications gain: on a PC with AVX-512 the embedder
-    // took 10.2 ms without and 10.5 ms with it, on the ARM processors of a Raspberry Pi an eighth fewer instructions.
+    // took 10.2 ms without and 10.5 ms with it, on the ARM processors of a Raspberry Pi a ninth fewer instructions.
     if cfg!(any(target_arch = "aarch64", target_arch = "arm")) {
         winograd::rewrite(model)?;
     }
