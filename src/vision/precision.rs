@@ -92,24 +92,27 @@ impl Rewrite {
         }
         let per_output = values.len() / outputs;
         let of_output = |numbers: &[f32], output: usize| numbers[output.min(numbers.len() - 1)];
-        let mut float_weights = Vec::with_capacity(values.len());
+        let mut float_weights = vec![0; size_of::<f32>() * values.len()];
+        let places = float_weights.as_chunks_mut().0.chunks_exact_mut(per_output.max(1));
         // One loop for each output, with nothing but its numbers in it: a net has millions of weights.
-        for (output, values) in values.chunks_exact(per_output.max(1)).enumerate() {
+        for (output, (places, values)) in places.zip(values.chunks_exact(per_output.max(1))).enumerate() {
             let zero = weight_zeros[output.min(weight_zeros.len() - 1)];
             let scale = of_output(&weight_scales, output);
-            float_weights.extend(values.iter().map(|value| value.wrapping_sub(zero) as f32 * scale));
+            for (place, value) in places.iter_mut().zip(values) {
+                *place = (value.wrapping_sub(zero) as f32 * scale).to_le_bytes();
+            }
         }
         let name = format!("{}_w8", node.name);
         let mut inputs = vec![input.clone(), format!("{name}_weights")];
-        let weight_tensor = float_tensor(&inputs[1], &quantized.dims, &float_weights);
+        let weight_tensor = float_tensor(&inputs[1], &quantized.dims, float_weights);
         self.constants.insert(inputs[1].clone(), weight_tensor);
         if let Some(bias) = bias.first().filter(|name| !name.is_empty()) {
             let float_bias = self.integers(bias)?.into_iter().enumerate().map(|(output, value)| {
                 (value as f64 * input_scale as f64 * of_output(&weight_scales, output) as f64) as f32
             });
-            let float_bias: Vec<f32> = float_bias.collect();
+            let float_bias = float_bias.flat_map(f32::to_le_bytes).collect();
             inputs.push(format!("{name}_bias"));
-            let bias_tensor = float_tensor(&inputs[2], &[outputs as i64], &float_bias);
+            let bias_tensor = float_tensor(&inputs[2], &[outputs as i64], float_bias);
             self.constants.insert(inputs[2].clone(), bias_tensor);
         }
         let output = node.output[0].clone();
@@ -173,11 +176,7 @@ impl Rewrite {
     }
 }
 
-fn float_tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
-    let mut raw_data = vec![0; size_of_val(values)];
-    for (place, value) in raw_data.as_chunks_mut::<4>().0.iter_mut().zip(values) {
-        *place = value.to_le_bytes();
-    }
+fn float_tensor(name: &str, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     TensorProto {
         name: name.to_owned(),
         dims: dims.to_vec(),
@@ -217,7 +216,8 @@ mod tests {
             integers("w_zero", DataType::Int8, &[0]),
             integers("y_zero", output, &[zero]),
         ];
-        initializer.extend(["x_scale", "w_scale", "y_scale"].map(|name| float_tensor(name, &[], &[0.5])));
+        initializer
+            .extend(["x_scale", "w_scale", "y_scale"].map(|name| float_tensor(name, &[], 0.5f32.to_le_bytes().into())));
         let graph = GraphProto { node: vec![node], initializer, ..GraphProto::default() };
         let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
         to_float_arithmetic(&mut model).unwrap();
