@@ -36,8 +36,8 @@ use crate::{
     },
 };
 
-/// With nobody in view the picture is searched this often even if nothing moved ...
-const SEARCH_IDLE: Duration = Duration::from_secs(5);
+/// With nobody in view the picture is searched this often even if nothing moved: somebody may stand still in poor light ...
+const SEARCH_IDLE: Duration = Duration::from_secs(2);
 /// ... with somebody in view this often, since what moves there hides other movement ...
 const SEARCH_OCCUPIED: Duration = Duration::from_secs(1);
 /// ... and no oftener than this while something moves: at 15 frames a second every second frame.

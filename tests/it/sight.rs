@@ -153,9 +153,9 @@ const UNKNOWN: Person = ("eileen_collins_1.png", (340, 120));
 #[test]
 fn an_empty_doorway_costs_a_search_now_and_then() {
     let mut door = Door::new(0);
-    // 3.3 s each: the first picture, and one after five seconds.
-    assert_eq!(door.watch(50, &[], |_| 1.0), Tally { searched: 1, ..Tally::default() });
-    assert_eq!(door.watch(50, &[], |_| 1.0), Tally { searched: 1, ..Tally::default() });
+    // 3.3 s each; one search every two seconds.
+    assert_eq!(door.watch(50, &[], |_| 1.0), Tally { searched: 2, ..Tally::default() });
+    assert_eq!(door.watch(50, &[], |_| 1.0), Tally { searched: 2, ..Tally::default() });
     // A cloud.
     assert_eq!(door.watch(50, &[], |i| 1.0 - i as f32 / 200.0).confirmed, 0);
 }
