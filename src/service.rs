@@ -88,7 +88,10 @@ pub struct Services {
     /// What was repaired when the store was opened.
     pub notes: Vec<RecoveryNote>,
     pub rules: Rules,
+    /// The embedder's.
     pub precision: Precision,
+    /// That of all nets, where each has its own.
+    precisions: String,
     /// The manifest's entry of the embedder in use.
     pub embedder: NetEntry,
     vision: Vision,
@@ -102,8 +105,17 @@ pub struct Services {
 pub struct Kept {
     config: Config,
     store: Store,
+    loaded: Loaded,
+}
+
+/// The nets in memory.
+#[derive(Clone)]
+struct Loaded {
     vision: Vision,
+    /// The embedder's.
     precision: Precision,
+    /// That of all nets in words.
+    precisions: String,
 }
 
 impl Services {
@@ -131,8 +143,10 @@ impl Services {
             Some(kept) => (kept.store.clone(), Vec::new()),
             None => Store::open(&config.store.path, now_ms())?,
         };
-        let (vision, precision) = match kept.filter(|kept| kept.config.models == config.models) {
-            Some(kept) => (kept.vision.with_settings(detector_settings(&config.detection)), kept.precision),
+        let Loaded { vision, precision, precisions } = match kept.filter(|kept| kept.config.models == config.models) {
+            Some(Kept { loaded, .. }) => {
+                Loaded { vision: loaded.vision.with_settings(detector_settings(&config.detection)), ..loaded.clone() }
+            }
             None => load_vision(&config, &store, &embedder)?,
         };
         let limits = quality_limits(&config.detection, config.enroll.min_face);
@@ -154,6 +168,7 @@ impl Services {
             store,
             notes,
             precision,
+            precisions,
             vision,
         };
         services.note_changes(&changes);
@@ -162,8 +177,9 @@ impl Services {
 
     /// For the next configuration.
     pub fn keep(&self) -> Kept {
-        let (store, vision) = (self.store.clone(), self.vision.clone());
-        Kept { config: self.config.clone(), store, vision, precision: self.precision }
+        let (vision, precisions) = (self.vision.clone(), self.precisions.clone());
+        let loaded = Loaded { vision, precision: self.precision, precisions };
+        Kept { config: self.config.clone(), store: self.store.clone(), loaded }
     }
 
     /// A vision chain for a thread of its own.
@@ -346,7 +362,7 @@ impl Services {
             relay: running.map_or_else(String::new, |running| running.relay.clone()),
             relay_active: running.is_some_and(|running| running.latch.relay_active()),
             model: format!("{} ({})", self.config.models.embedder, self.vision.embedder().model()),
-            precision: self.precision.to_string(),
+            precision: self.precisions.clone(),
             max_distance: roster.threshold.limits.single,
             false_match_rate: self.config.recognition.false_match_rate.0,
             people: roster.gallery.people(),
@@ -490,7 +506,7 @@ fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
 
 /// Loads the nets in the precision told; `auto` takes, net by net, the one that was the fastest when it was measured at the first
 /// start on this machine.
-fn load_vision(config: &Config, store: &Store, entry: &NetEntry) -> Result<(Vision, Precision), StartError> {
+fn load_vision(config: &Config, store: &Store, entry: &NetEntry) -> Result<Loaded, StartError> {
     let forced = match config.models.precision {
         PrecisionChoice::W8 => Some(Precision::W8),
         PrecisionChoice::Int8 => Some(Precision::Int8),
@@ -499,7 +515,7 @@ fn load_vision(config: &Config, store: &Store, entry: &NetEntry) -> Result<(Visi
     if let Some(precision) = forced {
         let ModelsConfig { dir, embedder, mirror, .. } = &config.models;
         let vision = Vision::load(dir, embedder, precision, detector_settings(&config.detection))?;
-        return Ok((vision.mirroring(*mirror), precision));
+        return Ok(Loaded { vision: vision.mirroring(*mirror), precision, precisions: precision.to_string() });
     }
     // Another version of the program may be faster in another precision.
     let machine = format!(" on {} with {} {}", cpu_model(), entry.model_id(), env!("CARGO_PKG_VERSION"));
@@ -560,12 +576,14 @@ impl Fastest {
         self.0.get(&net.name).copied().unwrap_or(net.precisions[0])
     }
 
-    /// The nets as they are fastest, and the embedder's precision.
-    fn load(&self, config: &Config, embedder: &NetEntry) -> Result<(Vision, Precision), VisionError> {
+    /// The nets as they are fastest.
+    fn load(&self, config: &Config, embedder: &NetEntry) -> Result<Loaded, VisionError> {
         let ModelsConfig { dir, embedder: name, mirror, .. } = &config.models;
         let vision = Vision::load_each(dir, name, |net| self.of(net), detector_settings(&config.detection))?;
         log::info!("the fastest on this processor: {self}");
-        Ok((vision.mirroring(*mirror), self.of(embedder)))
+        let precision = self.of(embedder);
+        let precisions = format!("{precision} (the fastest on this processor: {self})");
+        Ok(Loaded { vision: vision.mirroring(*mirror), precision, precisions })
     }
 }
 

@@ -14,7 +14,7 @@ use super::exit;
 use crate::{
     camera::v4l2,
     config::{CameraSource, Config, GpioBackend},
-    control::{ControlClient, Request, Response},
+    control::{ControlClient, Request, Response, Status},
     gpio,
     store::{Store, StoreError},
     telemetry::printable,
@@ -88,7 +88,9 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
     let mut checks = vec![ok("configuration", path.display().to_string())];
     checks.push(match &running {
         Some(Response::Status { status }) => {
-            ok("daemon", format!("running, process {}, up for {:?}", status.pid, Duration::from_secs(status.uptime_s)))
+            let Status { pid, model, precision, .. } = &**status;
+            let up = Duration::from_secs(status.uptime_s);
+            ok("daemon", format!("running, process {pid}, up for {up:?}; embedder {model} calculated as {precision}"))
         }
         _ => check("daemon", Verdict::Warn, "not running", "systemctl start facelatch"),
     });
