@@ -28,17 +28,8 @@ use super::{
 /// Larger ones would not stay in the cache between writing and reading (512 KiB is what a Cortex-A76 has for each core).
 const PATCHES_AT_MOST: usize = 512 << 10;
 
-/// Replaces the convolutions for which it pays.
-pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
-    for id in 0..model.nodes.len() {
-        if let Some(patch) = in_place_of(model, &model.nodes[id])? {
-            patch.apply(model)?;
-        }
-    }
-    Ok(())
-}
-
-fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// What takes the place of a convolution for which it pays.
+pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
     let Some(constants) = FloatConvolution::of(model, node, convolution)? else { return Ok(None) };
     let FloatConvolution { windows, weights, bias } = constants;
@@ -168,7 +159,7 @@ mod tests {
             let convolution = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
             let output = model.wire_node("convolution", convolution, &[input, kernel, bias_wire]).unwrap();
             model.select_output_outlets(&output).unwrap();
-            rewrite(&mut model).unwrap();
+            crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
             let n = rows.output * columns.output;
             prop_assert_eq!(model.nodes.iter().any(|node| node.name == "convolution.product"), n > 1);
             let plan = model.into_optimized().unwrap().into_runnable().unwrap();

@@ -28,7 +28,8 @@ mod winograd;
 
 use tract_onnx::{
     model::OnnxOpRegister,
-    prelude::{TractResult, TypedModel},
+    prelude::{TractResult, TypedModel, TypedModelPatch},
+    tract_core::internal::TypedNode,
 };
 
 /// Replaces operators of the library by those of this module where a net is read.
@@ -41,10 +42,23 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     // Where a kernel multiplies 16 numbers at once, the transformations take what the multiplications gain: on a PC with AVX-512 the embedder
     // took 10.2 ms without and 10.5 ms with it, on the ARM processors of a Raspberry Pi a ninth fewer instructions.
     if cfg!(any(target_arch = "aarch64", target_arch = "arm")) {
-        winograd::rewrite(model)?;
+        rewrite_by(winograd::in_place_of, model)?;
     }
-    convolution::rewrite(model)?;
-    quantized::rewrite(model)
+    rewrite_by(convolution::in_place_of, model)?;
+    rewrite_by(quantized::in_place_of, model)
+}
+
+/// Puts in the place of each operation what `in_place_of` has for it.
+fn rewrite_by(
+    in_place_of: fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>,
+    model: &mut TypedModel,
+) -> TractResult<()> {
+    for id in 0..model.nodes.len() {
+        if let Some(patch) = in_place_of(model, &model.nodes[id])? {
+            patch.apply(model)?;
+        }
+    }
+    Ok(())
 }
 
 /// Replaces operators of the library in a plan that is optimised already.
@@ -54,8 +68,8 @@ pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
 }
 
 /// On x86 the library's kernels use the vector registers at their full width and leave the upper halves in use (they never execute
-/// `vzeroupper`). Until somebody clears them, every vector operation of code for any x86 processor, as all of this program is (operators in the middle of a net too), has to
-/// keep those halves, and takes up to twice as long. Searching bytes does clear them: `memchr` does it at full width where the processor
+/// `vzeroupper`). Until somebody clears them, every vector operation of code for any x86 processor, as all of this program is
+/// (operators in the middle of a net too), has to keep those halves, and takes up to twice as long. Searching bytes does clear them: `memchr` does it at full width where the processor
 /// can, and the compiler clears up behind it. It takes nanoseconds; elsewhere it does no harm.
 pub(super) fn clean_registers() {
     std::hint::black_box(memchr::memchr(1, std::hint::black_box(&[0; 64])));

@@ -23,17 +23,8 @@ use super::{
     window::Windows,
 };
 
-/// Replaces the convolutions of that kind.
-pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
-    for id in 0..model.nodes.len() {
-        if let Some(patch) = in_place_of(model, &model.nodes[id])? {
-            patch.apply(model)?;
-        }
-    }
-    Ok(())
-}
-
-fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// What takes the place of a convolution of that kind.
+pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
     let input = model.outlet_fact(node.inputs[0])?;
     let known = convolution.q_params == Some(DatumType::U8)
@@ -190,7 +181,7 @@ mod tests {
             let output = model.wire_node("convolution", convolution, &wires).unwrap();
             model.select_output_outlets(&output).unwrap();
             let of_the_library = model.clone();
-            rewrite(&mut model).unwrap();
+            crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
             prop_assert!(model.nodes.iter().any(|node| node.name == "convolution.product"));
 
             let input = Tensor::from_shape(&shape, &picture).unwrap();

@@ -37,17 +37,8 @@ const PRODUCTS: usize = 16;
 const LEAST_CHANNELS: usize = 32;
 const LEAST_TILES: usize = 16;
 
-/// Replaces the convolutions for which it pays.
-pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
-    for id in 0..model.nodes.len() {
-        if let Some(patch) = in_place_of(model, &model.nodes[id])? {
-            patch.apply(model)?;
-        }
-    }
-    Ok(())
-}
-
-fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// What takes the place of a convolution for which it pays.
+pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
     let Some(constants) = FloatConvolution::of(model, node, convolution)? else { return Ok(None) };
     let FloatConvolution { windows, weights, bias } = constants;
@@ -398,7 +389,7 @@ mod tests {
             let convolution = Conv { pool_spec: window, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
             let output = model.wire_node("conv", convolution, &[input, kernel, bias_wire]).unwrap();
             model.select_output_outlets(&output).unwrap();
-            rewrite(&mut model).unwrap();
+            crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
             let pays = Tiles { rows: (height + top + bottom - 2).div_ceil(2), columns: (width + left + right - 2).div_ceil(2) };
             prop_assert_eq!(model.nodes.iter().any(|node| node.op_is::<OutOfTiles>() ), pays.count() >= LEAST_TILES);
             let plan = model.into_optimized().unwrap().into_runnable().unwrap();
