@@ -400,7 +400,7 @@ impl Services {
         if !running.latch.send(pulse) {
             return Response::Failed { problem: "the latch does not answer".into(), exit_code: 70 };
         }
-        log::info!("opened by {} from the command line", printable(asker));
+        log::info!("opened by hand: {}", printable(asker));
         self.counters.increment("opened_by_hand");
         self.record(EventKind::Opened { by: asker.to_owned() });
         Response::Opened

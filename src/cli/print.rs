@@ -197,7 +197,7 @@ pub(super) fn event_line(event: &Event) -> String {
             format!("{} {how} (distance {distance:.2}, {frames} frames, {latency_ms} ms)", printable(name))
         }
         EventKind::Denied { reason, frames, .. } => format!("nobody let in: {} ({frames} frames)", printable(reason)),
-        EventKind::Opened { by } => format!("opened by {} from the command line", printable(by)),
+        EventKind::Opened { by } => format!("opened by hand: {}", printable(by)),
         EventKind::Enrolled { name, picture, .. } => {
             format!("{} enrolled with {}", printable(name), printable(picture))
         }

@@ -86,7 +86,7 @@ pub enum EventKind {
         distance: Option<f32>,
         frames: u32,
     },
-    /// Somebody asked with `facelatch open`.
+    /// Somebody asked for it: with `facelatch open`, on the page, by the broker. `by` says who, and where it is not the command line also how.
     Opened {
         by: String,
     },
