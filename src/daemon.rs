@@ -23,13 +23,14 @@ use crate::{
         self,
         capture::{Capture, Captured},
     },
+    clock::{self, ClockWatch, span_in_words},
     config::{Config, ConfigError, GpioBackend, LatchConfig, LedConfig, LineChoice, Mode},
     control::{ControlError, ControlServer, Service},
     enroll::watch::EnrollWatcher,
     gpio::{self, GpioError, OutputLine},
     latch::{Latch, LatchCommand, LatchHandle, LatchReport, Lines, Settings},
     policy::{Denial, Grant, Observation, Policy, Reason},
-    service::{Kept, Roster, Services, StartError, now_ms},
+    service::{Kept, Roster, Services, StartError, clocks_ms, now_ms},
     sight::{Sight, SightError},
     store::EventKind,
     telemetry::{self, ServiceManager, printable},
@@ -42,6 +43,8 @@ const LOOK_UP: Duration = Duration::from_millis(200);
 const LATCH_PATIENCE: Duration = Duration::from_millis(500);
 /// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read beside.
 const ENROLL_AT_START: Duration = Duration::from_secs(20);
+/// How often the wall clock is compared with the time since boot.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
 const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Why the daemon did not start, or ended.
@@ -328,6 +331,8 @@ struct Door {
     camera_lost: Option<String>,
     last_visit: String,
     housekeeping_due: Instant,
+    clock: ClockWatch,
+    clock_due: Instant,
     first_decision_told: bool,
     started: Instant,
 }
@@ -349,6 +354,8 @@ impl Door {
             camera_lost: None,
             last_visit: "no visit yet".into(),
             housekeeping_due: now,
+            clock: ClockWatch::default(),
+            clock_due: now,
             first_decision_told: false,
             started: now,
         }
@@ -374,6 +381,7 @@ impl Door {
                 }
             }
             self.manager.cycle_completed(Instant::now());
+            self.watch_clock();
             self.keep_house();
             // A pulse that has begun is carried out first.
             if !self.latch.relay_active()
@@ -594,13 +602,34 @@ impl Door {
         self.tell_status();
     }
 
+    /// What was recorded under the clock as it was is dated by the clock as it is, see [`clock::corrected`].
+    fn watch_clock(&mut self) {
+        let now = Instant::now();
+        if now < self.clock_due {
+            return;
+        }
+        self.clock_due = now + CLOCK_LOOK;
+        let (wall, since_boot) = clocks_ms();
+        if let Some(by_ms) = self.clock.look(wall, since_boot) {
+            let direction = if by_ms > 0 { "forward" } else { "back" };
+            log::warn!("the clock was set {direction} by {}", span_in_words(by_ms));
+            self.services.counters.increment("clock_set");
+            self.services.record(EventKind::ClockSet { by_ms });
+        }
+    }
+
     fn keep_house(&mut self) {
         if Instant::now() < self.housekeeping_due {
             return;
         }
         self.housekeeping_due = Instant::now() + A_DAY;
         let before = now_ms() - self.services.config.store.keep_events.as_millis() as i64;
-        match self.services.store.forget_events_before(before) {
+        let store = &self.services.store;
+        let forgotten = store.events(None, None).and_then(|events| match clock::newest_before(&events, before) {
+            Some(id) => store.forget_events_up_to(id),
+            None => Ok(0),
+        });
+        match forgotten {
             Ok(0) => {}
             Ok(count) => log::info!("{count} old events forgotten"),
             Err(error) => log::error!("old events could not be forgotten: {error}"),

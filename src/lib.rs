@@ -23,6 +23,7 @@
 //! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
 //! | [`store`] | people and events on disk |
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
+//! | [`clock`] | what the wall clock showed, and what it should have shown |
 //! | [`threshold`] | from the false-match rate wanted to the distance of a match |
 //! | [`calibrate`] | what the threshold means for the people who are enrolled |
 //! | [`eval`] | how well faces are told apart: rates and thresholds from pictures of known people |
@@ -38,6 +39,7 @@
 pub mod calibrate;
 pub mod camera;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -649,6 +649,12 @@ pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
+/// Wall clock and time since boot at the same moment, in milliseconds.
+pub fn clocks_ms() -> (i64, i64) {
+    let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now_ms(), since_boot.tv_sec.saturating_mul(1000).saturating_add(since_boot.tv_nsec / 1_000_000))
+}
+
 /// Now, by every clock there is.
 pub fn moment() -> Moment {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{CommandError, exit};
 use crate::{
+    clock::span_in_words,
     config::units::parse_duration,
     control::{IdentifiedFace, PersonSummary, Response, Status},
     store::{Event, EventKind},
@@ -210,6 +211,9 @@ pub(super) fn event_line(event: &Event) -> String {
         EventKind::Renamed { from, to, .. } => format!("{} is called {} now", printable(from), printable(to)),
         EventKind::CameraLost { problem } => format!("camera lost: {}", printable(problem)),
         EventKind::CameraBack { after } => format!("camera back after {after:.1?}"),
+        EventKind::ClockSet { by_ms } => {
+            format!("the clock was set {} by {}", if *by_ms > 0 { "forward" } else { "back" }, span_in_words(*by_ms))
+        }
     };
     format!("{}  {what}", local_time(event.at_ms))
 }

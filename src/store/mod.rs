@@ -116,6 +116,10 @@ pub enum EventKind {
     CameraBack {
         after: Duration,
     },
+    /// The wall clock was set, and differs by this much from before; negative: it was set back.
+    ClockSet {
+        by_ms: i64,
+    },
 }
 
 /// The moment of an event, by every clock there is.
@@ -347,17 +351,16 @@ impl Store {
         receiver
     }
 
-    /// Forgets events older than a moment; how many. The newest one stays, for its number.
+    /// Forgets the events up to a number; how many. The newest one stays, for its number.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn forget_events_before(&self, at_ms: i64) -> Result<usize, StoreError> {
+    pub fn forget_events_up_to(&self, id: u64) -> Result<usize, StoreError> {
         let last = self.events.last().map_err(|error| write_error(&self.path, &error))?.map(|(key, _)| key);
         let mut forgotten = 0;
-        for entry in self.events.iter() {
-            let (key, value) = entry.map_err(|error| write_error(&self.path, &error))?;
-            let old = record::decode::<Event>(&value).map_or(true, |event| event.at_ms < at_ms);
-            if old && last.as_ref() != Some(&key) {
+        for entry in self.events.range(..=id.to_be_bytes()) {
+            let (key, _) = entry.map_err(|error| write_error(&self.path, &error))?;
+            if last.as_ref() != Some(&key) {
                 self.events.remove(key).map_err(|error| write_error(&self.path, &error))?;
                 forgotten += 1;
             }

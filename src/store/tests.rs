@@ -39,7 +39,7 @@ fn events_are_listed_by_time_and_number() {
     let times = |since, limit| store.events(since, limit).unwrap().iter().map(|e| e.at_ms).collect::<Vec<_>>();
     assert_eq!(times(Some(20), None), [20, 30, 40]);
     assert_eq!(times(None, Some(2)), [30, 40], "the newest ones");
-    assert_eq!(store.forget_events_before(35).unwrap(), 3);
+    assert_eq!(store.forget_events_up_to(3).unwrap(), 3);
     assert_eq!(times(None, None), [40]);
     assert_eq!(store.append_event(moment(50), EventKind::Stopped).unwrap().id, 5);
 }
