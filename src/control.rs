@@ -21,9 +21,10 @@ use std::{
     time::Duration,
 };
 
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{calibrate::Calibration, store::Event};
+use crate::{attendance::Attendance, calibrate::Calibration, store::Event};
 
 /// Longest JSON and longest picture of a message.
 const MOST_JSON: u32 = 16 << 20;
@@ -56,6 +57,12 @@ pub enum Request {
     },
     /// What the threshold means for the people enrolled.
     Calibrate,
+    /// Who was there on the days from `from` to `to`, both included; without them, the last seven days.
+    Attendance {
+        from: Option<Date>,
+        to: Option<Date>,
+        person: Option<String>,
+    },
     /// Pulse the relay for somebody authorised.
     Open,
 }
@@ -87,6 +94,9 @@ pub enum Response {
     },
     Calibrated {
         calibration: Box<Calibration>,
+    },
+    Attendance {
+        attendance: Box<Attendance>,
     },
     Opened,
     Failed {

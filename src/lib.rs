@@ -24,6 +24,7 @@
 //! | [`store`] | people and events on disk |
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
 //! | [`clock`] | what the wall clock showed, and what it should have shown |
+//! | [`attendance`] | days out of events: who came when, and left when |
 //! | [`threshold`] | from the false-match rate wanted to the distance of a match |
 //! | [`calibrate`] | what the threshold means for the people who are enrolled |
 //! | [`eval`] | how well faces are told apart: rates and thresholds from pictures of known people |
@@ -36,6 +37,7 @@
 //! | [`telemetry`] | logging and counters |
 #![forbid(unsafe_code)]
 
+pub mod attendance;
 pub mod calibrate;
 pub mod camera;
 pub mod cli;

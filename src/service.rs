@@ -11,6 +11,7 @@ use std::{
 use image::RgbImage;
 
 use crate::{
+    attendance::{self, Attendance, AttendanceError, Question},
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, ModelsConfig, PrecisionChoice, RecognitionConfig, SeveralFaces},
     control::{IdentifiedFace, PersonSummary, Request, Response, Service, Status},
@@ -333,6 +334,13 @@ impl Services {
         Ok(found)
     }
 
+    /// Who was there, and when.
+    fn attendance(&self, question: Question) -> Result<Result<Attendance, AttendanceError>, StoreError> {
+        let rules = attendance::Rules::new(&self.config.attendance);
+        let people: Vec<_> = self.store.people()?.into_iter().map(|person| (person.id, person.name)).collect();
+        Ok(Attendance::of(&self.store.events(None, None)?, &people, &rules, &question, now_ms()))
+    }
+
     /// Two people who are nearer to each other than a match may be far, in words with the remedy.
     pub fn confusable(&self) -> Option<String> {
         let (roster, limits) = (self.roster(), self.roster().threshold.limits);
@@ -429,6 +437,14 @@ impl Service for Services {
                 |e| failed(e.to_string()),
                 |calibration| Response::Calibrated { calibration: Box::new(calibration) },
             ),
+            Request::Attendance { from, to, person } => match self.attendance(Question { from, to, person }) {
+                Ok(Ok(attendance)) => Response::Attendance { attendance: Box::new(attendance) },
+                Ok(Err(error)) => Response::Failed {
+                    problem: error.to_string(),
+                    exit_code: if error == AttendanceError::Nobody { 1 } else { 64 },
+                },
+                Err(error) => failed(error.to_string()),
+            },
             Request::Open => self.open_door(asker),
         }
     }

@@ -114,6 +114,11 @@ pub enum Command {
         #[arg(long, short)]
         follow: bool,
     },
+    /// Say who was there: per person and day first in, last out, visits and time present.
+    ///
+    /// Without dates, the last seven days. docs/attendance.md says what the numbers mean; [attendance] of the configuration sets time
+    /// zone, begin of the day, and whether the device sees people come, go or both.
+    Attendance(AttendanceArguments),
     /// List the models, verify them, or add an embedder of your own.
     ///
     /// Without a further word: list. docs/models.md shows by an example how to add one.
@@ -209,6 +214,30 @@ fn parse_size(text: &str) -> Result<(usize, usize), String> {
 pub enum Order {
     Rgb,
     Bgr,
+}
+
+#[derive(Args, Debug)]
+pub struct AttendanceArguments {
+    /// The first day, such as 2026-11-01; otherwise six days before the last.
+    #[arg(long, value_name = "DATE")]
+    pub from: Option<String>,
+    /// The last day; otherwise today.
+    #[arg(long, value_name = "DATE")]
+    pub to: Option<String>,
+    /// Only this person.
+    #[arg(long, value_name = "NAME")]
+    pub person: Option<String>,
+    /// A table to read, CSV for a spreadsheet, or JSON; --json goes first.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum Format {
+    Table,
+    Csv,
+    Json,
 }
 
 /// Which models to measure or to train.

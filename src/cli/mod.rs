@@ -2,6 +2,7 @@
 
 mod annotate;
 pub mod arguments;
+mod attendance;
 mod bench;
 mod calibrate;
 mod demo;
@@ -209,6 +210,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Calibrate { strangers, plot } => {
             calibrate::run(config()?, strangers.as_deref(), plot.as_deref(), json)
         }
+        Command::Attendance(question) => attendance::run(config()?, question, json),
         Command::Events { since, limit, follow } => events(config()?, since.as_deref(), *limit, *follow, json),
     }
 }

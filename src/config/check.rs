@@ -20,6 +20,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.recognition(config);
     found.enroll_and_store(config);
     found.latch(config);
+    found.attendance(config);
     found.0
 }
 
@@ -133,6 +134,20 @@ impl Findings {
         let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
         if within(&enroll.folder, &config.store.path) {
             self.add("enroll.folder", "the enroll folder and store.path must be folders apart from each other");
+        }
+    }
+
+    fn attendance(&mut self, config: &Config) {
+        let attendance = &config.attendance;
+        self.duration("attendance.gap", attendance.gap, Duration::ZERO, Duration::from_secs(12 * 3600));
+        if attendance.zone().is_none() {
+            self.add(
+                "attendance.time_zone",
+                format!(
+                    "\"{}\" is no time zone of this system; give \"system\" or one that `timedatectl list-timezones` shows (package tzdata)",
+                    attendance.time_zone
+                ),
+            );
         }
     }
 

@@ -16,6 +16,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             latch: LatchConfig::default(),
             led: LedConfig::default(),
+            attendance: AttendanceConfig::default(),
             control: ControlConfig::default(),
             log: LogConfig::default(),
         }
@@ -109,6 +110,18 @@ impl Default for LatchConfig {
             active_low: false,
             hold: Duration::from_secs(3),
             max_hold: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for AttendanceConfig {
+    fn default() -> Self {
+        AttendanceConfig {
+            gap: Duration::from_secs(120),
+            // Whoever leaves after midnight still leaves the day before.
+            day_start: Time::constant(4, 0, 0, 0),
+            time_zone: "system".into(),
+            direction: Direction::Both,
         }
     }
 }

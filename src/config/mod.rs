@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::{civil::Time, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use toml::{
     Spanned,
@@ -32,6 +33,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub latch: LatchConfig,
     pub led: LedConfig,
+    pub attendance: AttendanceConfig,
     pub control: ControlConfig,
     pub log: LogConfig,
 }
@@ -234,6 +236,41 @@ pub struct LedConfig {
     /// Blinks three times when a visitor was refused.
     pub denied: Option<LineChoice>,
     pub active_low: bool,
+}
+
+/// How days are made of visits.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttendanceConfig {
+    /// Sightings of a person with less than this between them are one visit.
+    #[serde(deserialize_with = "units::duration")]
+    pub gap: Duration,
+    /// When a day begins, in local time.
+    #[serde(deserialize_with = "units::time_of_day")]
+    pub day_start: Time,
+    /// `system`, or a name of the time zone database such as Europe/Berlin.
+    pub time_zone: String,
+    pub direction: Direction,
+}
+
+/// Whom the device at the door sees.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// People who come and people who go: a day's first sighting is coming, its last is going. Those between are not taken in turns for
+    /// going and coming, because one that was missed would turn the rest of the day around.
+    Both,
+    /// Only people who come: nothing is known about going.
+    Entry,
+    /// Only people who go: nothing is known about coming.
+    Exit,
+}
+
+impl AttendanceConfig {
+    /// The time zone meant; None: this system does not know it.
+    pub fn zone(&self) -> Option<TimeZone> {
+        if self.time_zone == "system" { Some(TimeZone::system()) } else { TimeZone::get(&self.time_zone).ok() }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]

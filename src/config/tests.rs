@@ -105,6 +105,17 @@ fn one_line_for_two_purposes_is_refused() {
 }
 
 #[test]
+fn a_day_that_cannot_be_is_refused() {
+    let wrong = |text: &str| refusal(&format!("mode = \"attendance\"\n[attendance]\n{text}\n"));
+    let zone = wrong("time_zone = \"Europe/Berln\"");
+    assert!(zone.contains(":3: attendance.time_zone") && zone.contains("list-timezones"), "{zone}");
+    assert!(wrong("day_start = \"4\"").contains("give \"00:00\" to \"23:59\""));
+    assert!(wrong("day_start = 4").contains("a time of day in quotes"));
+    assert!(wrong("gap = \"13h\"").contains("attendance.gap"));
+    assert!(wrong("direction = \"in\"").contains("attendance.direction"));
+}
+
+#[test]
 fn relative_paths_start_at_the_file() {
     let config = parse("mode = \"attendance\"\n[models]\ndir = \"models\"\n").unwrap();
     assert_eq!(config.models.dir, Path::new("/etc/facelatch/models"));

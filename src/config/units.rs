@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use jiff::civil::Time;
 use serde::{
     Deserialize, Deserializer,
     de::{Error, Visitor},
@@ -39,6 +40,32 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
 
         fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
             parse_duration(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_any(Text)
+}
+
+/// Reads "00:00" to "23:59".
+fn parse_time_of_day(text: &str) -> Result<Time, String> {
+    let number =
+        |text: &str| text.parse::<i8>().ok().filter(|_| text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit()));
+    text.split_once(':')
+        .and_then(|(hour, minute)| Time::new(number(hour)?, number(minute)?, 0, 0).ok())
+        .ok_or_else(|| format!("\"{text}\" is no time of day; give \"00:00\" to \"23:59\""))
+}
+
+/// For `#[serde(deserialize_with)]`.
+pub(super) fn time_of_day<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = Time;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a time of day in quotes, for example \"04:00\"")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Time, E> {
+            parse_time_of_day(text).map_err(E::custom)
         }
     }
     deserializer.deserialize_any(Text)
@@ -83,9 +110,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn times_of_day_have_hours_and_minutes() {
+        assert_eq!(parse_time_of_day("04:00"), Ok(Time::constant(4, 0, 0, 0)));
+        assert_eq!(parse_time_of_day("23:59"), Ok(Time::constant(23, 59, 0, 0)));
+        for wrong in ["24:00", "4:00", "04:60", "0400", "+4:00", "04:00:00", "", "٠٤:٠٠"] {
+            assert!(parse_time_of_day(wrong).is_err(), "{wrong}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn rubbish_is_refused_without_a_panic(text in "\\PC{0,20}") {
+            let _ = parse_time_of_day(&text);
             let _ = parse_duration(&text);
         }
     }

@@ -9,6 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use facelatch::{
+    gallery::PersonId,
+    store::{EventKind, Moment, Store},
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
@@ -366,6 +370,83 @@ fn bench_measures_every_stage_without_a_configuration() {
     let text = bench(&[]);
     let words: Vec<&str> = text.out.lines().last().unwrap().split('|').map(str::trim).collect();
     assert!(words.len() == 11 && ["w8", "int8"].contains(&words[3]), "a line for the table of boards: {}", text.out);
+}
+
+/// Writes into a site's store that somebody was recognised.
+fn recognised(store: &Store, person: u32, name: &str, at: &str) {
+    let at_ms = at.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+    let since_boot = Duration::from_millis((at_ms - 1_767_225_600_000) as u64);
+    let kind = EventKind::Granted {
+        person: PersonId(person),
+        name: name.into(),
+        distance: 0.2,
+        frames: 3,
+        latency_ms: 100,
+        pulsed: true,
+    };
+    store.append_event(Moment { at_ms, boot_id: "boot".into(), since_boot }, kind).unwrap();
+}
+
+#[test]
+fn attendance_tells_days_as_table_csv_and_json() {
+    let site = Site::new();
+    let store = Store::open(&site.path("store"), 0).unwrap().0;
+    for at in ["2026-11-02T07:00:00Z", "2026-11-02T07:00:40Z", "2026-11-02T11:00:00Z", "2026-11-02T16:30:00Z"] {
+        recognised(&store, 901, "Ada Lovelace", at);
+    }
+    recognised(&store, 901, "Ada Lovelace", "2026-11-03T07:05:00Z");
+    recognised(&store, 902, "=1+1, Bob", "2026-11-02T08:00:00Z");
+    drop(store);
+    let ask = |more: &[&str]| {
+        let days = ["attendance", "--from", "2026-11-01", "--to", "2026-11-30"];
+        let mut command = site.command(&[&days, more].concat());
+        Ran::from(command.env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3").output().unwrap())
+    };
+    let table = ask(&["--person", "ada lovelace"]);
+    assert_eq!(table.code, 0, "{}", table.error);
+    for line in [
+        "Ada Lovelace",
+        "  2026-11-02 Mon  08:00      17:30          3     9:30",
+        "  2026-11-03 Tue  08:05      -              1        -",
+        "  2 days          1 unknown                 4     9:30",
+    ] {
+        assert!(table.out.lines().any(|found| found == line), "{line}: {}", table.out);
+    }
+    let csv = ask(&["--format", "csv"]);
+    assert_eq!(
+        csv.out,
+        "date,person,first_in,last_out,visits,present\r\n\
+         2026-11-02,\"'=1+1, Bob\",2026-11-02 09:00:00,,1,\r\n\
+         2026-11-02,Ada Lovelace,2026-11-02 08:00:00,2026-11-02 17:30:00,3,9:30:00\r\n\
+         2026-11-03,Ada Lovelace,2026-11-03 08:05:00,,1,\r\n"
+    );
+    for json in [ask(&["--json"]), ask(&["--format", "json"])] {
+        let value: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+        assert_eq!(value["days"][1]["first_in"], "2026-11-02T08:00:00+01:00", "{value}");
+        assert_eq!(value["days"][1]["present_s"], 34_200);
+        assert_eq!((value["from"].as_str(), value["undated"].as_array().unwrap().len()), (Some("2026-11-01"), 0));
+    }
+    assert!(ask(&["--to", "2026-11-01"]).error.contains("cannot be used multiple times"));
+    for (arguments, code, words) in [
+        (&["--from", "2026-02-30"][..], 64, "--from 2026-02-30: there is no such day"),
+        (&["--to", "30.11.2026"], 64, "give a date as YEAR-MONTH-DAY"),
+        (&["--from", "2026-11-02", "--to", "2026-11-01"], 64, "the first day, 2026-11-02, is after the last"),
+        (&["--person", "Eve"], 1, "nobody of that name"),
+    ] {
+        let ran = site.run(&[&["attendance"], arguments].concat());
+        assert_eq!(ran.code, code, "{arguments:?}: {}", ran.error);
+        assert!(ran.error.contains(words), "{arguments:?}: {}", ran.error);
+    }
+    site.configure("device = \"/dev/null\"");
+    let mut daemon = site.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(daemon.stderr.take().unwrap());
+    assert!(log.lines().map_while(Result::ok).any(|line| line.contains("camera lost")));
+    let running = ask(&["--format", "json"]);
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(running.out, ask(&["--json"]).out, "{}", running.error);
+    let nobody = site.run(&["attendance", "--from", "2026-05-01", "--to", "2026-05-31"]);
+    assert_eq!((nobody.code, nobody.out.as_str()), (0, "2026-05-01 to 2026-05-31\nnobody was seen\n"));
 }
 
 #[test]
