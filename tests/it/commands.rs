@@ -389,6 +389,7 @@ fn recognised(store: &Store, person: u32, name: &str, at: &str) {
 
 #[test]
 fn attendance_tells_days_as_table_csv_and_json() {
+    const ZONE: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
     let site = Site::new();
     let store = Store::open(&site.path("store"), 0).unwrap().0;
     for at in ["2026-11-02T07:00:00Z", "2026-11-02T07:00:40Z", "2026-11-02T11:00:00Z", "2026-11-02T16:30:00Z"] {
@@ -400,7 +401,7 @@ fn attendance_tells_days_as_table_csv_and_json() {
     let ask = |more: &[&str]| {
         let days = ["attendance", "--from", "2026-11-01", "--to", "2026-11-30"];
         let mut command = site.command(&[&days, more].concat());
-        Ran::from(command.env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3").output().unwrap())
+        Ran::from(command.env("TZ", ZONE).output().unwrap())
     };
     let table = ask(&["--person", "ada lovelace"]);
     assert_eq!(table.code, 0, "{}", table.error);
@@ -438,7 +439,7 @@ fn attendance_tells_days_as_table_csv_and_json() {
         assert!(ran.error.contains(words), "{arguments:?}: {}", ran.error);
     }
     site.configure("device = \"/dev/null\"");
-    let mut daemon = site.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut daemon = site.command(&["run"]).env("TZ", ZONE).stderr(Stdio::piped()).spawn().unwrap();
     let log = BufReader::new(daemon.stderr.take().unwrap());
     assert!(log.lines().map_while(Result::ok).any(|line| line.contains("camera lost")));
     let running = ask(&["--format", "json"]);
