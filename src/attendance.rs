@@ -30,7 +30,7 @@ use crate::{
 /// Days asked for when nothing is said, the present one included.
 const USUAL_DAYS: i64 = 7;
 /// More rows make a message that the control socket does not carry.
-const MOST_ROWS: usize = 50_000;
+const MOST_ROWS: usize = 40_000;
 
 /// How days are made.
 #[derive(Clone, Debug)]

@@ -269,6 +269,14 @@ fn nothing_is_asked_too_much() {
 }
 
 #[test]
+fn an_answer_too_long_for_the_socket_is_refused() {
+    let days: Vec<i64> = (0..=MOST_ROWS as i64).map(|day| at("2026-03-02T08:00") + day * DAY).collect();
+    let question = question("2026-01-01", "2199-12-31");
+    let error = Attendance::of(&seen(&days), &[], &rules(Direction::Both), &question, 0).unwrap_err();
+    assert!(error.to_string().contains("ask for fewer days"), "{error}");
+}
+
+#[test]
 fn people_go_by_their_newest_name() {
     let morning = at("2026-03-02T08:00");
     let renamed = |id, from: &str, to: &str| Event {
@@ -416,6 +424,23 @@ proptest! {
         let dates = "2026-03-20".parse::<Date>().unwrap().series(1.day()).take(22);
         let apart: Vec<Day> = dates.flat_map(|date| ask(&events, &rules, &date.to_string(), &date.to_string()).days).collect();
         prop_assert_eq!(apart, together);
+    }
+
+    #[test]
+    fn rubbish_never_panics(
+        recorded in prop::collection::vec((any::<i64>(), any::<u64>(), 0..3u32, 0..4u8), 0..30),
+        rules in any_rules()
+    ) {
+        let event = |(id, (at_ms, since, person, boot)): (usize, (i64, u64, u32, u8))| Event {
+            at_ms,
+            boot_id: boot.to_string(),
+            since_boot: Duration::from_millis(since),
+            ..granted(id as u64, PersonId(person), "Ada", 0)
+        };
+        let events: Vec<Event> = recorded.into_iter().enumerate().map(event).collect();
+        let everything = ask(&events, &rules, "-009999-01-01", "9999-12-31");
+        prop_assert!(everything.days.iter().all(|day| day.present_s.is_none_or(|present| present >= 0)));
+        let _ = rules.day_of(i64::MAX);
     }
 
     #[test]

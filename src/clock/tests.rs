@@ -48,7 +48,9 @@ impl Machine {
 
     /// `count` events, evenly from one moment to another.
     fn events(&mut self, from: i64, to: i64, count: i64) -> &mut Machine {
-        (0..count).for_each(|i| drop(self.event(from + (to - from) * i / count)));
+        for i in 0..count {
+            self.event(from + (to - from) * i / count);
+        }
         self
     }
 
