@@ -20,6 +20,7 @@
 //! | [`policy`] | the only place that decides to open |
 //! | [`sight`] | from a frame to what is seen in it, with no more work than the frame is worth |
 //! | [`latch`] | the relay's pulse and the LEDs, over the lines of [`gpio`] |
+//! | [`program`] | a program that is run beside, and killed with all it started |
 //! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
 //! | [`store`] | people and events on disk |
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
@@ -47,6 +48,7 @@ pub mod gallery;
 pub mod gpio;
 pub mod latch;
 pub mod policy;
+pub mod program;
 pub mod service;
 pub mod sight;
 pub mod store;

@@ -2,6 +2,7 @@
 
 mod check;
 mod defaults;
+pub mod secret;
 pub mod units;
 
 use std::{

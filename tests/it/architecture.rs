@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -47,7 +47,8 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("config", &["gallery"]),
     ("gpio", &["config"]),
     ("latch", &["gpio"]),
-    ("camera", &["config", "vision", "telemetry"]),
+    ("program", &["telemetry"]),
+    ("camera", &["config", "program", "vision", "telemetry"]),
     ("store", &["gallery", "vision"]),
     ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
     ("eval", &["enroll", "vision"]),
