@@ -31,6 +31,9 @@
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
 //! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
+//! | [`outside`] | an event as programs outside read it |
+//! | [`mqtt`] | the broker of a home automation |
+//! | [`hooks`] | programs run, and addresses told, on some events |
 //! | [`daemon`] | the wiring: threads, order of start and of shutdown |
 //! | [`cli`] | the commands |
 //! | [`telemetry`] | logging and counters |
@@ -46,7 +49,10 @@ pub mod enroll;
 pub mod eval;
 pub mod gallery;
 pub mod gpio;
+pub mod hooks;
 pub mod latch;
+pub mod mqtt;
+pub mod outside;
 pub mod policy;
 pub mod program;
 pub mod service;

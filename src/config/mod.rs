@@ -316,6 +316,22 @@ pub enum EventName {
     CameraBack,
 }
 
+impl EventName {
+    pub const ALL: [EventName; 11] = [
+        EventName::Started,
+        EventName::Stopped,
+        EventName::Granted,
+        EventName::Denied,
+        EventName::Opened,
+        EventName::Enrolled,
+        EventName::Refused,
+        EventName::Forgotten,
+        EventName::Renamed,
+        EventName::CameraLost,
+        EventName::CameraBack,
+    ];
+}
+
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {

@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 24] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -54,6 +54,10 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("eval", &["enroll", "vision"]),
     ("triplet", &[]),
     ("control", &["calibrate", "store"]),
+    // They see events and ask; they cannot reach what recognises or drives.
+    ("outside", &["config", "store"]),
+    ("mqtt", &["config", "control", "outside", "store", "telemetry"]),
+    ("hooks", &["config", "outside", "program", "store", "telemetry"]),
     ("threshold", &["config", "policy", "vision"]),
     ("calibrate", &["gallery", "policy", "vision"]),
     (
@@ -81,7 +85,9 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
             "enroll",
             "gallery",
             "gpio",
+            "hooks",
             "latch",
+            "mqtt",
             "policy",
             "service",
             "sight",
