@@ -1,6 +1,11 @@
 //! A hook that is an address: the event is sent to it with POST, signed if there is a secret.
 
-use std::{fmt::Write, fs, path::Path, time::SystemTime};
+use std::{
+    fmt::Write,
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use hmac::{Hmac, Mac};
 use jiff::Timestamp;
@@ -21,7 +26,7 @@ use crate::{
 
 /// Attempts in all, and the longest wait between two.
 const ATTEMPTS: u32 = 4;
-const LONGEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What an attempt came to.
 enum Outcome {
@@ -47,9 +52,10 @@ pub(super) fn tell(config: &HookConfig, mut notice: Notice, name: &str, stop: &S
             Outcome::Never(problem) => return Err(problem),
             Outcome::Again(problem) => {
                 failures += 1;
-                log::debug!("{name}: {problem}, attempt {failures} of {ATTEMPTS}");
+                let problem = format!("{problem} (attempt {failures} of {ATTEMPTS})");
+                log::debug!("{name}: {problem}");
                 if failures == ATTEMPTS || !stop.wait(pause(failures, LONGEST_PAUSE)) {
-                    return Err(format!("{problem}, {failures} times"));
+                    return Err(problem);
                 }
             }
         }

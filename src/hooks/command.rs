@@ -38,7 +38,8 @@ pub(super) fn run(config: &HookConfig, notice: &Notice, name: &str, stop: &Stop)
         log::debug!("{name}: {line}");
         last = line;
     };
-    let mut until = Instant::now() + config.timeout;
+    let begun = Instant::now();
+    let mut until = begun + config.timeout;
     let mut open = true;
     while !running.has_exited() && Instant::now() < until {
         if stop.is_set() {
@@ -58,7 +59,7 @@ pub(super) fn run(config: &HookConfig, notice: &Notice, name: &str, stop: &Stop)
     lines.finish(&mut say);
     let said = if last.is_empty() { String::new() } else { format!("; it said: {last}") };
     match status {
-        _ if !in_time => Err(format!("killed after {:?}{said}", config.timeout)),
+        _ if !in_time => Err(format!("killed after {:.1?}{said}", begun.elapsed())),
         Some(status) if status.success() => Ok(()),
         Some(status) => Err(format!("{status}{said}")),
         None => Err("its end was not seen".into()),

@@ -124,7 +124,7 @@ fn why_a_program_failed_is_told() {
     let error = run("echo no such lamp >&2; exit 3", second).unwrap_err();
     assert!(error.contains("exit status: 3") && error.contains("no such lamp"), "{error}");
     let error = run("echo waiting; sleep 60", second / 5).unwrap_err();
-    assert!(error.contains("killed after 200ms") && error.contains("waiting"), "{error}");
+    assert!(error.contains("killed after") && error.contains("waiting"), "{error}");
     let begun = Instant::now();
     assert_eq!(run("sleep 60 & exit 0", second * 30), Ok(()), "what it left behind is not waited for");
     assert!(begun.elapsed() < second * 5);
@@ -219,7 +219,7 @@ fn an_address_that_never_answers_is_given_up() {
     let Value::Object(notice) = serde_json::json!({ "event_type": "denied" }) else { unreachable!() };
     let begun = Instant::now();
     let problem = address::tell(&config, notice, "hook", &Stop::default()).unwrap_err();
-    assert!(problem.contains("timeout") && problem.ends_with("4 times"), "{problem}");
+    assert!(problem.contains("timeout") && problem.contains("attempt 4 of 4"), "{problem}");
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
 }
 

@@ -147,6 +147,7 @@ struct Talk {
     counters: Counters,
     stop: Arc<AtomicBool>,
     stop_seen: Option<Instant>,
+    connected_at: Option<Instant>,
     outbox: Outbox,
     sent_at: Instant,
     /// Name and time of the last one who was let, or counted, in.
@@ -162,6 +163,7 @@ struct Talk {
 #[derive(Default)]
 struct Told {
     lost_at: Option<Instant>,
+    thrown_out: bool,
     events_dropped: u64,
     /// On this connection.
     refusal: bool,
@@ -185,6 +187,7 @@ impl Talk {
         let now = Instant::now();
         Talk {
             topics: Topics::new(&prefix),
+            connected_at: None,
             outbox: Outbox::new(config.queue),
             sent_at: now,
             last_person: last_person(service.as_ref()),
@@ -209,23 +212,31 @@ impl Talk {
     async fn go_on(&mut self) {
         let mut failures = 0;
         while !self.stopping() {
-            let begun = Instant::now();
             let Err(problem) = self.connection().await else { break };
             self.outbox.lost();
-            if self.told.lost_at.is_none() && !self.stopping() {
-                self.told.lost_at = Some(Instant::now());
-                self.counters.increment("mqtt_lost");
-                let kept = self.config.queue;
-                log::warn!("broker {}: {problem}; trying again, up to {kept} events are kept meanwhile", self.broker);
-            } else {
-                log::debug!("broker {}: {problem}", self.broker);
-            }
-            failures = if begun.elapsed() >= GOOD_CONNECTION { 1 } else { failures + 1 };
+            let held = self.connected_at.take().map(|since| since.elapsed());
+            self.tell_loss(&problem, held);
+            failures = if held >= Some(GOOD_CONNECTION) { 1 } else { failures + 1 };
             let until = Instant::now() + pause(failures, LONGEST_PAUSE);
             while Instant::now() < until && !self.stopping() {
                 sleep(TICK).await;
                 self.take_events();
             }
+        }
+    }
+
+    /// Says once that there is no connection; `held`: how long there was one. Of a broker that lets us in and throws us out again and
+    /// again it is said the first time only.
+    fn tell_loss(&mut self, problem: &str, held: Option<Duration>) {
+        self.counters.increment("mqtt_lost");
+        let news = held.is_none_or(|held| held >= GOOD_CONNECTION) || !self.told.thrown_out;
+        self.told.thrown_out |= held.is_some();
+        if news && self.told.lost_at.is_none() && !self.stopping() {
+            self.told.lost_at = Some(Instant::now());
+            let kept = self.config.queue;
+            log::warn!("broker {}: {problem}; trying again, up to {kept} events are kept meanwhile", self.broker);
+        } else {
+            log::debug!("broker {}: {problem}", self.broker);
         }
     }
 
@@ -239,7 +250,6 @@ impl Talk {
         let (client, mut connection) = AsyncClient::new(self.options()?, 4);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut connected = false;
         loop {
             let heard = {
                 // It must not be dropped half done: connecting would begin anew.
@@ -253,7 +263,7 @@ impl Talk {
                             if self.said_farewell() {
                                 return Ok(());
                             }
-                            if connected {
+                            if self.connected_at.is_some() {
                                 self.send_next(&client)?;
                             }
                         }
@@ -262,7 +272,6 @@ impl Talk {
             };
             match heard {
                 Ok(Heard::Incoming(packet)) => {
-                    connected = true;
                     self.hear(packet, &client)?;
                     self.send_next(&client)?;
                 }
@@ -341,9 +350,11 @@ impl Talk {
     }
 
     fn connected(&mut self) {
+        self.connected_at = Some(Instant::now());
         let waiting = self.outbox.events();
         match self.told.lost_at.take() {
-            None => log::info!("broker {}: connected", self.broker),
+            None if !self.told.thrown_out => log::info!("broker {}: connected", self.broker),
+            None => {}
             Some(lost_at) => {
                 let dropped = std::mem::take(&mut self.told.events_dropped);
                 let dropped = if dropped > 0 { format!(", {dropped} older ones were dropped") } else { String::new() };
