@@ -1,5 +1,5 @@
 # facelatch: `make help` lists what can be made.
-.PHONY: help deps build demo test lfw fusion crash bench door peers models facenet facenet-test lint deny clean
+.PHONY: help deps build demo test lfw fusion crash mqtt bench door peers models facenet facenet-test lint deny clean
 .PHONY: deb-amd64 deb-arm64 deb-armhf lintian unit-security vm-systemd test-arm64 test-armhf pi3 arm-cost
 
 CARGO ?= cargo
@@ -32,6 +32,10 @@ fusion: deps ## what fusing pictures and frames does to distances, measured; pri
 
 crash: deps ## kill -9 during enrolment, 100 times
 	FACELATCH_CRASH_ROUNDS=100 $(CARGO) test --release --test it crash -- --nocapture
+
+mqtt: deps ## the broker: a real mosquitto, away, hostile, forbidding
+	@[ -x /usr/sbin/mosquitto ] && command -v mosquitto_sub openssl >/dev/null || ./.ci/install mosquitto mosquitto-clients openssl
+	FACELATCH_MOSQUITTO=required $(CARGO) test --release --test it mosquitto
 
 bench: deps ## time per stage
 	$(CARGO) bench --bench stages

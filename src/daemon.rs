@@ -28,7 +28,9 @@ use crate::{
     control::{ControlError, ControlServer, Service},
     enroll::watch::EnrollWatcher,
     gpio::{self, GpioError, OutputLine},
+    hooks::Hooks,
     latch::{Latch, LatchCommand, LatchHandle, LatchReport, Lines, Settings},
+    mqtt::Mqtt,
     policy::{Denial, Grant, Observation, Policy, Reason},
     service::{Kept, Roster, Services, StartError, clocks_ms, now_ms},
     sight::{Sight, SightError},
@@ -132,6 +134,8 @@ struct Running {
     capture: Capture,
     watcher: EnrollWatcher,
     control: ControlServer,
+    mqtt: Option<Mqtt>,
+    hooks: Hooks,
     record: PathBuf,
     services: Arc<Services>,
 }
@@ -160,14 +164,19 @@ impl Running {
         if changes.unsettled {
             log::info!("the enroll folder is not all read yet; that goes on beside");
         }
+        let service = Arc::clone(&services) as Arc<dyn Service>;
+        let control = ControlServer::start(&services.config.control.socket, Arc::clone(&service))?;
+        // They hear of everything from the start on.
+        let hooks = Hooks::start(&services.config.hooks, services.follow(), &services.counters);
+        let hooks = hooks.map_err(RunError::Thread)?;
+        let mqtt = Mqtt::start(&services.config, service, services.counters.clone()).map_err(RunError::Thread)?;
         services.record(EventKind::Started);
-        let control = ControlServer::start(&services.config.control.socket, Arc::clone(&services) as Arc<dyn Service>)?;
         let watcher = start_watcher(&services)?;
         let camera_config = services.config.camera.clone();
         let capture = Capture::start(Box::new(move || camera::open(&camera_config)), services.counters.clone())
             .map_err(RunError::Thread)?;
         let door = Door::new(Arc::clone(&services), latch.handle(), reports);
-        Ok(Running { latch, door, capture, watcher, control, record, services })
+        Ok(Running { latch, door, capture, watcher, control, mqtt, hooks, record, services })
     }
 
     fn serve(&mut self, signals: &Signals) -> Result<Ended, RunError> {
@@ -176,10 +185,10 @@ impl Running {
 
     /// The relay first.
     fn stop(self) -> Kept {
-        let Running { latch, door, capture, watcher, control, record, services } = self;
+        let Running { latch, door, capture, watcher, control, mqtt, hooks, record, services } = self;
         drop(latch);
         services.record(EventKind::Stopped);
-        drop((door, capture, watcher, control));
+        drop((door, capture, watcher, control, mqtt, hooks));
         // Inactive, and nobody drives it any more: there is nothing left to do for `lock`.
         let _ = fs::remove_file(record);
         services.keep()

@@ -20,6 +20,7 @@
 //! | [`policy`] | the only place that decides to open |
 //! | [`sight`] | from a frame to what is seen in it, with no more work than the frame is worth |
 //! | [`latch`] | the relay's pulse and the LEDs, over the lines of [`gpio`] |
+//! | [`program`] | a program that is run beside, and killed with all it started |
 //! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
 //! | [`store`] | people and events on disk |
 //! | [`enroll`] | the enroll folder: pictures in, verdicts and templates out |
@@ -32,6 +33,9 @@
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
 //! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
+//! | [`outside`] | an event as programs outside read it |
+//! | [`mqtt`] | the broker of a home automation |
+//! | [`hooks`] | programs run, and addresses told, on some events |
 //! | [`daemon`] | the wiring: threads, order of start and of shutdown |
 //! | [`cli`] | the commands |
 //! | [`telemetry`] | logging and counters |
@@ -49,8 +53,12 @@ pub mod enroll;
 pub mod eval;
 pub mod gallery;
 pub mod gpio;
+pub mod hooks;
 pub mod latch;
+pub mod mqtt;
+pub mod outside;
 pub mod policy;
+pub mod program;
 pub mod service;
 pub mod sight;
 pub mod store;

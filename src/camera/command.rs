@@ -1,29 +1,21 @@
 //! A program that writes frames to its standard output: rpicam-vid for a Raspberry Pi's ribbon cable camera, ffmpeg for a
 //! network camera.
 //!
-//! It runs without a shell, in a process group of its own, which is killed as a whole when the camera is closed.
-
-mod listen;
+//! It is killed with everything it started when the camera is closed.
 
 use std::{
-    env, fs,
     io::Read,
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    process::{ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use self::listen::LastWords;
 use super::{Camera, CameraError, STEP, mjpeg::MjpegSplitter};
 use crate::{
-    config::{CameraConfig, CommandStream},
+    config::{CameraConfig, CommandStream, secret::with_credentials},
+    program::{Program, listen::LastWords},
     vision::frame::{Frame, PixelFormat},
 };
 
@@ -33,9 +25,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// See the module.
 pub(super) struct CommandCamera {
     program: String,
-    child: Child,
-    /// None once it is killed and reaped: the number may then belong to somebody else.
-    group: Option<Pid>,
+    running: Program,
     output: ChildStdout,
     last_words: LastWords,
     stream: Stream,
@@ -68,22 +58,17 @@ impl CommandCamera {
             });
         };
         let unavailable = |problem: String| CameraError::Unavailable { device: program.clone(), problem };
-        let folder = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        // A network camera's password stands in no configuration file.
         let arguments: Result<Vec<String>, String> =
-            arguments.iter().map(|argument| with_credentials(argument, folder.as_deref())).collect();
-        let arguments = arguments.map_err(&unavailable)?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
+            arguments.iter().map(|argument| with_credentials(argument, "camera.command")).collect();
+        let mut command = Command::new(program);
+        command.args(arguments.map_err(&unavailable)?);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = Program::start(&mut command)
             .map_err(|error| unavailable(format!("{error}; is it installed, and camera.command right?")))?;
-        let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+        let (Some(output), Some(errors)) = (running.child.stdout.take(), running.child.stderr.take()) else {
             return Err(unavailable("its output cannot be read".into()));
         };
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let last_words = LastWords::listen(errors, program.clone());
         let stream = match config.stream {
             CommandStream::Mjpeg => Stream::Mjpeg(MjpegSplitter::default()),
@@ -91,8 +76,7 @@ impl CommandCamera {
         };
         Ok(CommandCamera {
             program: program.clone(),
-            child,
-            group,
+            running,
             output,
             last_words,
             stream,
@@ -137,10 +121,10 @@ impl CommandCamera {
     /// Its output has come to the end. A program may close it and stay, so it is waited for only for a moment.
     fn ended(&mut self) -> CameraError {
         let until = Instant::now() + GRACE;
-        while !self.has_exited() && Instant::now() < until {
+        while !self.running.has_exited() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
         }
-        let how = match (self.has_exited(), self.kill()) {
+        let how = match (self.running.has_exited(), self.running.kill()) {
             (true, Some(status)) => format!("the program ended ({status})"),
             _ => "the program closed its output and did not end".to_owned(),
         };
@@ -148,43 +132,6 @@ impl CommandCamera {
         let said = if words.is_empty() { String::new() } else { format!("; it said: {words}") };
         CameraError::Unavailable { device: self.program.clone(), problem: how + &said }
     }
-
-    /// Looks without reaping, so that the number of the group stays taken until the group is killed.
-    fn has_exited(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        self.group.is_none_or(|pid| !matches!(waitid(WaitId::Pid(pid), options), Ok(None)))
-    }
-
-    /// Ends the whole group, if that was not done before; the status is the program's own if it had exited by itself.
-    fn kill(&mut self) -> Option<ExitStatus> {
-        // A group that is gone already needs no killing.
-        let _ = kill_process_group(self.group.take()?, Signal::KILL);
-        self.child.wait().ok()
-    }
-}
-
-/// The argument with each `${credential:NAME}` replaced by what the service manager keeps under that name (systemd.exec(5),
-/// LoadCredential=), so that a network camera's password stands in no configuration file.
-fn with_credentials(argument: &str, folder: Option<&Path>) -> Result<String, String> {
-    const OPEN: &str = "${credential:";
-    let mut parts = argument.split(OPEN);
-    let mut whole = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (name, rest) = part.split_once('}').ok_or_else(|| format!("camera.command: \"{OPEN}\" without a }}"))?;
-        let missing = |problem: &str| {
-            format!(
-                "camera.command: credential {name} {problem}; give the service LoadCredential={name}:FILE (README.md, Cameras)"
-            )
-        };
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            return Err(missing("is no name"));
-        }
-        let folder = folder.ok_or_else(|| missing("is not there: not started by systemd"))?;
-        let secret =
-            fs::read_to_string(folder.join(name)).map_err(|error| missing(&format!("cannot be read: {error}")))?;
-        whole = whole + secret.trim_end_matches('\n') + rest;
-    }
-    Ok(whole)
 }
 
 impl Stream {
@@ -252,12 +199,6 @@ impl Camera for CommandCamera {
             Stream::Mjpeg(_) => format!("{} writing MJPEG", self.program),
             Stream::Yuv420 { width, height, .. } => format!("{} writing YUV420 at {width}×{height}", self.program),
         }
-    }
-}
-
-impl Drop for CommandCamera {
-    fn drop(&mut self) {
-        let _ = self.kill();
     }
 }
 
@@ -382,19 +323,5 @@ mod tests {
             assert_eq!(next(&mut camera).unwrap().rgb().unwrap().dimensions(), (32, 24));
         }
         assert!(next(&mut camera).is_err());
-    }
-
-    #[test]
-    fn a_credential_is_put_into_its_place() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("door"), "s3cret\n").unwrap();
-        let filled = |argument: &str| with_credentials(argument, Some(dir.path()));
-        assert_eq!(filled("rtsp://cam:${credential:door}@10.0.0.5/1").unwrap(), "rtsp://cam:s3cret@10.0.0.5/1");
-        assert_eq!(filled("-i").unwrap(), "-i");
-        for wrong in ["${credential:window}", "${credential:../door}", "${credential:door", "${credential:}"] {
-            let error = filled(wrong).unwrap_err();
-            assert!(error.contains("camera.command") && !error.contains("s3cret"), "{error}");
-        }
-        assert!(with_credentials("${credential:door}", None).unwrap_err().contains("systemd"));
     }
 }

@@ -1,14 +1,14 @@
 //! What cannot be right: ranges of single keys and contradictions between them.
 
-use std::{path::Path, time::Duration};
+use std::{borrow::Cow, path::Path, time::Duration};
 
-use super::{CameraSource, Config, GpioBackend, LineChoice, Mode};
+use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig};
 
 /// A key and what is wrong with it, with the remedy.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Problem {
-    /// As in `latch.hold`.
-    pub key: &'static str,
+    /// As in `latch.hold`, or `hooks.0.url`.
+    pub key: Cow<'static, str>,
     pub text: String,
 }
 
@@ -21,14 +21,16 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.enroll_and_store(config);
     found.latch(config);
     found.attendance(config);
+    found.mqtt(&config.mqtt);
+    found.hooks(&config.hooks);
     found.0
 }
 
 struct Findings(Vec<Problem>);
 
 impl Findings {
-    fn add(&mut self, key: &'static str, text: impl Into<String>) {
-        self.0.push(Problem { key, text: text.into() });
+    fn add(&mut self, key: impl Into<Cow<'static, str>>, text: impl Into<String>) {
+        self.0.push(Problem { key: key.into(), text: text.into() });
     }
 
     /// NaN is in no range.
@@ -38,7 +40,7 @@ impl Findings {
         }
     }
 
-    fn duration(&mut self, key: &'static str, value: Duration, least: Duration, most: Duration) {
+    fn duration(&mut self, key: impl Into<Cow<'static, str>>, value: Duration, least: Duration, most: Duration) {
         if value < least || value > most {
             self.add(key, format!("{value:?} is out of range; give {least:?} to {most:?}"));
         }
@@ -169,14 +171,66 @@ impl Findings {
         ];
         for (i, (key, line)) in lines.iter().enumerate() {
             if let Some((other, _)) = lines[..i].iter().find(|(_, other)| line.is_some() && other == line) {
-                self.add(key, format!("the same line as {other}; each needs one of its own"));
+                self.add(*key, format!("the same line as {other}; each needs one of its own"));
             }
             if latch.backend == GpioBackend::Rppal && matches!(line, Some(LineChoice::Name(_))) {
                 self.add(
-                    key,
+                    *key,
                     "latch.backend = \"rppal\" knows lines by BCM number only; give a number or another backend",
                 );
             }
+        }
+    }
+
+    fn mqtt(&mut self, mqtt: &MqttConfig) {
+        self.range("mqtt.queue", mqtt.queue, 1, 100_000, " events");
+        let file = !mqtt.password_file.as_os_str().is_empty();
+        if file && !mqtt.password.is_empty() {
+            self.add("mqtt.password", "there is a password_file too; give one of them");
+        }
+        if mqtt.user.is_empty() && (file || !mqtt.password.is_empty()) {
+            self.add("mqtt.user", "a password needs mqtt.user, the broker's user");
+        }
+        for (key, topic) in [("mqtt.prefix", &mqtt.prefix), ("mqtt.discovery", &mqtt.discovery)] {
+            let strange = |c: char| c == '+' || c == '#' || c.is_control() || c.is_whitespace();
+            let parted = topic.is_empty() || topic.split('/').all(|part| !part.is_empty());
+            if !parted || topic.contains(strange) || topic.starts_with('$') || topic.len() > 200 {
+                self.add(key, "no beginning of a topic; give words with / between them, for example \"house/door\"");
+            }
+        }
+        if mqtt.name.len() > 100 {
+            self.add("mqtt.name", "longer than 100 bytes; give a shorter name");
+        }
+    }
+
+    fn hooks(&mut self, hooks: &[HookConfig]) {
+        // Each has a thread of its own.
+        if hooks.len() > 16 {
+            self.add("hooks", format!("{} are too many; give at most 16", hooks.len()));
+        }
+        for (i, hook) in hooks.iter().enumerate() {
+            let key = |name: &str| format!("hooks.{i}.{name}");
+            if hook.on.is_empty() {
+                self.add(key("on"), "no event is named; give for example on = [\"granted\", \"denied\"]");
+            }
+            match (hook.command.is_empty(), hook.url.is_empty()) {
+                (true, true) => self.add(key("command"), "neither command nor url is set; give one of them"),
+                (false, false) => {
+                    self.add(key("url"), "there is a command too; give one of them, and a hook for the other")
+                }
+                (true, false) if !hook.url.starts_with("http://") && !hook.url.starts_with("https://") => {
+                    self.add(key("url"), "no address; give one that begins with https:// or http://");
+                }
+                _ => {}
+            }
+            let file = !hook.secret_file.as_os_str().is_empty();
+            if file && !hook.secret.is_empty() {
+                self.add(key("secret"), "there is a secret_file too; give one of them");
+            }
+            if hook.url.is_empty() && (file || !hook.secret.is_empty()) {
+                self.add(key("secret"), "only what is sent to a url is signed; take it out");
+            }
+            self.duration(key("timeout"), hook.timeout, Duration::from_millis(100), Duration::from_secs(300));
         }
     }
 }

@@ -18,6 +18,8 @@ impl Default for Config {
             led: LedConfig::default(),
             attendance: AttendanceConfig::default(),
             control: ControlConfig::default(),
+            mqtt: MqttConfig::default(),
+            hooks: Vec::new(),
             log: LogConfig::default(),
         }
     }
@@ -129,6 +131,40 @@ impl Default for AttendanceConfig {
 impl Default for ControlConfig {
     fn default() -> Self {
         ControlConfig { socket: "/run/facelatch/control.sock".into() }
+    }
+}
+
+/// The certificates a Debian system trusts.
+const SYSTEMS_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        MqttConfig {
+            broker: None,
+            ca: SYSTEMS_CERTIFICATES.into(),
+            user: String::new(),
+            password: String::new(),
+            password_file: PathBuf::new(),
+            prefix: String::new(),
+            discovery: "homeassistant".into(),
+            name: String::new(),
+            allow_open: false,
+            queue: 1000,
+        }
+    }
+}
+
+impl Default for HookConfig {
+    fn default() -> Self {
+        HookConfig {
+            on: Vec::new(),
+            command: Vec::new(),
+            url: String::new(),
+            secret: String::new(),
+            secret_file: PathBuf::new(),
+            ca: SYSTEMS_CERTIFICATES.into(),
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 

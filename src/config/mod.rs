@@ -2,6 +2,7 @@
 
 mod check;
 mod defaults;
+pub mod secret;
 pub mod units;
 
 use std::{
@@ -35,6 +36,8 @@ pub struct Config {
     pub led: LedConfig,
     pub attendance: AttendanceConfig,
     pub control: ControlConfig,
+    pub mqtt: MqttConfig,
+    pub hooks: Vec<HookConfig>,
     pub log: LogConfig,
 }
 
@@ -279,6 +282,95 @@ pub struct ControlConfig {
     pub socket: PathBuf,
 }
 
+/// What is told to an MQTT broker, and whether the door may be opened from there.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttConfig {
+    /// None: off.
+    #[serde(deserialize_with = "units::broker")]
+    pub broker: Option<Broker>,
+    /// Whose certificates are trusted, for mqtts: a file of PEM certificates.
+    pub ca: PathBuf,
+    pub user: String,
+    /// May hold `${credential:NAME}`.
+    pub password: String,
+    /// Goes instead of `password`.
+    pub password_file: PathBuf,
+    /// What all topics begin with; empty: facelatch/HOSTNAME.
+    pub prefix: String,
+    /// What the topics begin with that Home Assistant discovers devices by; empty: nothing is said to it.
+    pub discovery: String,
+    /// What the device is called there; empty: facelatch HOSTNAME.
+    pub name: String,
+    /// Whether a message may open the door.
+    pub allow_open: bool,
+    /// So many events are kept while the broker is away.
+    pub queue: usize,
+}
+
+/// Where a broker listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+}
+
+/// What is done on some events: a program is run, or an address is told.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct HookConfig {
+    pub on: Vec<EventName>,
+    /// Program and arguments, which may hold `${credential:NAME}`; no shell.
+    pub command: Vec<String>,
+    /// Where the event is sent to with POST; may hold `${credential:NAME}`.
+    pub url: String,
+    /// What the message is signed with; may hold `${credential:NAME}`. Empty: not signed.
+    pub secret: String,
+    /// Goes instead of `secret`.
+    pub secret_file: PathBuf,
+    /// Whose certificates are trusted, for https: a file of PEM certificates.
+    pub ca: PathBuf,
+    /// The program is killed, the address given up, after this.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+}
+
+/// The kinds of events, as programs outside call them.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum EventName {
+    Started,
+    Stopped,
+    Granted,
+    Denied,
+    Opened,
+    Enrolled,
+    Refused,
+    Forgotten,
+    Renamed,
+    CameraLost,
+    CameraBack,
+    ClockSet,
+}
+
+impl EventName {
+    pub const ALL: [EventName; 12] = [
+        EventName::Started,
+        EventName::Stopped,
+        EventName::Granted,
+        EventName::Denied,
+        EventName::Opened,
+        EventName::Enrolled,
+        EventName::Refused,
+        EventName::Forgotten,
+        EventName::Renamed,
+        EventName::CameraLost,
+        EventName::CameraBack,
+        EventName::ClockSet,
+    ];
+}
+
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
@@ -329,7 +421,7 @@ impl Config {
         let mut problems: Vec<(usize, String)> = check::problems(&config)
             .into_iter()
             .map(|problem| {
-                let line = span_of(text, problem.key).map_or(1, |span| line_of(text, &span));
+                let line = span_of(text, &problem.key).map_or(1, |span| line_of(text, &span));
                 (line, format!("{}:{line}: {}: {}", path.display(), problem.key, problem.text))
             })
             .collect();
@@ -347,8 +439,11 @@ impl Config {
             &mut self.store.path,
             &mut self.control.socket,
             &mut self.camera.folder,
+            &mut self.mqtt.ca,
+            &mut self.mqtt.password_file,
         ];
-        for path in paths {
+        let of_hooks = self.hooks.iter_mut().flat_map(|hook| [&mut hook.secret_file, &mut hook.ca]);
+        for path in paths.into_iter().chain(of_hooks) {
             if !path.as_os_str().is_empty() && path.is_relative() {
                 *path = folder.join(&*path);
             }
@@ -361,15 +456,22 @@ fn line_of(text: &str, span: &Range<usize>) -> usize {
     text.as_bytes()[..span.start.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Where a key such as `latch.hold` stands; of a key that is not written, the section's place.
+/// Where a key such as `latch.hold` or `hooks.0.url` stands; of a key that is not written, the section's place.
 fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
     let document = DeTable::parse(text).ok()?;
     let mut table: &DeTable<'_> = document.get_ref();
     let mut span = None;
-    for part in key.split('.') {
+    let mut parts = key.split('.');
+    while let Some(part) = parts.next() {
         let Some((name, value)) = table.get_key_value(part) else { break };
         span = Some(name.span());
-        match value.get_ref() {
+        let mut value = value.get_ref();
+        if let DeValue::Array(entries) = value {
+            let Some(entry) = parts.next().and_then(|part| entries.get(part.parse::<usize>().ok()?)) else { break };
+            span = Some(entry.span());
+            value = entry.get_ref();
+        }
+        match value {
             DeValue::Table(inner) => table = inner,
             _ => break,
         }
@@ -395,10 +497,10 @@ fn key_at(text: &str, span: &Range<usize>) -> Option<String> {
     (!path.is_empty()).then(|| path.join("."))
 }
 
-/// "did you mean" for an unknown key, read out of the message that lists the known ones.
+/// "did you mean" for an unknown key or value, read out of the message that lists the known ones.
 fn suggestion(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
-    if !message.starts_with("unknown field") {
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
         return String::new();
     }
     let Some(unknown) = quoted.next() else { return String::new() };

@@ -31,12 +31,12 @@ fn every_shipped_file_loads() {
 /// Debug output names every field of every section; each must stand in the shipped file, commented out at least.
 #[test]
 fn the_shipped_file_names_every_key() {
-    let debug = format!("{:?}", Config::default());
+    let debug = format!("{:?} {:?}", Config::default(), HookConfig::default());
     let keys = debug.split([',', '{']).filter_map(|part| part.split_once(": ")).map(|(key, _)| key.trim());
     for key in keys {
         let written = SHIPPED.lines().any(|line| {
             let line = line.trim_start_matches("# ");
-            line.starts_with(&format!("{key} = ")) || line == format!("[{key}]")
+            line.starts_with(&format!("{key} = ")) || line == format!("[{key}]") || line == format!("[[{key}]]")
         });
         assert!(written, "{key} is not in config/facelatch.toml");
     }
@@ -113,6 +113,41 @@ fn a_day_that_cannot_be_is_refused() {
     assert!(wrong("day_start = 4").contains("a time of day in quotes"));
     assert!(wrong("gap = \"13h\"").contains("attendance.gap"));
     assert!(wrong("direction = \"in\"").contains("attendance.direction"));
+}
+
+#[test]
+fn a_hook_that_cannot_be_right_is_refused_where_it_stands() {
+    let good = "mode = \"attendance\"\n[[hooks]]\non = [\"granted\"]\ncommand = [\"logger\"]\n";
+    assert_eq!(parse(good).unwrap().hooks[0].on, [EventName::Granted]);
+    let message = refusal(&format!("{good}[[hooks]]\non = [\"grantd\"]\ncommand = [\"logger\"]\n"));
+    assert!(message.contains("facelatch.toml:6") && message.contains("did you mean `granted`"), "{message}");
+    for (hook, line, words) in [
+        ("on = []\nurl = \"https://example.org\"\n", 6, "no event is named"),
+        ("on = [\"denied\"]\n", 5, "neither command nor url"),
+        ("on = [\"denied\"]\ncommand = [\"a\"]\nurl = \"https://b\"\n", 8, "a command too"),
+        ("on = [\"denied\"]\nurl = \"example.org\"\n", 7, "begins with https://"),
+        ("on = [\"denied\"]\ncommand = [\"a\"]\nsecret = \"b\"\n", 8, "only what is sent"),
+        ("on = [\"denied\"]\ncommand = [\"a\"]\ntimeout = \"1h\"\n", 8, "out of range"),
+    ] {
+        let message = refusal(&format!("{good}[[hooks]]\n{hook}"));
+        assert!(message.contains(&format!(":{line}: hooks.1.")) && message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_be_right_is_refused() {
+    for (keys, words) in [
+        ("broker = \"pi.local\"", "facelatch.toml:3: mqtt.broker: \"pi.local\" is no broker"),
+        ("password = \"x\"", "needs mqtt.user"),
+        ("user = \"a\"\npassword = \"x\"\npassword_file = \"y\"", "a password_file too"),
+        ("prefix = \"a/#\"", "mqtt.prefix"),
+        ("prefix = \"/a\"", "mqtt.prefix"),
+        ("discovery = \"$SYS\"", "mqtt.discovery"),
+        ("queue = 0", "mqtt.queue: 0 is out of range"),
+    ] {
+        let message = refusal(&format!("mode = \"attendance\"\n[mqtt]\n{keys}\n"));
+        assert!(message.contains(words), "{keys}: {message}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How durations and rates are written.
+//! How durations, rates and a broker's address are written.
 
 use std::{fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use serde::{
     de::{Error, Visitor},
 };
 
-use super::FalseMatchRate;
+use super::{Broker, FalseMatchRate};
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
@@ -96,9 +96,68 @@ impl<'de> Deserialize<'de> for FalseMatchRate {
     }
 }
 
+/// Reads "mqtt://host:1883" or "mqtts://host:8883", the port being optional; None of an empty text.
+///
+/// # Errors
+/// A sentence that says what is expected.
+pub fn parse_broker(text: &str) -> Result<Option<Broker>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let read = || {
+        let (scheme, address) = text.split_once("://")?;
+        let (tls, port) = match scheme {
+            "mqtt" => (false, 1883),
+            "mqtts" => (true, 8883),
+            _ => return None,
+        };
+        // The colons of an IPv6 address stand in brackets.
+        let (host, port) = match address.rsplit_once(':').filter(|(_, after)| !after.contains(']')) {
+            Some((host, port)) => (host, port.parse().ok()?),
+            None => (address, port),
+        };
+        let fine = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        (!host.is_empty() && host.chars().all(fine)).then(|| Broker { tls, host: host.to_owned(), port })
+    };
+    let expected =
+        "give \"mqtt://HOST:1883\" or, with TLS, \"mqtts://HOST:8883\"; user and password have keys of their own";
+    read().map(Some).ok_or_else(|| format!("\"{text}\" is no broker; {expected}"))
+}
+
+/// For `#[serde(deserialize_with)]`.
+pub(super) fn broker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Broker>, D::Error> {
+    parse_broker(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mqtt{}://{}:{}", if self.tls { "s" } else { "" }, self.host, self.port)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_has_a_scheme_and_a_host() {
+        let read = |text: &str| parse_broker(text).map(|broker| broker.map(|broker| broker.to_string()));
+        assert_eq!(read(""), Ok(None));
+        assert_eq!(read("mqtt://pi.local"), Ok(Some("mqtt://pi.local:1883".into())));
+        assert_eq!(read("mqtts://10.0.0.2:1234"), Ok(Some("mqtts://10.0.0.2:1234".into())));
+        assert_eq!(read("mqtt://[::1]"), Ok(Some("mqtt://[::1]:1883".into())));
+        for wrong in [
+            "pi.local",
+            "http://pi",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://pi:99999",
+            "mqtt://me:secret@pi",
+            "mqtt://pi/x",
+        ] {
+            assert!(read(wrong).unwrap_err().contains("mqtts://HOST:8883"), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_have_a_unit() {

@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 22] = [
+const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -47,7 +47,8 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("config", &["gallery"]),
     ("gpio", &["config"]),
     ("latch", &["gpio"]),
-    ("camera", &["config", "vision", "telemetry"]),
+    ("program", &["telemetry"]),
+    ("camera", &["config", "program", "vision", "telemetry"]),
     ("store", &["gallery", "vision"]),
     ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
     ("eval", &["enroll", "vision"]),
@@ -56,6 +57,10 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("clock", &["store"]),
     ("attendance", &["clock", "config", "gallery", "store", "telemetry"]),
     ("control", &["attendance", "calibrate", "store"]),
+    // They see events and ask; they cannot reach what recognises or drives.
+    ("outside", &["config", "store"]),
+    ("mqtt", &["config", "control", "outside", "store", "telemetry"]),
+    ("hooks", &["config", "outside", "program", "store", "telemetry"]),
     ("threshold", &["config", "policy", "vision"]),
     ("calibrate", &["gallery", "policy", "vision"]),
     (
@@ -85,7 +90,9 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
             "enroll",
             "gallery",
             "gpio",
+            "hooks",
             "latch",
+            "mqtt",
             "policy",
             "service",
             "sight",

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use facelatch::{
-    config::{CameraSource, Config, GpioBackend, LineChoice, Mode, PrecisionChoice},
+    config::{Broker, CameraSource, Config, EventName, GpioBackend, HookConfig, LineChoice, Mode, PrecisionChoice},
     control::{ControlClient, Request, Response, Status},
     daemon::{self, Signals},
     store::{Event, EventKind, Store},
@@ -270,4 +271,59 @@ fn lock_finds_the_line_that_was_driven_even_if_the_configuration_broke() {
     fs::remove_file(dir.path().join("relay.json")).unwrap();
     daemon::lock(Ok(config)).unwrap();
     assert!(matches!(daemon::lock(broken()), Err(daemon::LockError::Config(_))), "nothing is known of any relay");
+}
+
+fn shell(script: &str) -> HookConfig {
+    HookConfig {
+        on: EventName::ALL.to_vec(),
+        command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        ..HookConfig::default()
+    }
+}
+
+/// A door that somebody comes to, and how long the whole took.
+fn visit(dir: &Path, more: impl FnOnce(&mut Config)) -> Duration {
+    play(dir, &[("", 2), ("barack_obama_2.png", 12), ("", 4)]);
+    let mut config = config(dir);
+    more(&mut config);
+    let begun = Instant::now();
+    daemon::run(config, &Signals::default()).unwrap();
+    begun.elapsed()
+}
+
+#[test]
+fn a_program_is_told_of_everything_from_start_to_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = dir.path().join("told");
+    let script = format!("echo \"$FACELATCH_EVENT $FACELATCH_PERSON\" >>{}", told.display());
+    visit(dir.path(), |config| config.hooks = vec![shell(&script)]);
+    let told = fs::read_to_string(told).unwrap();
+    let lines: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.starts_with("denied")).collect();
+    assert_eq!(lines, ["started", "granted Barack Obama", "stopped"]);
+}
+
+#[test]
+fn whoever_hangs_outside_never_keeps_the_door_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    // They take connections and say nothing.
+    let [address, broker] = [0, 0].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [url, port] = [&address, &broker].map(|listener| listener.local_addr().unwrap().port());
+    let minute = Duration::from_secs(60);
+    let took = visit(dir.path(), |config| {
+        let url = format!("http://127.0.0.1:{url}/");
+        let telling = HookConfig { on: EventName::ALL.to_vec(), url, timeout: minute, ..HookConfig::default() };
+        config.hooks = vec![HookConfig { timeout: minute, ..shell("sleep 60") }, telling];
+        config.mqtt.broker = Some(Broker { tls: false, host: "127.0.0.1".into(), port });
+    });
+    let events = Store::open(&dir.path().join("store"), 0).unwrap().0.events(None, None).unwrap();
+    let latencies: Vec<u32> = events
+        .iter()
+        .filter_map(|event| match event.kind {
+            EventKind::Granted { latency_ms, .. } => Some(latency_ms),
+            _ => None,
+        })
+        .collect();
+    // Whatever waited for one of them would wait for a minute, or until the broker is given up after five seconds.
+    assert!(matches!(latencies[..], [latency] if latency < 3000), "{latencies:?}");
+    assert!(took < minute / 2, "{took:?}");
 }

@@ -10,5 +10,6 @@ mod golden;
 mod learn;
 mod lfw;
 mod models;
+mod mosquitto;
 mod sight;
 mod support;

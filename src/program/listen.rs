@@ -1,4 +1,4 @@
-//! What a program says on its error output: logged at debug, the last of it kept to explain the program's end.
+//! What a program says: logged at debug, the last of it kept to explain the program's end.
 
 use std::{
     collections::VecDeque,
@@ -17,14 +17,14 @@ const LONGEST_LINE: usize = 500;
 const LATEST: Duration = Duration::from_millis(200);
 
 /// The thread that listens, and what it keeps.
-pub(super) struct LastWords {
+pub(crate) struct LastWords {
     lines: Arc<Mutex<VecDeque<String>>>,
     thread: JoinHandle<()>,
 }
 
 impl LastWords {
     /// Reads the error output until its end, so that the program never has to wait for a reader of it.
-    pub(super) fn listen(errors: impl Read + Send + 'static, program: String) -> LastWords {
+    pub(crate) fn listen(errors: impl Read + Send + 'static, program: String) -> LastWords {
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&lines);
         let keep = move |line: String| {
@@ -39,7 +39,7 @@ impl LastWords {
     }
 
     /// The last lines of a program that has ended.
-    pub(super) fn all(&self) -> String {
+    pub(crate) fn all(&self) -> String {
         let until = Instant::now() + LATEST;
         while !self.thread.is_finished() && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
@@ -49,31 +49,41 @@ impl LastWords {
     }
 }
 
-/// Lines end with a newline or, as ffmpeg's progress does, with a carriage return; they need not be UTF-8.
 fn each_line(mut from: impl Read, mut say: impl FnMut(String)) {
-    let (mut chunk, mut line) = ([0; 1024], Vec::new());
-    let mut finish = |line: &mut Vec<u8>| {
-        if !line.is_empty() {
-            say(printable(&String::from_utf8_lossy(line)));
-        }
-        line.clear();
-    };
+    let (mut chunk, mut lines) = ([0; 1024], Lines::default());
     loop {
-        let count = match from.read(&mut chunk) {
+        match from.read(&mut chunk) {
             Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(count) => lines.push(&chunk[..count], &mut say),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => break,
-        };
-        for &byte in &chunk[..count] {
+        }
+    }
+    lines.finish(&mut say);
+}
+
+/// Cuts bytes into lines, which end with a newline or, as ffmpeg's progress does, with a carriage return; they need not be UTF-8.
+#[derive(Default)]
+pub(crate) struct Lines(Vec<u8>);
+
+impl Lines {
+    pub(crate) fn push(&mut self, bytes: &[u8], mut say: impl FnMut(String)) {
+        for &byte in bytes {
             match byte {
-                b'\n' | b'\r' => finish(&mut line),
-                _ if line.len() < LONGEST_LINE => line.push(byte),
+                b'\n' | b'\r' => self.finish(&mut say),
+                _ if self.0.len() < LONGEST_LINE => self.0.push(byte),
                 _ => {}
             }
         }
     }
-    finish(&mut line);
+
+    /// What is left at the end is a line too.
+    pub(crate) fn finish(&mut self, mut say: impl FnMut(String)) {
+        if !self.0.is_empty() {
+            say(printable(&String::from_utf8_lossy(&self.0)));
+        }
+        self.0.clear();
+    }
 }
 
 #[cfg(test)]
