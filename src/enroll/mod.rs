@@ -23,6 +23,7 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 pub use picture::decode as decode_picture;
+pub use scan::check_name;
 pub use verdict::Refusal;
 
 use crate::{
@@ -432,6 +433,10 @@ impl Enroller {
         let folder = self.config.folder.join(name);
         let path = unused_path(&folder, file_name, bytes);
         let key = path.strip_prefix(&self.config.folder).unwrap_or(&path).to_string_lossy().into_owned();
+        // Its name comes from its content then.
+        if path.exists() {
+            return Ok(Err(Refusal::Duplicate(key)));
+        }
         let picture = match self.judge(bytes, &key, &person, &people, now) {
             Ok(picture) => picture,
             Err(refusal) => return Ok(Err(refusal)),

@@ -122,7 +122,7 @@ fn check_name_of(name: &Path) -> Result<String, Refusal> {
 }
 
 /// A name people can have: any script, but nothing that is no file name or forges a line of the log.
-pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
+pub fn check_name(name: &str) -> Result<(), Refusal> {
     let wrong = if name.trim().is_empty() {
         "it is empty"
     } else if name.len() > 200 {

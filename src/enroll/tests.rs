@@ -385,6 +385,13 @@ fn a_picture_brought_by_command_is_judged_before_it_is_kept() {
     assert_eq!(picture.path, "Ada/me.png");
     assert_eq!(fs::metadata(room.path("Ada/me.png")).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(room.people(), [person("Ada", 1)]);
+    // Another picture of the same name gets a place of its own; the same one never comes twice.
+    room.enroller.add_picture("Ada", "me.png", &png(DARK_RED, 60), SystemTime::now()).unwrap().unwrap();
+    for again in [RED, DARK_RED] {
+        let again = room.enroller.add_picture("Ada", "me.png", &png(again, 60), SystemTime::now()).unwrap();
+        assert!(matches!(again, Err(Refusal::Duplicate(_))), "{again:?}");
+    }
+    assert_eq!(room.people(), [person("Ada", 2)]);
     assert!(room.sync().is_empty(), "the folder and the store agree");
 }
 
