@@ -112,6 +112,24 @@ pub enum Reason {
     Cooldown(PersonId),
 }
 
+impl Reason {
+    /// One word for counting.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Reason::Stale => "stale",
+            Reason::SeveralFaces(_) => "several_faces",
+            Reason::NobodyEnrolled => "nobody_enrolled",
+            Reason::NotGoodEnough(_) => "not_good_enough",
+            Reason::Decided => "decided",
+            Reason::Unknown(..) => "unknown",
+            Reason::Ambiguous(..) => "ambiguous",
+            Reason::NotYet(..) => "not_yet",
+            Reason::SameVisit(_) => "same_visit",
+            Reason::Cooldown(_) => "cooldown",
+        }
+    }
+}
+
 /// A visit that ended, or went on for a whole window, without a grant. Said once per face.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Denial {

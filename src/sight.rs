@@ -25,12 +25,12 @@ use crate::{
     vision::{
         Vision, VisionError,
         align::AlignedFace,
-        embed::EmbedError,
+        embed::{EmbedError, Embedding},
         frame::{Frame, FrameError},
         fuse::{Fuser, Probe},
         geometry::{BoundingBox, Detection},
         motion::{self, CELL, Motion},
-        quality::{Flaw, QualityLimits},
+        quality::{Flaw, Quality, QualityLimits},
         resize::Region,
         track::{TrackId, Tracker},
     },
@@ -53,6 +53,8 @@ const SAME_PLACE: f32 = 0.3;
 /// So far around a face, in sides of its box from its middle, the picture is needed: its aligned cut reaches .95 if the head
 /// is tilted, and it may have moved by half a side.
 const AROUND: f32 = 1.5;
+/// So far around a face a portrait reaches, in sides of its box from its middle: less than what is decoded.
+const PORTRAIT: f32 = 1.0;
 /// Two looks whose aligned faces differ by less in every cell (mean luma) are one: there is nothing new to embed.
 const SAME_LOOK: f32 = 2.0;
 
@@ -71,6 +73,11 @@ pub struct Sight {
     /// The faces of the last frame that was examined.
     present: Vec<(TrackId, Detection)>,
     looks: HashMap<TrackId, LastLook>,
+    /// Whether somebody wants portraits, and of the last frame those that were new.
+    keep_portraits: bool,
+    portraits: Vec<Portrait>,
+    /// The face that is being enrolled from the camera: looked at in every frame.
+    sitter: Option<TrackId>,
     searched_at: Option<Instant>,
     confirmed_at: Option<Instant>,
     tally: Tally,
@@ -82,6 +89,16 @@ struct LastLook {
     at: Instant,
     /// The last look that was good enough to embed.
     embedded: Option<(Vec<f32>, Probe)>,
+}
+
+/// A face cut out of its frame with some of what is around it, so that it can be enrolled like any picture.
+#[derive(Clone, Debug)]
+pub struct Portrait {
+    pub track: TrackId,
+    pub picture: RgbImage,
+    /// See [`crate::vision::quality::Quality`].
+    pub sharpness: f32,
+    pub embedding: Embedding,
 }
 
 /// A face of the frame that is being looked at.
@@ -96,7 +113,7 @@ enum Look {
     /// Landmarks that cannot be aligned: there is nothing to say about such a face.
     Degenerate,
     Flawed(Flaw),
-    Good(AlignedFace),
+    Good(Quality, AlignedFace),
 }
 
 /// What was done since the start.
@@ -123,6 +140,20 @@ pub struct Spent {
     pub examine: Duration,
     /// Embedding and search in the gallery.
     pub embed: Duration,
+}
+
+impl Spent {
+    /// Each stage with its name.
+    pub fn stages(&self) -> [(&'static str, Duration); 6] {
+        [
+            ("decode", self.decode),
+            ("motion", self.motion),
+            ("search", self.search),
+            ("confirm", self.confirm),
+            ("examine", self.examine),
+            ("embed", self.embed),
+        ]
+    }
 }
 
 /// Why a frame could not be examined.
@@ -153,6 +184,9 @@ impl Sight {
             turned: RgbImage::default(),
             present: Vec::new(),
             looks: HashMap::new(),
+            keep_portraits: false,
+            portraits: Vec::new(),
+            sitter: None,
             searched_at: None,
             confirmed_at: None,
             tally: Tally::default(),
@@ -168,12 +202,41 @@ impl Sight {
         self.spent
     }
 
+    /// The faces of the last frame that was examined; most frames are not.
+    pub fn present(&self) -> &[(TrackId, Detection)] {
+        &self.present
+    }
+
+    /// From now on portraits are made of faces that are good enough, or no longer.
+    pub fn keep_portraits(&mut self, keep: bool) {
+        self.keep_portraits = keep;
+    }
+
+    /// The portraits of the last frame: none when its faces looked as before.
+    pub fn take_portraits(&mut self) -> Vec<Portrait> {
+        std::mem::take(&mut self.portraits)
+    }
+
+    /// This face is being enrolled: it is looked at in every frame, decided on or not.
+    pub fn sit(&mut self, sitter: Option<TrackId>) {
+        if sitter.is_some() && sitter != self.sitter {
+            // Its last look counts as new: whoever holds still has only that one.
+            sitter.and_then(|track| self.looks.get_mut(&track)).into_iter().for_each(|last| last.embedded = None);
+        }
+        self.sitter = sitter;
+    }
+
+    fn wants(&self, track: TrackId, policy: &Policy) -> bool {
+        policy.is_undecided(track) || self.sitter == Some(track)
+    }
+
     /// What there is to say about a frame. Faces that are still there but were not worth a look in it are left out.
     ///
     /// # Errors
     /// The frame is broken, or a net failed.
     pub fn look(&mut self, frame: &Frame, gallery: &Gallery, policy: &Policy) -> Result<Vec<Observation>, SightError> {
         let at = frame.captured_at;
+        self.portraits.clear();
         let due = |since: Option<Instant>, every: Duration| {
             since.is_none_or(|since| at.saturating_duration_since(since) >= every)
         };
@@ -192,7 +255,7 @@ impl Sight {
         self.spent.motion += begun.elapsed();
         let mut search = due(self.searched_at, if nobody { SEARCH_IDLE } else { SEARCH_OCCUPIED })
             || moved && due(self.searched_at, SEARCH_MOVING);
-        let undecided = self.present.iter().any(|(track, _)| policy.is_undecided(*track));
+        let undecided = self.present.iter().any(|(track, _)| self.wants(*track, policy));
         let confirm = !nobody && (search || undecided || due(self.confirmed_at, CONFIRM_DECIDED));
         if !search && !confirm {
             return Ok(Vec::new());
@@ -209,7 +272,7 @@ impl Sight {
             seen = self.confirm(at, policy)?;
             search |= seen.len() < self.present.len();
         }
-        search |= policy.rules().refuse_several_faces && seen.iter().any(|seen| matches!(seen.look, Look::Good(_)));
+        search |= policy.rules().refuse_several_faces && seen.iter().any(|seen| matches!(seen.look, Look::Good(..)));
         if search {
             if !whole {
                 self.decode(frame, frame.region())?;
@@ -265,7 +328,7 @@ impl Sight {
     fn examine(&mut self, track: TrackId, face: Detection, at: Instant, policy: &Policy) -> Seen {
         let last = self.looks.get(&track).map(|last| last.at);
         let again = last.is_none_or(|last| at.saturating_duration_since(last) >= LOOK_AGAIN);
-        if !again && !policy.is_undecided(track) {
+        if !again && !self.wants(track, policy) {
             return Seen { track, face, look: Look::NotDue };
         }
         self.looks.entry(track).or_insert(LastLook { at, embedded: None }).at = at;
@@ -276,7 +339,7 @@ impl Sight {
             None => Look::Degenerate,
             Some((quality, aligned)) => match quality.check(&self.limits) {
                 Err(flaw) => Look::Flawed(flaw),
-                Ok(()) => Look::Good(aligned),
+                Ok(()) => Look::Good(quality, aligned),
             },
         };
         self.spent.examine += begun.elapsed();
@@ -288,9 +351,9 @@ impl Sight {
             Look::Degenerate => return Ok(None),
             Look::NotDue => Err(NotAsked::Decided),
             Look::Flawed(flaw) => Err(NotAsked::Flawed(flaw)),
-            Look::Good(aligned) => {
+            Look::Good(quality, aligned) => {
                 let begun = Instant::now();
-                let matched = gallery.search_fused(&self.probe(seen.track, &aligned, at)?);
+                let matched = gallery.search_fused(&self.probe(seen.track, &seen.face, quality, &aligned, at)?);
                 self.spent.embed += begun.elapsed();
                 Ok(matched)
             }
@@ -299,20 +362,48 @@ impl Sight {
     }
 
     /// The probe made of this look and those before it; a look that shows nothing new adds nothing to it.
-    fn probe(&mut self, track: TrackId, aligned: &AlignedFace, at: Instant) -> Result<Probe, EmbedError> {
+    fn probe(
+        &mut self,
+        track: TrackId,
+        face: &Detection,
+        quality: Quality,
+        aligned: &AlignedFace,
+        at: Instant,
+    ) -> Result<Probe, EmbedError> {
         let cells = motion::cells(&aligned.0);
-        let last = self.looks.get_mut(&track);
-        if let Some((before, probe)) = last.as_ref().and_then(|last| last.embedded.as_ref())
+        let last = self.looks.get(&track);
+        if let Some((before, probe)) = last.and_then(|last| last.embedded.as_ref())
             && before.iter().zip(&cells).all(|(before, now)| (before - now).abs() < SAME_LOOK)
         {
             return Ok(probe.clone());
         }
         self.tally.embedded += 1;
-        let probe = self.fuser.add(track, self.vision.embedder().embed(aligned)?, at)?;
+        let embedding = self.vision.embedder().embed(aligned)?;
+        if self.keep_portraits || self.sitter == Some(track) {
+            let picture = self.portrait(&face.bounding_box);
+            self.portraits.push(Portrait {
+                track,
+                picture,
+                sharpness: quality.sharpness,
+                embedding: embedding.clone(),
+            });
+        }
+        let last = self.looks.get_mut(&track);
+        let probe = self.fuser.add(track, embedding, at)?;
         if let Some(last) = last {
             last.embedded = Some((cells, probe.clone()));
         }
         Ok(probe)
+    }
+
+    /// The face with what is around it, as far as the picture reaches.
+    fn portrait(&self, face: &BoundingBox) -> RgbImage {
+        let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
+        let (center, reach) = (face.center(), face.side() * PORTRAIT);
+        let (x1, y1) = ((center.x - reach).max(0.0) as u32, (center.y - reach).max(0.0) as u32);
+        let (x2, y2) = ((center.x + reach) as u32, (center.y + reach) as u32);
+        let (x2, y2) = (x2.min(picture.width()), y2.min(picture.height()));
+        imageops::crop_imm(picture, x1, y1, x2.saturating_sub(x1), y2.saturating_sub(y1)).to_image()
     }
 
     /// Decodes a region (in the camera's own coordinates) and turns the picture upright if it is not.

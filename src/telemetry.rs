@@ -177,6 +177,35 @@ impl Counters {
     }
 }
 
+/// Upper ends of the histograms' buckets in seconds; the last one has none.
+pub const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+/// How often something took how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Histogram {
+    /// How many fell into each of [`BUCKETS`], and in the last place how many were longer.
+    pub counts: [u64; BUCKETS.len() + 1],
+    pub sum: Duration,
+}
+
+/// Named histograms of durations, shared by all threads.
+#[derive(Clone, Default)]
+pub struct Times(Arc<Mutex<BTreeMap<&'static str, Histogram>>>);
+
+impl Times {
+    pub fn observe(&self, name: &'static str, time: Duration) {
+        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let histogram = times.entry(name).or_default();
+        let seconds = time.as_secs_f64();
+        histogram.counts[BUCKETS.iter().position(|end| seconds <= *end).unwrap_or(BUCKETS.len())] += 1;
+        histogram.sum += time;
+    }
+
+    pub fn snapshot(&self) -> BTreeMap<&'static str, Histogram> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.snapshot()).finish()

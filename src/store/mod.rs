@@ -51,6 +51,29 @@ pub struct EnrolledPicture {
     pub enrolled_at_ms: i64,
 }
 
+/// Somebody who came to the door and is nobody of those enrolled; kept only if the configuration asks for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stranger {
+    pub id: u32,
+    /// Milliseconds since 1970.
+    pub first_ms: i64,
+    pub last_ms: i64,
+    pub visits: u32,
+    /// The best first.
+    pub looks: Vec<StrangerLook>,
+}
+
+/// A picture of a stranger and what was made of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StrangerLook {
+    /// A JPEG of the face with what is around it.
+    pub picture: Vec<u8>,
+    pub sharpness: f32,
+    pub model: ModelId,
+    /// Unit length.
+    pub embedding: Vec<f32>,
+}
+
 /// Something that happened, as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -165,6 +188,7 @@ pub struct Store {
     meta: sled::Tree,
     people: sled::Tree,
     events: sled::Tree,
+    strangers: sled::Tree,
     followers: Arc<Mutex<Vec<Sender<Event>>>>,
     /// Taken while an event gets its number, so that numbers rise in the order of writing.
     writing: Arc<Mutex<()>>,
@@ -185,6 +209,7 @@ impl Store {
             meta: tree("meta")?,
             people: tree("people")?,
             events: tree("events")?,
+            strangers: tree("strangers")?,
             db: db.clone(),
             followers: Arc::default(),
             writing: Arc::default(),
@@ -289,6 +314,45 @@ impl Store {
         let next = last.unwrap_or(0) + 1;
         self.write(&self.meta, b"last_person", next.to_be_bytes().to_vec())?;
         Ok(PersonId(next))
+    }
+
+    /// Everybody unknown who is kept, in the order of their numbers.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn strangers(&self) -> Result<Vec<Stranger>, StoreError> {
+        let mut strangers = Vec::new();
+        for entry in self.strangers.iter() {
+            let (_, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            match record::decode(&value) {
+                Ok(stranger) => strangers.push(stranger),
+                Err(problem) => log::warn!("{}: an unknown face's record is skipped: {problem}", self.path.display()),
+            }
+        }
+        Ok(strangers)
+    }
+
+    /// Writes an unknown person, replacing the record as a whole; one without a number (0) gets the next.
+    ///
+    /// # Errors
+    /// Not written: the old record stands.
+    pub fn put_stranger(&self, stranger: &mut Stranger) -> Result<(), StoreError> {
+        if stranger.id == 0 {
+            let last = self.read_meta("last_stranger")?;
+            let last = last.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+            stranger.id = last.unwrap_or(0) + 1;
+            self.write(&self.meta, b"last_stranger", stranger.id.to_be_bytes().to_vec())?;
+        }
+        let value = record::encode(stranger)
+            .map_err(|error| StoreError::Write { path: self.path.clone(), problem: error.to_string() })?;
+        self.write(&self.strangers, &stranger.id.to_be_bytes(), value)
+    }
+
+    /// # Errors
+    /// Not removed.
+    pub fn remove_stranger(&self, id: u32) -> Result<(), StoreError> {
+        self.strangers.remove(id.to_be_bytes()).map_err(|error| write_error(&self.path, &error))?;
+        self.flush()
     }
 
     /// Writes an event and tells the followers.

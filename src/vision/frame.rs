@@ -72,6 +72,11 @@ impl Frame {
         pixels::decode(self, region, picture)
     }
 
+    /// The frame as a JPEG that any program can show; None for one that is none.
+    pub fn jpeg(&self) -> Option<Vec<u8>> {
+        (self.format == PixelFormat::Mjpeg).then(|| pixels::whole_jpeg(self).ok()).flatten()
+    }
+
     /// The whole frame.
     pub fn region(&self) -> Region {
         Region { x: 0, y: 0, width: self.width, height: self.height }

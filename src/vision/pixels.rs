@@ -259,6 +259,11 @@ fn with_huffman_tables(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
     })
 }
 
+/// A frame's JPEG with all that is needed to decode it.
+pub(super) fn whole_jpeg(frame: &Frame) -> Result<Vec<u8>, FrameError> {
+    Ok(with_huffman_tables(&frame.bytes)?.into_owned())
+}
+
 /// The size is compared before anything is decoded, so that a broken or hostile header costs nothing.
 fn decode_jpeg(frame: &Frame) -> Result<RgbImage, FrameError> {
     let broken = |error: image::ImageError| FrameError::Jpeg(error.to_string());

@@ -37,11 +37,13 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 29] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
     ("sight", &["gallery", "policy", "vision"]),
+    ("live", &["sight", "vision"]),
+    ("unknown", &["sight", "store", "vision"]),
     ("telemetry", &[]),
     // The latch and its lines are named in the configuration; how templates are fused is the gallery's word.
     ("config", &["gallery"]),
@@ -73,13 +75,16 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "enroll",
             "gallery",
             "latch",
+            "live",
             "policy",
             "store",
             "telemetry",
             "threshold",
+            "unknown",
             "vision",
         ],
     ),
+    ("http", &["attendance", "config", "control", "live", "service", "store", "telemetry"]),
     (
         "daemon",
         &[
@@ -91,13 +96,16 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "gallery",
             "gpio",
             "hooks",
+            "http",
             "latch",
+            "live",
             "mqtt",
             "policy",
             "service",
             "sight",
             "store",
             "telemetry",
+            "unknown",
             "vision",
         ],
     ),
@@ -115,6 +123,7 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
             "eval",
             "gallery",
             "gpio",
+            "http",
             "latch",
             "service",
             "store",
