@@ -57,6 +57,26 @@ pub enum Request {
     },
     /// What the threshold means for the people enrolled.
     Calibrate,
+    /// Enrols a face that is in view now, by its number on the live page: good looks are waited for and taken in as pictures.
+    EnrollFace {
+        track: u64,
+        name: String,
+    },
+    /// Who came to the door and is not enrolled, as far as such people are kept.
+    Unknown,
+    /// One of the pictures of an unknown person, counted from 0.
+    UnknownPicture {
+        id: u32,
+        look: usize,
+    },
+    /// Enrols an unknown person by the pictures kept.
+    NameUnknown {
+        id: u32,
+        name: String,
+    },
+    ForgetUnknown {
+        id: u32,
+    },
     /// Who was there on the days from `from` to `to`, both included; without them, the last seven days.
     Attendance {
         from: Option<Date>,
@@ -95,6 +115,19 @@ pub enum Response {
     Calibrated {
         calibration: Box<Calibration>,
     },
+    /// What became of each look at somebody.
+    Looked {
+        name: String,
+        verdicts: Vec<Verdict>,
+    },
+    Unknown {
+        faces: Vec<UnknownFace>,
+    },
+    /// A JPEG.
+    Picture {
+        picture: Vec<u8>,
+    },
+    Forgotten,
     Attendance {
         attendance: Box<Attendance>,
     },
@@ -116,6 +149,29 @@ pub struct PersonSummary {
     pub enrolled_at_ms: i64,
     /// When this person's last visit was granted.
     pub last_seen_ms: Option<i64>,
+}
+
+/// Whether a look at somebody was taken in: its place in the enroll folder, or the reason why not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Enrolled(String),
+    Refused(String),
+}
+
+/// One line of `facelatch unknown`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnknownFace {
+    pub id: u32,
+    /// Milliseconds since 1970.
+    pub first_ms: i64,
+    pub last_ms: i64,
+    pub visits: u32,
+    /// How many pictures are kept.
+    pub pictures: usize,
+    /// The person enrolled who is nearest to the best picture.
+    pub nearest: Option<String>,
+    pub distance: Option<f32>,
 }
 
 /// One face of `facelatch identify`, in pixels of the picture.

@@ -5,6 +5,7 @@
 //! configuration is a shutdown and a start in one process; models and store are kept open if they stay the same.
 
 use std::{
+    collections::HashMap,
     env, fs,
     path::{Path, PathBuf},
     sync::{
@@ -27,16 +28,25 @@ use crate::{
     config::{Config, ConfigError, GpioBackend, LatchConfig, LedConfig, LineChoice, Mode},
     control::{ControlError, ControlServer, Service},
     enroll::watch::EnrollWatcher,
+    gallery::Match,
     gpio::{self, GpioError, OutputLine},
     hooks::Hooks,
+    http::HttpServer,
     latch::{Latch, LatchCommand, LatchHandle, LatchReport, Lines, Settings},
+    live::{FaceState, LiveFace},
     mqtt::Mqtt,
-    policy::{Denial, Grant, Observation, Policy, Reason},
+    policy::{Decision, Denial, Grant, Observation, Policy, Reason},
     service::{Kept, Roster, Services, StartError, clocks_ms, now_ms},
-    sight::{Sight, SightError},
+    sight::{Sight, SightError, Spent},
     store::EventKind,
     telemetry::{self, ServiceManager, printable},
-    vision::{frame::Frame, fuse::Fuser, track::Tracker},
+    unknown::{self, Looks, UnknownFaces},
+    vision::{
+        frame::Frame,
+        fuse::Fuser,
+        geometry::Detection,
+        track::{TrackId, Tracker},
+    },
 };
 
 /// How often the loop looks whether it has to stop, when no frame comes.
@@ -45,6 +55,8 @@ const LOOK_UP: Duration = Duration::from_millis(200);
 const LATCH_PATIENCE: Duration = Duration::from_millis(500);
 /// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read beside.
 const ENROLL_AT_START: Duration = Duration::from_secs(20);
+/// Faces whose looks are kept until their end is told.
+const MOST_LOOKED_AT: usize = 16;
 /// How often the wall clock is compared with the time since boot.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
 const A_DAY: Duration = Duration::from_secs(86_400);
@@ -134,6 +146,7 @@ struct Running {
     capture: Capture,
     watcher: EnrollWatcher,
     control: ControlServer,
+    http: Option<HttpServer>,
     mqtt: Option<Mqtt>,
     hooks: Hooks,
     record: PathBuf,
@@ -171,12 +184,18 @@ impl Running {
         let hooks = hooks.map_err(RunError::Thread)?;
         let mqtt = Mqtt::start(&services.config, service, services.counters.clone()).map_err(RunError::Thread)?;
         services.record(EventKind::Started);
+        let http = HttpServer::start(&services).unwrap_or_else(|error| {
+            log::error!("page: {error}; the door works without it");
+            None
+        });
         let watcher = start_watcher(&services)?;
         let camera_config = services.config.camera.clone();
         let capture = Capture::start(Box::new(move || camera::open(&camera_config)), services.counters.clone())
             .map_err(RunError::Thread)?;
-        let door = Door::new(Arc::clone(&services), latch.handle(), reports);
-        Ok(Running { latch, door, capture, watcher, control, mqtt, hooks, record, services })
+        let unknown =
+            UnknownFaces::start(services.store.clone(), services.unknown_rules()).map_err(RunError::Thread)?;
+        let door = Door::new(Arc::clone(&services), latch.handle(), reports, unknown);
+        Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, record, services })
     }
 
     fn serve(&mut self, signals: &Signals) -> Result<Ended, RunError> {
@@ -185,10 +204,10 @@ impl Running {
 
     /// The relay first.
     fn stop(self) -> Kept {
-        let Running { latch, door, capture, watcher, control, mqtt, hooks, record, services } = self;
+        let Running { latch, door, capture, watcher, control, http, mqtt, hooks, record, services } = self;
         drop(latch);
         services.record(EventKind::Stopped);
-        drop((door, capture, watcher, control, mqtt, hooks));
+        drop((door, capture, watcher, control, http, mqtt, hooks));
         // Inactive, and nobody drives it any more: there is nothing left to do for `lock`.
         let _ = fs::remove_file(record);
         services.keep()
@@ -336,6 +355,13 @@ struct Door {
     reports: Receiver<LatchReport>,
     sight: Sight,
     policy: Policy,
+    /// What was decided last about each face in view.
+    notes: HashMap<TrackId, Note>,
+    unknown: UnknownFaces,
+    /// Looks at faces that may turn out to be nobody's.
+    looks: HashMap<TrackId, Looks>,
+    /// What had been spent when the last frame was done.
+    spent: Spent,
     manager: ServiceManager,
     camera_lost: Option<String>,
     last_visit: String,
@@ -346,11 +372,18 @@ struct Door {
     started: Instant,
 }
 
+/// What was decided about a face, and the last match it was decided by.
+struct Note {
+    decision: Decision,
+    matched: Option<Match>,
+}
+
 impl Door {
-    fn new(services: Arc<Services>, latch: LatchHandle, reports: Receiver<LatchReport>) -> Door {
+    fn new(services: Arc<Services>, latch: LatchHandle, reports: Receiver<LatchReport>, unknown: UnknownFaces) -> Door {
         let (tracker, fuser) = (Tracker::new(services.rules.visit_gap), Fuser::new(services.fuse_rules()));
         let (limits, rotate) = (services.quality_limits(), services.config.camera.rotate);
-        let sight = Sight::new(services.vision(), tracker, fuser, limits, rotate);
+        let mut sight = Sight::new(services.vision(), tracker, fuser, limits, rotate);
+        sight.keep_portraits(unknown.wanted());
         let policy = Policy::new(services.rules);
         let now = Instant::now();
         Door {
@@ -359,6 +392,10 @@ impl Door {
             reports,
             sight,
             policy,
+            notes: HashMap::new(),
+            unknown,
+            looks: HashMap::new(),
+            spent: Spent::default(),
             manager: ServiceManager::new(),
             camera_lost: None,
             last_visit: "no visit yet".into(),
@@ -378,7 +415,7 @@ impl Door {
                 return Err(RunError::Died("latch"));
             }
             match capture.next(LOOK_UP) {
-                Captured::Frame(frame) => self.look(&frame),
+                Captured::Frame(frame) => self.look(frame),
                 Captured::Ready { description, lost_for } => self.camera_ready(description, lost_for),
                 Captured::Lost { problem } => self.camera_lost(problem),
                 Captured::Nothing if !capture.is_running() => return Err(RunError::Died("camera thread")),
@@ -446,11 +483,13 @@ impl Door {
         log::info!("no more pictures");
     }
 
-    fn look(&mut self, frame: &Frame) {
+    fn look(&mut self, frame: Frame) {
         let roster = self.services.roster();
-        match self.sight.look(frame, &roster.gallery, &self.policy) {
+        self.sight.sit(self.services.live.sitter());
+        match self.sight.look(&frame, &roster.gallery, &self.policy) {
             Ok(observations) => {
                 self.services.counters.add("faces", observations.len() as u64);
+                self.keep_looks(frame.captured_at);
                 self.judge(&observations, frame.captured_at, &roster);
             }
             Err(SightError::Frame(problem)) => {
@@ -462,6 +501,12 @@ impl Door {
                 log::error!("a frame could not be examined: {error}");
             }
         }
+        self.observe_times();
+        if self.services.live.viewers() > 0 {
+            let faces = self.sight.present().iter().map(|(track, face)| self.live_face(*track, face, &roster));
+            let faces = faces.collect();
+            self.services.live.show(frame, self.services.config.camera.rotate, faces);
+        }
         if !self.first_decision_told {
             self.first_decision_told = true;
             log::info!("first frame decided {:.0?} after the camera was asked for", self.started.elapsed());
@@ -470,16 +515,90 @@ impl Door {
 
     fn judge(&mut self, observations: &[Observation], captured_at: Instant, roster: &Roster) {
         let verdict = self.policy.judge(observations, roster.threshold.limits, captured_at, Instant::now());
-        for (track, decision) in &verdict.decisions {
+        for ((track, decision), observation) in verdict.decisions.iter().zip(observations) {
             log::debug!("face {}: {decision:?}", track.0);
+            self.note(*track, *decision, observation);
+            if matches!(decision, Decision::Open(_)) {
+                self.looks.remove(track);
+            }
         }
-        if verdict.decisions.iter().any(|(_, d)| matches!(d, crate::policy::Decision::Stay(Reason::Stale))) {
+        self.notes.retain(|track, _| self.sight.present().iter().any(|(present, _)| present == track));
+        if verdict.decisions.iter().any(|(_, d)| matches!(d, Decision::Stay(Reason::Stale))) {
             self.services.counters.increment("frames_stale");
         }
         for grant in verdict.grants() {
             self.grant(&grant, captured_at, roster);
         }
         verdict.denials.iter().for_each(|denial| self.deny(denial, roster));
+    }
+
+    /// Portraits of the last frame, for whoever is being enrolled and in case somebody turns out to be unknown.
+    fn keep_looks(&mut self, at: Instant) {
+        for portrait in self.sight.take_portraits() {
+            self.services.live.offer(&portrait, at);
+            if self.unknown.wanted() && self.policy.is_undecided(portrait.track) {
+                self.looks.entry(portrait.track).or_default().add(portrait);
+            }
+        }
+        // Of most faces the end is told, and their looks go with it; of those that were seen once only it is not.
+        if self.looks.len() > MOST_LOOKED_AT {
+            let present = self.sight.present();
+            self.looks.retain(|track, _| present.iter().any(|(face, _)| face == track));
+        }
+    }
+
+    /// What this frame cost, stage by stage.
+    fn observe_times(&mut self) {
+        let spent = self.sight.spent();
+        for ((stage, total), (_, before)) in spent.stages().into_iter().zip(self.spent.stages()) {
+            if total > before {
+                self.services.times.observe(stage, total - before);
+            }
+        }
+        self.spent = spent;
+    }
+
+    fn note(&mut self, track: TrackId, decision: Decision, observation: &Observation) {
+        if decision == Decision::Stay(Reason::Decided) {
+            return;
+        }
+        let before = self.notes.get(&track).and_then(|note| note.matched);
+        self.notes.insert(track, Note { decision, matched: observation.sighting.ok().flatten().or(before) });
+    }
+
+    /// A face in view, as it is shown to whoever looks on.
+    fn live_face(&self, track: TrackId, face: &Detection, roster: &Roster) -> LiveFace {
+        let note = self.notes.get(&track);
+        let matched = note.and_then(|note| note.matched);
+        let (state, text) = match note.map(|note| note.decision) {
+            None => (FaceState::Undecided, "looking".into()),
+            Some(Decision::Open(_) | Decision::Stay(Reason::SameVisit(_))) => (FaceState::Known, self.welcome().into()),
+            Some(Decision::Stay(reason)) => {
+                let state = match reason {
+                    Reason::Unknown(..) | Reason::NobodyEnrolled | Reason::Ambiguous(..) => FaceState::Unknown,
+                    _ => FaceState::Undecided,
+                };
+                (state, self.words(&reason, roster).0)
+            }
+        };
+        let b = face.bounding_box;
+        LiveFace {
+            track: track.0,
+            bounding_box: [b.x1, b.y1, b.x2, b.y2],
+            landmarks: face.landmarks.0.map(|point| [point.x, point.y]),
+            state,
+            name: matched.filter(|_| state == FaceState::Known).map(|matched| roster.name(matched.person)),
+            distance: matched.map(|matched| matched.distance),
+            limit: matched.map(|matched| roster.threshold.limits.at(matched.spread)),
+            text,
+        }
+    }
+
+    fn welcome(&self) -> &'static str {
+        match self.services.config.mode {
+            Mode::Unlock => "let in",
+            Mode::Attendance => "counted in",
+        }
     }
 
     fn grant(&mut self, grant: &Grant, captured_at: Instant, roster: &Roster) {
@@ -545,8 +664,14 @@ impl Door {
     fn deny(&mut self, denial: &Denial, roster: &Roster) {
         let (reason, nearest) = self.words(&denial.reason, roster);
         log::info!("nobody let in: {reason} ({} frames)", denial.frames);
-        self.latch.send(LatchCommand::ShowDenied);
+        let looks = self.looks.remove(&denial.track).unwrap_or_default();
+        let stranger = matches!(denial.reason, Reason::Unknown(..) | Reason::NobodyEnrolled);
+        if stranger && !self.unknown.note(looks, now_ms()) {
+            self.services.counters.increment("unknown_lost");
+        }
         self.services.counters.increment("denied");
+        self.services.denials.increment(denial.reason.word());
+        self.latch.send(LatchCommand::ShowDenied);
         self.visited("nobody let in");
         self.services.record(EventKind::Denied {
             reason,
@@ -632,6 +757,11 @@ impl Door {
             return;
         }
         self.housekeeping_due = Instant::now() + A_DAY;
+        match unknown::tidy(&self.services.store, self.services.unknown_rules(), now_ms()) {
+            Ok(0) => {}
+            Ok(count) => log::info!("{count} unknown faces forgotten"),
+            Err(error) => log::error!("unknown faces could not be forgotten: {error}"),
+        }
         let before = now_ms() - self.services.config.store.keep_events.as_millis() as i64;
         let store = &self.services.store;
         let forgotten = store.events(None, None).and_then(|events| match clock::newest_before(&events, before) {

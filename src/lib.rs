@@ -54,6 +54,7 @@ pub mod eval;
 pub mod gallery;
 pub mod gpio;
 pub mod hooks;
+pub mod http;
 pub mod latch;
 pub mod live;
 pub mod mqtt;

@@ -14,14 +14,16 @@ use crate::{
     attendance::{self, Attendance, AttendanceError, Question},
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, ModelsConfig, PrecisionChoice, RecognitionConfig, SeveralFaces},
-    control::{IdentifiedFace, PersonSummary, Request, Response, Service, Status},
-    enroll::{Changes, EnrollError, Enroller, FaceReader, Refusal, templates_of},
+    control::{IdentifiedFace, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
+    enroll::{Changes, EnrollError, Enroller, FaceReader, Refusal, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
     latch::{LatchCommand, LatchHandle},
+    live::Live,
     policy::Rules,
-    store::{Event, EventKind, Moment, RecoveryNote, Store, StoreError},
-    telemetry::{Counters, printable},
+    store::{Event, EventKind, Moment, RecoveryNote, Store, StoreError, Stranger},
+    telemetry::{Counters, Times, printable},
     threshold::{Threshold, ThresholdError},
+    unknown::{self, UnknownRules},
     vision::{
         Vision, VisionError,
         embed::{Embedding, ModelId},
@@ -30,6 +32,7 @@ use crate::{
         mtcnn::MtcnnSettings,
         net::Net,
         quality::{Flaw, QualityLimits},
+        track::TrackId,
     },
 };
 
@@ -42,6 +45,9 @@ const SMALLEST_SHARE: f32 = 1.0 / 16.0;
 /// known person's place in front of the camera is not averaged with that person. Frames of people who walk towards the camera are
 /// nearer in 99 of 100 cases 40 ms apart, in 92 of 100 200 ms apart (`make fusion`).
 const SAME_FACE_RATE: f64 = 1e-4;
+
+/// A face that is enrolled from the camera is given so long for its good looks.
+const SITTING_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Why the parts cannot be put together; nothing has been driven then.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +92,12 @@ pub struct Services {
     pub store: Store,
     pub enroller: Arc<Mutex<Enroller>>,
     pub counters: Counters,
+    /// Visits that ended in no pulse, by the reason's word.
+    pub denials: Counters,
+    /// What the stages of recognition took.
+    pub times: Times,
+    /// For whoever looks on.
+    pub live: Arc<Live>,
     /// What was repaired when the store was opened.
     pub notes: Vec<RecoveryNote>,
     pub rules: Rules,
@@ -161,6 +173,9 @@ impl Services {
             embedder,
             enroller: Arc::new(Mutex::new(enroller)),
             counters: Counters::default(),
+            denials: Counters::default(),
+            times: Times::default(),
+            live: Arc::default(),
             reader: Mutex::new(vision.clone()),
             roster: RwLock::new(roster),
             running: Mutex::new(None),
@@ -198,6 +213,16 @@ impl Services {
         let same_face = self.embedder.distance_for(SAME_FACE_RATE);
         let same_face = same_face.unwrap_or(self.roster().threshold.limits.single);
         FuseRules { window: self.rules.window, same_face, keep: self.rules.visit_gap }
+    }
+
+    /// Which unknown people are kept. Two of their faces are one person's where a face would match an enrolled picture of it.
+    pub fn unknown_rules(&self) -> UnknownRules {
+        let enroll = &self.config.enroll;
+        UnknownRules {
+            limit: enroll.keep_unknown as usize,
+            expiry: enroll.unknown_expiry,
+            same_person: self.roster().threshold.limits.single,
+        }
     }
 
     /// What a face in a frame has to be like to decide.
@@ -240,6 +265,9 @@ impl Services {
             log::info!("{}", renewed.threshold);
         }
         *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        if let Err(error) = self.forget_named() {
+            log::error!("unknown faces who have a name now could not be forgotten: {error}");
+        }
         if let Some(problem) = self.confusable() {
             log::warn!("{problem}");
         }
@@ -356,7 +384,7 @@ impl Services {
         ))
     }
 
-    fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let roster = self.roster();
         let running = self.running();
         let running = running.as_ref();
@@ -391,6 +419,107 @@ impl Services {
             }
             Err(refusal) => Response::Refused { reason: refusal.to_string() },
         })
+    }
+
+    /// Takes in looks at somebody as pictures; they are judged like any others.
+    fn enroll_looks(&self, name: &str, looks: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Verdict>, EnrollError> {
+        let file = format!("camera-{}.jpg", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+        let one = |picture: Vec<u8>| {
+            Ok(match self.enroll(name, &file, &picture)? {
+                Response::Enrolled { picture, .. } => Verdict::Enrolled(picture),
+                Response::Refused { reason } => Verdict::Refused(reason),
+                other => Verdict::Refused(format!("{other:?}")),
+            })
+        };
+        looks.map(one).collect()
+    }
+
+    fn enroll_face(&self, track: u64, name: &str) -> Response {
+        if let Err(refusal) = check_name(name) {
+            return Response::Refused { reason: refusal.to_string() };
+        }
+        if self.running().is_none() {
+            return Response::Failed {
+                problem: "no facelatch is running that sees somebody; start it (systemctl start facelatch)".into(),
+                exit_code: 69,
+            };
+        }
+        let Some(looks) = self.live.sit(TrackId(track), SITTING_PATIENCE) else {
+            return Response::Refused {
+                reason: "another face is being enrolled just now. Try again in some seconds".into(),
+            };
+        };
+        if looks.is_empty() {
+            let reason =
+                "there was no good look at this face. Stay in view, come nearer, look into the camera, mind the light"
+                    .into();
+            return Response::Refused { reason };
+        }
+        match self.enroll_looks(name, looks.iter().filter_map(unknown::jpeg)) {
+            Ok(verdicts) => Response::Looked { name: name.to_owned(), verdicts },
+            Err(error) => Response::Failed { problem: error.to_string(), exit_code: 74 },
+        }
+    }
+
+    fn stranger(&self, id: u32) -> Result<Stranger, Response> {
+        let failed = |problem: String, exit_code| Response::Failed { problem, exit_code };
+        let strangers = self.store.strangers().map_err(|error| failed(error.to_string(), 74))?;
+        let found = strangers.into_iter().find(|stranger| stranger.id == id);
+        found.ok_or_else(|| failed(format!("there is no unknown face {id} (any more)"), 1))
+    }
+
+    /// Whoever was kept as unknown and would be recognised now is unknown no longer.
+    fn forget_named(&self) -> Result<(), StoreError> {
+        let roster = self.roster();
+        for stranger in self.store.strangers()? {
+            let best = stranger.looks.first().and_then(|look| Embedding::new(look.embedding.clone(), look.model).ok());
+            let nearest = best.and_then(|embedding| roster.gallery.search(&embedding));
+            if nearest.is_some_and(|nearest| nearest.distance <= roster.threshold.limits.at(nearest.spread)) {
+                self.store.remove_stranger(stranger.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown(&self) -> Result<Vec<UnknownFace>, StoreError> {
+        let roster = self.roster();
+        let describe = |stranger: Stranger| {
+            let best = stranger.looks.first().and_then(|look| Embedding::new(look.embedding.clone(), look.model).ok());
+            let nearest = best.and_then(|embedding| roster.gallery.search(&embedding));
+            UnknownFace {
+                id: stranger.id,
+                first_ms: stranger.first_ms,
+                last_ms: stranger.last_ms,
+                visits: stranger.visits,
+                pictures: stranger.looks.len(),
+                nearest: nearest.map(|nearest| roster.name(nearest.person)),
+                distance: nearest.map(|nearest| nearest.distance),
+            }
+        };
+        let mut faces: Vec<_> = self.store.strangers()?.into_iter().map(describe).collect();
+        faces.sort_by_key(|face| std::cmp::Reverse(face.last_ms));
+        Ok(faces)
+    }
+
+    fn name_unknown(&self, id: u32, name: &str) -> Response {
+        let stranger = match self.stranger(id) {
+            Ok(stranger) => stranger,
+            Err(response) => return response,
+        };
+        let failed = |problem: String| Response::Failed { problem, exit_code: 74 };
+        if let Err(refusal) = check_name(name) {
+            return Response::Refused { reason: refusal.to_string() };
+        }
+        let verdicts = match self.enroll_looks(name, stranger.looks.into_iter().map(|look| look.picture)) {
+            Ok(verdicts) => verdicts,
+            Err(error) => return failed(error.to_string()),
+        };
+        if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Enrolled(_)))
+            && let Err(error) = self.store.remove_stranger(id)
+        {
+            return failed(error.to_string());
+        }
+        Response::Looked { name: name.to_owned(), verdicts }
     }
 
     fn open_door(&self, asker: &str) -> Response {
@@ -437,6 +566,26 @@ impl Service for Services {
                 |e| failed(e.to_string()),
                 |calibration| Response::Calibrated { calibration: Box::new(calibration) },
             ),
+            Request::EnrollFace { track, name } => self.enroll_face(track, &name),
+            Request::Unknown => {
+                self.unknown().map_or_else(|e| failed(e.to_string()), |faces| Response::Unknown { faces })
+            }
+            Request::UnknownPicture { id, look } => self.stranger(id).map_or_else(
+                |response| response,
+                |mut stranger| match look < stranger.looks.len() {
+                    true => Response::Picture { picture: stranger.looks.swap_remove(look).picture },
+                    false => {
+                        Response::Failed { problem: format!("unknown face {id} has no picture {look}"), exit_code: 1 }
+                    }
+                },
+            ),
+            Request::NameUnknown { id, name } => self.name_unknown(id, &name),
+            Request::ForgetUnknown { id } => match self.stranger(id) {
+                Ok(_) => {
+                    self.store.remove_stranger(id).map_or_else(|e| failed(e.to_string()), |()| Response::Forgotten)
+                }
+                Err(response) => response,
+            },
             Request::Attendance { from, to, person } => match self.attendance(Question { from, to, person }) {
                 Ok(Ok(attendance)) => Response::Attendance { attendance: Box::new(attendance) },
                 Ok(Err(error)) => Response::Failed {

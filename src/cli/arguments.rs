@@ -89,6 +89,21 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         annotate: Option<PathBuf>,
     },
+    /// List the people who came to the door and are not enrolled; give one a name, or forget one.
+    ///
+    /// They are kept only if enroll.keep_unknown says so. Without a further word: list.
+    Unknown {
+        #[command(subcommand)]
+        action: Option<UnknownAction>,
+    },
+    /// Ask for a password and print the line of the configuration that holds its hash (http.password).
+    ///
+    /// The password is read from the terminal, twice and without showing it, or from the standard input if that is no terminal.
+    Password {
+        /// Make a random token for programs instead, and print it with the hash for http.tokens.
+        #[arg(long)]
+        token: bool,
+    },
     /// Say what the threshold means for the people enrolled, and what to better.
     ///
     /// Compares each picture with the person's other pictures and with everybody else: who is at risk of being taken for whom, who
@@ -151,6 +166,29 @@ pub enum Command {
     Bench(BenchArguments),
     /// Drive the relay inactive and end. The service runs this after the daemon, however that died.
     Lock,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UnknownAction {
+    /// List them, the last to come first.
+    List,
+    /// Enrol one: the pictures kept go into the enroll folder and are judged like any others.
+    ///
+    /// Ends with 1 when none of them was good enough.
+    Name {
+        /// Its number in the list.
+        id: u32,
+        /// Who it is.
+        name: String,
+    },
+    /// Write the best picture of one into a file.
+    Picture {
+        id: u32,
+        #[arg(value_name = "FILE.jpg")]
+        file: PathBuf,
+    },
+    /// Forget one, with the pictures.
+    Forget { id: u32 },
 }
 
 #[derive(Debug, Subcommand)]

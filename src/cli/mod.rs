@@ -11,6 +11,7 @@ mod eval;
 mod histogram;
 mod measure;
 mod models;
+mod password;
 mod print;
 mod train;
 
@@ -37,7 +38,7 @@ use crate::{
     triplet::TrainError,
     vision::VisionError,
 };
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, UnknownAction};
 
 /// Exit codes of sysexits.h, as the help lists them.
 pub mod exit {
@@ -210,6 +211,8 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Calibrate { strangers, plot } => {
             calibrate::run(config()?, strangers.as_deref(), plot.as_deref(), json)
         }
+        Command::Unknown { action } => unknown(config()?, action.as_ref(), json),
+        Command::Password { token } => password::run(*token, json),
         Command::Attendance(question) => attendance::run(config()?, question, json),
         Command::Events { since, limit, follow } => events(config()?, since.as_deref(), *limit, *follow, json),
     }
@@ -231,6 +234,21 @@ fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool
             .map_err(|problem| CommandError::File { path: target.to_owned(), source: io::Error::other(problem) })?;
     }
     print::identified(&answer, json)
+}
+
+fn unknown(config: Config, action: Option<&UnknownAction>, json: bool) -> Result<u8, CommandError> {
+    let request = match action.unwrap_or(&UnknownAction::List) {
+        UnknownAction::List => Request::Unknown,
+        UnknownAction::Name { id, name } => Request::NameUnknown { id: *id, name: name.clone() },
+        UnknownAction::Picture { id, .. } => Request::UnknownPicture { id: *id, look: 0 },
+        UnknownAction::Forget { id } => Request::ForgetUnknown { id: *id },
+    };
+    let answer = ask(config, &request)?;
+    if let (Some(UnknownAction::Picture { file, .. }), Response::Picture { picture }) = (action, &answer) {
+        fs::write(file, picture).map_err(|source| CommandError::File { path: file.clone(), source })?;
+        return Ok(exit::DONE);
+    }
+    print::unknown(&answer, json)
 }
 
 fn run_daemon(config: Config, file: &Path) -> Result<u8, CommandError> {

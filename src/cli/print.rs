@@ -13,7 +13,7 @@ use super::{CommandError, exit};
 use crate::{
     clock::span_in_words,
     config::units::parse_duration,
-    control::{IdentifiedFace, PersonSummary, Response, Status},
+    control::{IdentifiedFace, PersonSummary, Response, Status, Verdict},
     store::{Event, EventKind},
     telemetry::printable,
 };
@@ -97,6 +97,48 @@ pub(super) fn people(response: &Response, json: bool) -> Result<u8, CommandError
     };
     let rows: Vec<_> = std::iter::once(heading).chain(people.iter().map(row)).collect();
     emit(&table(&rows));
+    Ok(exit::DONE)
+}
+
+/// What was asked about unknown faces.
+pub(super) fn unknown(response: &Response, json: bool) -> Result<u8, CommandError> {
+    match response {
+        Response::Unknown { faces } if json => drop(emit_json(&json!(faces))),
+        Response::Unknown { faces } => {
+            let mut rows = vec![["NUMBER", "VISITS", "LAST", "PICTURES", "NEAREST"].map(str::to_owned).to_vec()];
+            rows.extend(faces.iter().map(|face| {
+                let nearest = face.nearest.as_deref().zip(face.distance);
+                vec![
+                    face.id.to_string(),
+                    face.visits.to_string(),
+                    local_time(face.last_ms),
+                    face.pictures.to_string(),
+                    nearest
+                        .map_or_else(String::new, |(name, distance)| format!("{} at {distance:.2}", printable(name))),
+                ]
+            }));
+            emit(&table(&rows));
+        }
+        Response::Looked { name, verdicts } => {
+            let enrolled = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Enrolled(_)));
+            match json {
+                true => drop(emit_json(&json!({ "name": name, "verdicts": verdicts }))),
+                false => verdicts.iter().for_each(|verdict| {
+                    emit(&match verdict {
+                        Verdict::Enrolled(picture) => {
+                            format!("{} enrolled with {}\n", printable(name), printable(picture))
+                        }
+                        Verdict::Refused(reason) => format!("refused: {reason}\n"),
+                    });
+                }),
+            }
+            return Ok(if enrolled { exit::DONE } else { exit::NO });
+        }
+        Response::Refused { reason } => return Err(CommandError::Refused(format!("refused: {reason}"))),
+        Response::Forgotten if json => drop(emit_json(&json!({ "forgotten": true }))),
+        Response::Forgotten => drop(emit("forgotten\n")),
+        other => return unexpected(other),
+    }
     Ok(exit::DONE)
 }
 

@@ -20,6 +20,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.recognition(config);
     found.enroll_and_store(config);
     found.latch(config);
+    found.http(config);
     found.attendance(config);
     found.mqtt(&config.mqtt);
     found.hooks(&config.hooks);
@@ -127,6 +128,13 @@ impl Findings {
         self.range("enroll.min_face", enroll.min_face, 20, 1000, " px");
         self.range("enroll.max_megapixels", enroll.max_megapixels, 1, 200, " megapixels");
         self.range("enroll.max_spread", enroll.max_spread, 0.2, 2.0, "");
+        self.range("enroll.keep_unknown", enroll.keep_unknown, 0, 1000, " people");
+        self.duration(
+            "enroll.unknown_expiry",
+            enroll.unknown_expiry,
+            Duration::from_secs(3600),
+            Duration::from_secs(365 * 86_400),
+        );
         self.duration(
             "store.keep_events",
             config.store.keep_events,
@@ -136,6 +144,45 @@ impl Findings {
         let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
         if within(&enroll.folder, &config.store.path) {
             self.add("enroll.folder", "the enroll folder and store.path must be folders apart from each other");
+        }
+    }
+
+    fn http(&mut self, config: &Config) {
+        let http = &config.http;
+        self.range("http.fps", http.fps, 1, 30, " pictures per second");
+        if http.enabled && !http.listen.ip().is_loopback() && http.password.is_empty() {
+            self.add(
+                "http.listen",
+                format!(
+                    "{} can be reached from other machines, which needs http.password; `facelatch password` makes one",
+                    http.listen
+                ),
+            );
+        }
+        if http.enabled && http.proxied && http.password.is_empty() {
+            self.add("http.proxied", "what a proxy hands on comes from other machines, which needs http.password; `facelatch password` makes one");
+        }
+        let hash = http.password.starts_with("${credential:") || argon2::PasswordHash::new(&http.password).is_ok();
+        if !http.password.is_empty() && !hash {
+            self.add(
+                "http.password",
+                "this is no hash; give what `facelatch password` prints, never the password itself",
+            );
+        }
+        if http.tokens.iter().any(|token| token.len() != 64 || !token.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            self.add(
+                "http.tokens",
+                "each must be a SHA-256 hash in hex; give what `facelatch password --token` prints",
+            );
+        }
+        if !http.tokens.is_empty() && http.password.is_empty() {
+            self.add(
+                "http.tokens",
+                "tokens mean nothing without http.password: without it nobody is asked who they are",
+            );
+        }
+        if http.certificate.as_os_str().is_empty() != http.key.as_os_str().is_empty() {
+            self.add("http.certificate", "certificate and key belong together; give both, or none");
         }
     }
 

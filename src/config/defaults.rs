@@ -1,6 +1,6 @@
 //! What holds where the file says nothing.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use super::*;
 
@@ -18,6 +18,7 @@ impl Default for Config {
             led: LedConfig::default(),
             attendance: AttendanceConfig::default(),
             control: ControlConfig::default(),
+            http: HttpConfig::default(),
             mqtt: MqttConfig::default(),
             hooks: Vec::new(),
             log: LogConfig::default(),
@@ -93,6 +94,8 @@ impl Default for EnrollConfig {
             min_face: 80,
             max_megapixels: 50,
             max_spread: 1.3,
+            keep_unknown: 0,
+            unknown_expiry: Duration::from_secs(14 * 86_400),
         }
     }
 }
@@ -131,6 +134,22 @@ impl Default for AttendanceConfig {
 impl Default for ControlConfig {
     fn default() -> Self {
         ControlConfig { socket: "/run/facelatch/control.sock".into() }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        HttpConfig {
+            enabled: false,
+            listen: (Ipv4Addr::LOCALHOST, 8420).into(),
+            password: String::new(),
+            tokens: Vec::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            proxied: false,
+            fps: 5,
+            metrics: false,
+        }
     }
 }
 

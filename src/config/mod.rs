@@ -7,6 +7,7 @@ pub mod units;
 
 use std::{
     fs,
+    net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
     time::Duration,
@@ -36,6 +37,7 @@ pub struct Config {
     pub led: LedConfig,
     pub attendance: AttendanceConfig,
     pub control: ControlConfig,
+    pub http: HttpConfig,
     pub mqtt: MqttConfig,
     pub hooks: Vec<HookConfig>,
     pub log: LogConfig,
@@ -182,6 +184,11 @@ pub struct EnrollConfig {
     pub max_megapixels: u32,
     /// Largest distance between two pictures of one person.
     pub max_spread: f32,
+    /// So many unknown people who came to the door are kept with their pictures; 0: none.
+    pub keep_unknown: u32,
+    /// An unknown person not seen for this long is forgotten.
+    #[serde(deserialize_with = "units::duration")]
+    pub unknown_expiry: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -280,6 +287,28 @@ impl AttendanceConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ControlConfig {
     pub socket: PathBuf,
+}
+
+/// The live page and its JSON API.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    pub enabled: bool,
+    /// Address and port; beyond loopback only with a password.
+    pub listen: SocketAddr,
+    /// What `facelatch password` printed (argon2, PHC string), or `${credential:NAME}`. Empty: whoever reaches the port may do everything.
+    pub password: String,
+    /// SHA-256 hashes (hex) of bearer tokens for programs, as `facelatch password --token` prints them.
+    pub tokens: Vec<String>,
+    /// PEM files; both or none.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// A reverse proxy in front speaks TLS and says who asks (X-Forwarded-For).
+    pub proxied: bool,
+    /// Pictures per second of the live view.
+    pub fps: u32,
+    /// Prometheus text at /metrics.
+    pub metrics: bool,
 }
 
 /// What is told to an MQTT broker, and whether the door may be opened from there.
@@ -439,6 +468,8 @@ impl Config {
             &mut self.store.path,
             &mut self.control.socket,
             &mut self.camera.folder,
+            &mut self.http.certificate,
+            &mut self.http.key,
             &mut self.mqtt.ca,
             &mut self.mqtt.password_file,
         ];

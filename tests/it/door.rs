@@ -122,14 +122,14 @@ fn a_frame_that_is_no_picture_is_skipped() {
 }
 
 /// A daemon that plays a loop until it is dropped.
-struct Running {
+pub struct Running {
     signals: Signals,
     thread: Option<thread::JoinHandle<()>>,
-    client: ControlClient,
+    pub client: ControlClient,
 }
 
 impl Running {
-    fn start(config: &Config) -> Running {
+    pub fn start(config: &Config) -> Running {
         Running::start_with(config, None)
     }
 
@@ -163,7 +163,7 @@ impl Running {
         }
     }
 
-    fn next_event(&mut self, wanted: impl Fn(&EventKind) -> bool) -> EventKind {
+    pub fn next_event(&mut self, wanted: impl Fn(&EventKind) -> bool) -> EventKind {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             assert!(Instant::now() < until, "the event did not come");

@@ -11,5 +11,6 @@ mod learn;
 mod lfw;
 mod models;
 mod mosquitto;
+mod page;
 mod sight;
 mod support;

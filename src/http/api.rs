@@ -1,0 +1,520 @@
+//! Routes, and what stands before each of them: limits, who asks, what a browser may do with the answer. page/openapi.json describes
+//! them; a test compares the two.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension, Json, Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, Path, Query, Request as HttpRequest, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response as HttpResponse, Sse, sse::KeepAlive},
+    routing::{delete, get, post},
+};
+use jiff::civil::Date;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{sync::Semaphore, task, time::timeout};
+
+use super::{
+    auth::{Asker, COOKIE, CSRF_HEADER, Claims, Door, Refused},
+    metrics,
+    stream::{Feed, multipart_type},
+};
+use crate::{
+    attendance::Attendance,
+    config::HttpConfig,
+    control::{Request, Response, Service},
+    service::Services,
+};
+
+/// Largest picture taken in, in bytes; of everything else far less is read.
+const MOST_PICTURE: usize = 32 << 20;
+const MOST_JSON: usize = 16 << 10;
+/// An answer has to begin within this time, the question's body included.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Requests of one address: so many at once, and so many a second after that.
+const BURST: f64 = 120.0;
+const PER_SECOND: f64 = 30.0;
+/// Addresses whose requests are counted.
+const MOST_ADDRESSES: usize = 1024;
+/// Events of one answer.
+const MOST_EVENTS: usize = 1000;
+
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Where a connection comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(pub IpAddr);
+
+struct App {
+    services: Arc<Services>,
+    door: Door,
+    feed: Feed,
+    proxied: bool,
+    secure: bool,
+    metrics: bool,
+    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+    /// Passwords are looked at one by one.
+    passwords: Semaphore,
+}
+
+/// Requests somebody may still make.
+#[derive(Clone, Copy)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+type Shared = State<Arc<App>>;
+
+pub(super) fn router(services: Arc<Services>, door: Door, feed: Feed, config: &HttpConfig) -> Router {
+    let app = Arc::new(App {
+        services,
+        door,
+        feed,
+        proxied: config.proxied,
+        secure: config.proxied || !config.certificate.as_os_str().is_empty(),
+        metrics: config.metrics,
+        buckets: Mutex::default(),
+        passwords: Semaphore::new(1),
+    });
+    let pictures = Router::new()
+        .route("/api/people/{name}/pictures", post(add_picture))
+        .route("/api/identify", post(identify))
+        .layer(DefaultBodyLimit::max(MOST_PICTURE));
+    let guarded = Router::new()
+        .route("/api/status", get(status))
+        .route("/api/people", get(people))
+        .route("/api/calibration", get(calibration))
+        .route("/api/events", get(events))
+        .route("/api/live", get(live))
+        .route("/api/stream", get(pictures_live))
+        .route("/api/snapshot", get(snapshot))
+        .route("/api/open", post(open))
+        .route("/api/faces/{track}/name", post(name_face))
+        .route("/api/unknown", get(unknown))
+        .route("/api/unknown/{id}", delete(forget_unknown))
+        .route("/api/unknown/{id}/name", post(name_unknown))
+        .route("/api/unknown/{id}/pictures/{look}", get(unknown_picture))
+        .route("/api/attendance", get(days))
+        .route("/api/attendance.csv", get(days_as_csv))
+        .route("/api/logout", post(log_out))
+        .route("/metrics", get(prometheus))
+        .merge(pictures)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), admit));
+    Router::new()
+        .route("/api/session", get(session))
+        .route("/api/login", post(log_in))
+        .route("/api/openapi.json", get(|| asset("application/json", include_str!("page/openapi.json"))))
+        .route("/", get(|| asset("text/html; charset=utf-8", include_str!("page/index.html"))))
+        .route("/page.css", get(|| asset("text/css; charset=utf-8", include_str!("page/page.css"))))
+        .route("/page.js", get(|| asset("text/javascript; charset=utf-8", include_str!("page/page.js"))))
+        .route("/icon.svg", get(|| asset("image/svg+xml", include_str!("page/icon.svg"))))
+        .merge(guarded)
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing here") })
+        .layer(DefaultBodyLimit::max(MOST_JSON))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), limits))
+        .with_state(app)
+}
+
+async fn asset(kind: &'static str, text: &'static str) -> HttpResponse {
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn problem(status: StatusCode, text: &str) -> HttpResponse {
+    (status, Json(json!({ "error": text }))).into_response()
+}
+
+/// Rate, time, and the headers of every answer.
+async fn limits(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
+    let address = app.address(&request);
+    request.extensions_mut().insert(Peer(address));
+    let mut response = if app.spend(address, Instant::now()) {
+        let answered = timeout(PATIENCE, next.run(request)).await;
+        answered.unwrap_or_else(|_| problem(StatusCode::REQUEST_TIMEOUT, "the request took too long"))
+    } else {
+        let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "too many requests; wait a second");
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    };
+    let headers = response.headers_mut();
+    let fixed: [(HeaderName, &str); 7] = [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("permissions-policy"), "camera=(), microphone=(), geolocation=()"),
+    ];
+    headers.extend(fixed.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    if app.secure {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+    response
+}
+
+/// Lets through who may ask.
+async fn admit(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    match app.asker(request.headers(), changes) {
+        Ok(asker) => {
+            request.extensions_mut().insert(asker);
+            next.run(request).await
+        }
+        Err(refused) => refusal(refused),
+    }
+}
+
+fn refusal(refused: Refused) -> HttpResponse {
+    match refused {
+        Refused::Unknown => problem(StatusCode::UNAUTHORIZED, "log in, or send a token (Authorization: Bearer ...)"),
+        Refused::Forged => problem(StatusCode::FORBIDDEN, "the request does not come from the page; load it anew"),
+        Refused::Host => {
+            problem(StatusCode::FORBIDDEN, "without a password the page is served at localhost only; set http.password")
+        }
+    }
+}
+
+impl App {
+    /// Whose request this is: the connection's, or what the proxy says.
+    fn address(&self, request: &HttpRequest) -> IpAddr {
+        let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+        let told = || {
+            // The last one was written by the proxy; those before may be anybody's.
+            let list = request.headers().get_all("x-forwarded-for").iter().last()?.to_str().ok()?;
+            list.rsplit(',').next()?.trim().parse().ok()
+        };
+        if self.proxied { told().unwrap_or(peer) } else { peer }
+    }
+
+    fn asker(&self, headers: &HeaderMap, changes: bool) -> Result<Asker, Refused> {
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let cookies = text(header::COOKIE).unwrap_or_default();
+        let cookie =
+            cookies.split(';').filter_map(|pair| pair.trim().split_once('=')).find(|(name, _)| *name == COOKIE);
+        let claims = Claims {
+            host: text(header::HOST),
+            cookie: cookie.map(|(_, value)| value),
+            bearer: text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")),
+            csrf: text(HeaderName::from_static(CSRF_HEADER)),
+            changes,
+        };
+        self.door.admit(claims, Instant::now())
+    }
+
+    /// Whether this address may ask once more now.
+    fn spend(&self, address: IpAddr, now: Instant) -> bool {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let refilled = |bucket: &Bucket| {
+            (bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64() * PER_SECOND).min(BURST)
+        };
+        if buckets.len() >= MOST_ADDRESSES && !buckets.contains_key(&address) {
+            buckets.retain(|_, bucket| refilled(bucket) < BURST);
+            if buckets.len() >= MOST_ADDRESSES {
+                return false;
+            }
+        }
+        let bucket = buckets.entry(address).or_insert(Bucket { left: BURST, at: now });
+        (bucket.left, bucket.at) = (refilled(bucket), now);
+        let granted = bucket.left >= 1.0;
+        if granted {
+            bucket.left -= 1.0;
+        }
+        granted
+    }
+
+    /// Asks as a command would, on a thread that may wait.
+    async fn ask(self: &Arc<App>, request: Request, peer: Peer) -> Result<Response, HttpResponse> {
+        let app = Arc::clone(self);
+        let asked = task::spawn_blocking(move || app.services.answer(request, &format!("page ({})", peer.0)));
+        match asked.await {
+            Ok(Response::Failed { problem: text, exit_code }) => Err(problem(status_of(exit_code), &text)),
+            Ok(Response::Refused { reason }) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, &reason)),
+            Ok(response) => Ok(response),
+            Err(_) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the log says why")),
+        }
+    }
+}
+
+/// What an exit code of the commands means to a browser.
+fn status_of(exit_code: u8) -> StatusCode {
+    match exit_code {
+        1 => StatusCode::NOT_FOUND,
+        64 => StatusCode::BAD_REQUEST,
+        69 => StatusCode::SERVICE_UNAVAILABLE,
+        77 => StatusCode::FORBIDDEN,
+        78 => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn internal(response: &Response) -> HttpResponse {
+    log::error!("page: an unexpected answer: {response:?}");
+    problem(StatusCode::INTERNAL_SERVER_ERROR, "an unexpected answer; the log says which")
+}
+
+type Answer = Result<HttpResponse, HttpResponse>;
+
+fn ok(value: Value) -> Answer {
+    Ok(Json(value).into_response())
+}
+
+async fn session(State(app): Shared, headers: HeaderMap) -> HttpResponse {
+    match app.asker(&headers, false) {
+        Ok(asker) => Json(json!({
+            "authenticated": true,
+            "password": app.door.needs_password(),
+            "csrf": app.door.csrf(&asker),
+        }))
+        .into_response(),
+        Err(Refused::Unknown) => Json(json!({ "authenticated": false, "password": true })).into_response(),
+        Err(refused) => refusal(refused),
+    }
+}
+
+#[derive(Deserialize)]
+struct LogIn {
+    password: String,
+}
+
+async fn log_in(
+    State(app): Shared,
+    Extension(Peer(address)): Extension<Peer>,
+    Json(LogIn { password }): Json<LogIn>,
+) -> Answer {
+    if !app.door.needs_password() {
+        return Err(problem(StatusCode::CONFLICT, "there is no password"));
+    }
+    let wait = |wait: Duration| {
+        let seconds = wait.as_secs() + 1;
+        let mut response =
+            problem(StatusCode::TOO_MANY_REQUESTS, &format!("too many wrong passwords; wait {seconds} seconds"));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+    };
+    if let Some(left) = app.door.wait(address, Instant::now()) {
+        return Err(wait(left));
+    }
+    let Ok(Ok(_one_at_a_time)) = timeout(Duration::from_secs(5), app.passwords.acquire()).await else {
+        return Err(wait(Duration::from_secs(5)));
+    };
+    // Others may have been wrong from here meanwhile.
+    if let Some(left) = app.door.wait(address, Instant::now()) {
+        return Err(wait(left));
+    }
+    let looked = Arc::clone(&app);
+    let right = task::spawn_blocking(move || looked.door.is_password(&password)).await.unwrap_or(false);
+    if !right {
+        if let Some(line) = app.door.was_wrong(address, Instant::now()) {
+            log::warn!("{line}");
+        }
+        return Err(problem(StatusCode::UNAUTHORIZED, "wrong password"));
+    }
+    let failed = |_| problem(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers");
+    let cookie = app.door.log_in(address, Instant::now()).map_err(failed)?;
+    log::info!("page: somebody logged in from {address}");
+    let secure = if app.secure { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/{secure}");
+    Ok(([(header::SET_COOKIE, cookie)], Json(json!({}))).into_response())
+}
+
+async fn log_out(State(app): Shared, Extension(asker): Extension<Asker>) -> Answer {
+    app.door.log_out(&asker);
+    let cookie = format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
+    Ok(([(header::SET_COOKIE, cookie)], Json(json!({}))).into_response())
+}
+
+async fn status(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
+    match app.ask(Request::Status, peer).await? {
+        Response::Status { status } => {
+            let mut value = json!(status);
+            value["can_open"] = json!(app.services.config.latch.line.is_some());
+            value["keeps_unknown"] = json!(app.services.config.enroll.keep_unknown > 0);
+            value["viewers"] = json!(app.services.live.viewers());
+            ok(value)
+        }
+        other => Err(internal(&other)),
+    }
+}
+
+async fn people(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
+    match app.ask(Request::People, peer).await? {
+        Response::People { people } => ok(json!({ "people": people })),
+        other => Err(internal(&other)),
+    }
+}
+
+async fn calibration(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
+    match app.ask(Request::Calibrate, peer).await? {
+        Response::Calibrated { calibration } => ok(json!(calibration)),
+        other => Err(internal(&other)),
+    }
+}
+
+#[derive(Deserialize)]
+struct Since {
+    since_ms: Option<i64>,
+    limit: Option<usize>,
+}
+
+async fn events(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Query(Since { since_ms, limit }): Query<Since>,
+) -> Answer {
+    let limit = Some(limit.unwrap_or(100).min(MOST_EVENTS));
+    match app.ask(Request::Events { since_ms, limit, follow: false }, peer).await? {
+        Response::Events { events } => ok(json!({ "events": events })),
+        other => Err(internal(&other)),
+    }
+}
+
+async fn live(State(app): Shared) -> HttpResponse {
+    Sse::new(app.feed.news()).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
+}
+
+async fn pictures_live(State(app): Shared) -> HttpResponse {
+    ([(header::CONTENT_TYPE, multipart_type())], app.feed.pictures()).into_response()
+}
+
+async fn snapshot(State(app): Shared) -> Answer {
+    match timeout(Duration::from_secs(5), app.feed.snapshot()).await {
+        Ok(Some(shown)) => Ok(([(header::CONTENT_TYPE, "image/jpeg")], shown.jpeg.clone()).into_response()),
+        _ => Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the camera sends no picture now")),
+    }
+}
+
+async fn open(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
+    match app.ask(Request::Open, peer).await? {
+        Response::Opened => ok(json!({})),
+        other => Err(internal(&other)),
+    }
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+fn looked(response: Response) -> Answer {
+    match response {
+        Response::Looked { name, verdicts } => ok(json!({ "name": name, "verdicts": verdicts })),
+        other => Err(internal(&other)),
+    }
+}
+
+async fn name_face(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(track): Path<u64>,
+    Json(Name { name }): Json<Name>,
+) -> Answer {
+    looked(app.ask(Request::EnrollFace { track, name }, peer).await?)
+}
+
+#[derive(Deserialize)]
+struct FileName {
+    file: Option<String>,
+}
+
+async fn add_picture(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+    Query(FileName { file }): Query<FileName>,
+    picture: Bytes,
+) -> Answer {
+    let file_name = file.unwrap_or_else(|| "page.jpg".into());
+    match app.ask(Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
+        Response::Enrolled { name, picture, face_px } => {
+            ok(json!({ "name": name, "picture": picture, "face_px": face_px }))
+        }
+        other => Err(internal(&other)),
+    }
+}
+
+async fn identify(State(app): Shared, Extension(peer): Extension<Peer>, picture: Bytes) -> Answer {
+    match app.ask(Request::Identify { picture: picture.into() }, peer).await? {
+        Response::Identified { faces } => ok(json!({ "faces": faces })),
+        other => Err(internal(&other)),
+    }
+}
+
+async fn unknown(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
+    match app.ask(Request::Unknown, peer).await? {
+        Response::Unknown { faces } => ok(json!({ "faces": faces })),
+        other => Err(internal(&other)),
+    }
+}
+
+async fn unknown_picture(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Path((id, look)): Path<(u32, usize)>,
+) -> Answer {
+    match app.ask(Request::UnknownPicture { id, look }, peer).await? {
+        Response::Picture { picture } => {
+            Ok(([(header::CONTENT_TYPE, "image/jpeg")], Body::from(picture)).into_response())
+        }
+        other => Err(internal(&other)),
+    }
+}
+
+async fn name_unknown(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<u32>,
+    Json(Name { name }): Json<Name>,
+) -> Answer {
+    looked(app.ask(Request::NameUnknown { id, name }, peer).await?)
+}
+
+async fn forget_unknown(State(app): Shared, Extension(peer): Extension<Peer>, Path(id): Path<u32>) -> Answer {
+    match app.ask(Request::ForgetUnknown { id }, peer).await? {
+        Response::Forgotten => ok(json!({})),
+        other => Err(internal(&other)),
+    }
+}
+
+#[derive(Deserialize)]
+struct Days {
+    from: Option<Date>,
+    to: Option<Date>,
+    person: Option<String>,
+}
+
+async fn attendance(app: &Arc<App>, peer: Peer, Days { from, to, person }: Days) -> Result<Attendance, HttpResponse> {
+    match app.ask(Request::Attendance { from, to, person }, peer).await? {
+        Response::Attendance { attendance } => Ok(*attendance),
+        other => Err(internal(&other)),
+    }
+}
+
+async fn days(State(app): Shared, Extension(peer): Extension<Peer>, Query(asked): Query<Days>) -> Answer {
+    ok(json!(attendance(&app, peer, asked).await?))
+}
+
+async fn days_as_csv(State(app): Shared, Extension(peer): Extension<Peer>, Query(asked): Query<Days>) -> Answer {
+    let attendance = attendance(&app, peer, asked).await?;
+    let file = format!("attachment; filename=\"attendance-{}-{}.csv\"", attendance.from, attendance.to);
+    let headers = [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, file)];
+    Ok((headers, attendance.csv()).into_response())
+}
+
+async fn prometheus(State(app): Shared) -> Answer {
+    if !app.metrics {
+        return Err(problem(StatusCode::NOT_FOUND, "switched off; set http.metrics = true"));
+    }
+    let shared = Arc::clone(&app);
+    let text = task::spawn_blocking(move || metrics::text(&shared.services)).await.unwrap_or_default();
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}

@@ -1,0 +1,470 @@
+//! The live page's API before a running daemon: who may ask, what is shown, what hostile clients get.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use facelatch::{
+    config::Config,
+    http::auth::{hash_of_password, hash_of_token},
+    store::{EventKind, Store},
+};
+use serde_json::{Value, json};
+use ureq::{Agent, http::Response};
+
+use crate::{
+    door::{Running, config, enroll, play},
+    support::root,
+};
+
+const KNOWN: &str = "barack_obama_2.png";
+const UNKNOWN: &str = "eileen_collins_1.png";
+const PASSWORD: &str = "correct horse battery";
+const TOKEN: &str = "a token of the tests";
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn with_page(dir: &Path) -> Config {
+    let mut config = config(dir);
+    config.http.enabled = true;
+    config.http.listen = free_port();
+    config.http.metrics = true;
+    config
+}
+
+fn with_password(dir: &Path) -> Config {
+    let mut config = with_page(dir);
+    config.http.password = hash_of_password(PASSWORD).unwrap();
+    config.http.tokens = vec![hash_of_token(TOKEN)];
+    config
+}
+
+/// A client that keeps what it is told to.
+struct Client {
+    agent: Agent,
+    base: String,
+    headers: Vec<(String, String)>,
+}
+
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+    headers: ureq::http::HeaderMap,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("no JSON: {}", String::from_utf8_lossy(&self.body)))
+    }
+}
+
+impl Client {
+    fn of(config: &Config) -> Client {
+        let agent = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
+        let client =
+            Client { agent: agent.build().into(), base: format!("http://{}", config.http.listen), headers: Vec::new() };
+        let until = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(config.http.listen).is_err() {
+            assert!(Instant::now() < until, "the page does not listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        client
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Client {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    fn open(config: &Config) -> Client {
+        let client = Client::of(config);
+        let csrf = client.get("/api/session").json()["csrf"].as_str().unwrap().to_owned();
+        client.with("X-CSRF-Token", &csrf)
+    }
+
+    fn send(&self, method: &str, path: &str, body: &[u8], kind: &str) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        if !kind.is_empty() {
+            request = request.header("Content-Type", kind);
+        }
+        let response: Response<ureq::Body> = self.agent.run(request.body(body.to_vec()).unwrap()).unwrap();
+        let (parts, mut body) = response.into_parts();
+        let body = body.read_to_vec().unwrap_or_default();
+        Answer { status: parts.status.as_u16(), body, headers: parts.headers }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "")
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, body.to_string().as_bytes(), "application/json")
+    }
+
+    fn log_in(config: &Config) -> Client {
+        let client = Client::of(config);
+        let answer = client.post("/api/login", &json!({ "password": PASSWORD }));
+        assert_eq!(answer.status, 200, "{:?}", String::from_utf8_lossy(&answer.body));
+        let cookie = answer.headers["set-cookie"].to_str().unwrap().to_owned();
+        assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+        let client = client.with("Cookie", cookie.split(';').next().unwrap());
+        let csrf = client.get("/api/session").json()["csrf"].as_str().unwrap().to_owned();
+        client.with("X-CSRF-Token", &csrf)
+    }
+
+    /// Reads server-sent events until one of this name satisfies.
+    fn news(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let address = self.base.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        write!(stream, "GET /api/live HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut event = String::new();
+        for line in BufReader::new(stream).lines() {
+            let line = line.unwrap();
+            if let Some(kind) = line.strip_prefix("event: ") {
+                event = kind.to_owned();
+            } else if let Some(data) = line.strip_prefix("data: ").filter(|_| event == name) {
+                let data = serde_json::from_str(data).unwrap();
+                if wanted(&data) {
+                    return data;
+                }
+            }
+            assert!(Instant::now() < until, "no {name} as wanted");
+        }
+        panic!("the news ended");
+    }
+}
+
+/// Methods and paths as the description lists them.
+fn described() -> BTreeSet<(String, String)> {
+    let text = fs::read_to_string(root().join("src/http/page/openapi.json")).unwrap();
+    let description: Value = serde_json::from_str(&text).unwrap();
+    let paths = description["paths"].as_object().unwrap();
+    let operations = |(path, methods): (&String, &Value)| {
+        let methods = methods.as_object().unwrap().keys().map(|method| (method.clone(), path.clone()));
+        methods.collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(operations).collect()
+}
+
+#[test]
+fn the_description_lists_the_routes_there_are() {
+    let source = fs::read_to_string(root().join("src/http/api.rs")).unwrap();
+    let routes: BTreeSet<_> = source
+        .split(".route(\"")
+        .skip(1)
+        .map(|route| {
+            let (path, rest) = route.split_once('"').unwrap();
+            let method = rest.trim_start_matches([',', ' ']).split('(').next().unwrap();
+            (method.to_owned(), path.to_owned())
+        })
+        .filter(|(_, path)| path.starts_with("/api/") || path == "/metrics")
+        .collect();
+    assert!(routes.len() > 15);
+    assert_eq!(routes, described());
+    let text = fs::read_to_string(root().join("src/http/page/openapi.json")).unwrap();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(text.contains(&format!("   \"{name}\": {{")), "{name} is described nowhere");
+    }
+}
+
+#[test]
+fn nothing_is_told_or_done_without_the_password() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[(KNOWN, 5)]);
+    let config = with_password(dir.path());
+    let running = Running::start(&config);
+    let nobody = Client::of(&config);
+    let (cookie, bearer) = (
+        Client::of(&config).with("Cookie", &format!("facelatch={}", "0".repeat(64))),
+        Client::of(&config).with("Authorization", "Bearer guessed"),
+    );
+    let public = ["/api/session", "/api/login", "/api/openapi.json"];
+    for (method, path) in described().into_iter().filter(|(_, path)| !public.contains(&path.as_str())) {
+        let path = path.replace("{name}", "Eve").replace("{id}", "1").replace("{look}", "0").replace("{track}", "1");
+        for client in [&nobody, &cookie, &bearer] {
+            let answer = client.send(&method.to_uppercase(), &path, b"{\"name\":\"Eve\"}", "application/json");
+            assert_eq!(answer.status, 401, "{method} {path}");
+            assert!(answer.headers["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+        }
+    }
+    for trick in [
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/api//status",
+        "/page.js/../api/status",
+        "//",
+        "/api/unknown/..%2f..%2f/pictures/0",
+    ] {
+        let answer = nobody.get(trick);
+        assert!([400, 401, 404].contains(&answer.status), "{trick}: {}", answer.status);
+        assert!(!String::from_utf8_lossy(&answer.body).contains("root:"));
+    }
+    // The page itself tells nothing.
+    assert_eq!(nobody.get("/").status, 200);
+    drop(running);
+    let events = Store::open(&config.store.path, 0).unwrap().0.events(None, None).unwrap();
+    assert!(!events.iter().any(|event| matches!(event.kind, EventKind::Opened { .. })));
+}
+
+#[test]
+fn who_knows_the_password_opens_with_the_session_s_token_only_and_a_program_with_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_password(dir.path());
+    let running = Running::start(&config);
+    let client = Client::log_in(&config);
+    let without_csrf = Client { headers: client.headers[..1].to_vec(), ..Client::of(&config) };
+    assert_eq!(without_csrf.get("/api/status").status, 200);
+    assert_eq!(without_csrf.post("/api/open", &json!({})).status, 403);
+    assert_eq!(client.post("/api/open", &json!({})).status, 200);
+    let program = Client::of(&config).with("Authorization", &format!("Bearer {TOKEN}"));
+    assert_eq!(program.post("/api/open", &json!({})).status, 200);
+    let metrics = String::from_utf8(program.get("/metrics").body).unwrap();
+    assert!(metrics.contains("facelatch_opened_by_hand_total 2"), "{metrics}");
+    assert_eq!(client.post("/api/logout", &json!({})).status, 200);
+    assert_eq!(client.get("/api/status").status, 401);
+    drop(running);
+    let events = Store::open(&config.store.path, 0).unwrap().0.events(None, None).unwrap();
+    let opened =
+        events.iter().filter(|event| matches!(&event.kind, EventKind::Opened { by } if by == "page (127.0.0.1)"));
+    assert_eq!(opened.count(), 2);
+}
+
+#[test]
+fn wrong_passwords_have_to_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_password(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::of(&config);
+    let statuses: Vec<_> = (0..6).map(|_| client.post("/api/login", &json!({ "password": "guess" })).status).collect();
+    assert_eq!(statuses, [401, 401, 401, 401, 429, 429]);
+    let right = client.post("/api/login", &json!({ "password": PASSWORD }));
+    assert_eq!(right.status, 429, "the right one waits too, or guessing would go on");
+    assert!(right.headers.contains_key("retry-after"));
+    for nonsense in [&b"{}"[..], b"", b"\xff\xfe", b"{\"password\":7}", b"[[[[[[[["] {
+        let answer = client.send("POST", "/api/login", nonsense, "application/json");
+        assert!([400, 422].contains(&answer.status), "{}", answer.status);
+    }
+}
+
+#[test]
+fn without_a_password_another_site_s_name_reaches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let rebound = Client::of(&config).with("Host", "evil.example");
+    assert_eq!(rebound.get("/api/status").status, 403);
+    assert_eq!(rebound.get("/api/session").status, 403);
+    assert_eq!(Client::of(&config).post("/api/open", &json!({})).status, 403, "no CSRF token");
+    assert_eq!(Client::open(&config).post("/api/open", &json!({})).status, 200);
+}
+
+#[test]
+fn the_live_view_shows_changing_pictures_and_who_is_on_them() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[(KNOWN, 30), ("", 10)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::open(&config);
+    let faces = client.news("faces", |news| news["faces"][0]["state"] == "known");
+    assert_eq!((faces["width"].as_u64(), faces["faces"][0]["name"].as_str()), (Some(640), Some("Barack Obama")));
+    assert!(faces["faces"][0]["distance"].as_f64().unwrap() <= faces["faces"][0]["limit"].as_f64().unwrap());
+    let event = client.news("event", |event| event["kind"].get("granted").is_some());
+    assert_eq!(event["kind"]["granted"]["name"], "Barack Obama");
+
+    let mut stream = TcpStream::connect(config.http.listen).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut bytes = Vec::new();
+    let mut pictures = BTreeSet::new();
+    while pictures.len() < 2 {
+        let mut more = [0; 65536];
+        let count = stream.read(&mut more).unwrap();
+        bytes.extend_from_slice(&more[..count]);
+        let find =
+            |from: usize, what: &[u8]| bytes[from..].windows(what.len()).position(|w| w == what).map(|at| at + from);
+        if let Some((start, end)) =
+            find(0, &[0xff, 0xd8, 0xff]).and_then(|start| Some((start, find(start, &[0xff, 0xd9])?)))
+        {
+            pictures.insert(bytes[start..end + 2].to_vec());
+            bytes.drain(..end + 2);
+        }
+    }
+    let snapshot = client.get("/api/snapshot");
+    assert_eq!(snapshot.headers["content-type"], "image/jpeg");
+    assert_eq!(image::load_from_memory(&snapshot.body).unwrap().width(), 640);
+    drop(stream);
+    let until = Instant::now() + Duration::from_secs(10);
+    while client.get("/api/status").json()["viewers"] != 0 {
+        assert!(Instant::now() < until, "somebody who left is still counted");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_face_in_view_is_enrolled_from_the_camera_and_then_known() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[(UNKNOWN, 10)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::open(&config);
+    let faces = client.news("faces", |news| news["faces"][0]["state"] == "unknown");
+    let track = faces["faces"][0]["track"].as_u64().unwrap();
+    let name = |track: u64, name: &str| client.post(&format!("/api/faces/{track}/name"), &json!({ "name": name }));
+    assert_eq!(name(track, "../Eve").status, 422);
+    assert_eq!(name(track + 1000, "Nobody").status, 422, "that face is not in view");
+    let answer = name(track, "Eileen Collins");
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    assert!(answer.json()["verdicts"][0]["enrolled"].as_str().unwrap().starts_with("Eileen Collins/camera-"));
+    client.news("event", |event| event["kind"]["granted"]["name"] == "Eileen Collins");
+    assert!((1..=3).contains(&fs::read_dir(dir.path().join("enroll/Eileen Collins")).unwrap().count()));
+    assert_eq!(client.get("/api/people").json()["people"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn unknown_faces_are_kept_only_if_asked_for_and_can_be_named_or_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[(UNKNOWN, 10), ("", 16)]);
+    let mut config = with_page(dir.path());
+    config.enroll.keep_unknown = 5;
+    let mut running = Running::start(&config);
+    let client = Client::open(&config);
+    let until = Instant::now() + Duration::from_secs(20);
+    let kept = || client.get("/api/unknown").json()["faces"].as_array().unwrap().clone();
+    while kept().first().is_none_or(|face| face["visits"].as_u64() < Some(2)) {
+        assert!(Instant::now() < until, "nobody was kept who came twice");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(kept().len(), 1, "one person, however often");
+    let id = kept()[0]["id"].as_u64().unwrap();
+    let picture = client.get(&format!("/api/unknown/{id}/pictures/0"));
+    assert!(image::load_from_memory(&picture.body).is_ok());
+    assert_eq!(client.get(&format!("/api/unknown/{id}/pictures/9")).status, 404);
+    let named = client.post(&format!("/api/unknown/{id}/name"), &json!({ "name": "Eileen Collins" }));
+    assert!(named.json()["verdicts"][0]["enrolled"].is_string(), "{}", String::from_utf8_lossy(&named.body));
+    running.client.ask(&facelatch::control::Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    running.next_event(|kind| matches!(kind, EventKind::Granted { name, .. } if name == "Eileen Collins"));
+    assert_eq!(client.send("DELETE", &format!("/api/unknown/{id}"), &[], "").status, 404, "it has a name now");
+    drop(running);
+    // Not asked for any more: what there was is gone, and nobody comes to it.
+    fs::remove_dir_all(dir.path().join("enroll/Eileen Collins")).unwrap();
+    config.enroll.keep_unknown = 0;
+    let mut running = Running::start(&config);
+    running.client.ask(&facelatch::control::Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    running.next_event(|kind| matches!(kind, EventKind::Denied { .. }));
+    drop(running);
+    assert!(Store::open(&config.store.path, 0).unwrap().0.strangers().unwrap().is_empty());
+}
+
+#[test]
+fn pictures_are_taken_in_judged_and_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::open(&config);
+    let portrait = |name: &str| fs::read(root().join("tests/data").join(name)).unwrap();
+    let send = |name: &str, picture: &[u8]| {
+        client.send("POST", &format!("/api/people/{name}/pictures?file=a.png"), picture, "image/png")
+    };
+    let taken = send("Grace%20Hopper", &portrait("grace_hopper_1.png"));
+    assert_eq!((taken.status, taken.json()["picture"].as_str()), (200, Some("Grace Hopper/a.png")));
+    for (name, picture) in [
+        ("Eve", &b"no picture"[..]),
+        ("Eve", b""),
+        ("..%2fEve", &portrait(UNKNOWN)),
+        ("Eve", &portrait("grace_hopper_1.png")),
+    ] {
+        let answer = send(name, picture);
+        assert_eq!(answer.status, 422, "{}", String::from_utf8_lossy(&answer.body));
+        assert!(answer.json()["error"].as_str().unwrap().len() > 10);
+    }
+    let mut stream = TcpStream::connect(config.http.listen).unwrap();
+    let length = 33 << 20;
+    let (name, csrf) = &client.headers[0];
+    write!(stream, "POST /api/people/Eve/pictures HTTP/1.1\r\nHost: localhost\r\n{name}: {csrf}\r\nContent-Length: {length}\r\n\r\n")
+        .unwrap();
+    let mut status = String::new();
+    BufReader::new(stream).read_line(&mut status).unwrap();
+    assert_eq!(status, "HTTP/1.1 413 Payload Too Large\r\n", "said before it is sent");
+    let known = client.send("POST", "/api/identify", &portrait(KNOWN), "image/png");
+    assert_eq!(known.json()["faces"][0]["person"], "Barack Obama");
+    assert_eq!(fs::read_dir(dir.path().join("enroll")).unwrap().count(), 2);
+}
+
+/// Whatever a client does, the door goes on deciding and the page goes on answering others.
+#[test]
+fn hostile_clients_stall_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    enroll(dir_of(&dir), KNOWN, "Second Picture");
+    play(dir.path(), &[(KNOWN, 10), ("", 16)]);
+    let config = with_page(dir.path());
+    let mut running = Running::start(&config);
+    let address = config.http.listen;
+    let client = Client::open(&config);
+    // Those that say nothing, those that never end what they say, and those that do not read.
+    let mut idle: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for stream in &mut idle[20..] {
+        write!(stream, "POST /api/identify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000000\r\n\r\nxx").unwrap();
+    }
+    let blind: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(stream, "GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    for broken in [
+        &b"\x00\x01\x02\r\n\r\n"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\nHost: \r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(broken).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.is_empty() || answer.contains(" 4") || answer.contains(" 505"), "{answer}");
+    }
+    let long = "x".repeat(200_000);
+    let mut stream = TcpStream::connect(address).unwrap();
+    // It may be cut off before all of it is said.
+    let _ = write!(stream, "GET /api/events?since_ms={long} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let storm: Vec<u16> = (0..400).map(|_| client.get("/api/session").status).collect();
+    assert!(storm.contains(&429) && storm[0] == 200, "so many requests are too many");
+    running.client.ask(&facelatch::control::Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    for _ in 0..2 {
+        running.next_event(|kind| matches!(kind, EventKind::Granted { .. }));
+    }
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(client.get("/api/status").status, 200);
+    drop((idle, blind));
+}
+
+fn dir_of(dir: &tempfile::TempDir) -> &Path {
+    fs::create_dir_all(dir.path().join("enroll")).unwrap();
+    dir.path()
+}
