@@ -345,6 +345,20 @@ fn a_home_automation_sees_the_door_and_who_came() {
     assert_eq!(granted["person"], "Barack Obama");
     assert_eq!(granted["pulsed"], true);
     listener.wait_for_last(&topic("state"), |state| state.contains("\"last_person\":\"Barack Obama\""));
+    // No alarm of a camera that was only opened, one when it is really gone, and an all-clear.
+    let camera = || {
+        let states = listener.heard(&topic("state"));
+        let mut camera: Vec<bool> = states.iter().map(|state| state.json()["camera_ok"].as_bool().unwrap()).collect();
+        camera.dedup();
+        camera
+    };
+    assert_eq!(camera(), [true]);
+    fs::rename(house.path("frames"), house.path("away")).unwrap();
+    let lost = listener.wait_for_event("camera_lost");
+    assert!(lost["problem"].as_str().unwrap().contains("frames"), "{lost}");
+    wait_until("the alarm", || (camera() == [true, false]).then_some(()));
+    fs::rename(house.path("away"), house.path("frames")).unwrap();
+    wait_until("the all-clear", || (camera() == [true, false, true]).then_some(()));
     let topics: Vec<String> = listener.heard.lock().unwrap().iter().map(|message| message.topic.clone()).collect();
     assert!(topics.iter().all(|topic| !topic.contains("Obama")), "names stand in JSON only");
 }
