@@ -34,7 +34,7 @@ crash: deps ## kill -9 during enrolment, 100 times
 	FACELATCH_CRASH_ROUNDS=100 $(CARGO) test --release --test it crash -- --nocapture
 
 mqtt: deps ## the broker: a real mosquitto, away, hostile, forbidding
-	@[ -x /usr/sbin/mosquitto ] && command -v mosquitto_sub openssl >/dev/null || ./.ci/install mosquitto mosquitto-clients openssl
+	@[ -x /usr/sbin/mosquitto ] && command -v mosquitto_sub >/dev/null && command -v openssl >/dev/null || ./.ci/install mosquitto mosquitto-clients openssl
 	FACELATCH_MOSQUITTO=required $(CARGO) test --release --test it mosquitto
 
 bench: deps ## time per stage

@@ -730,8 +730,9 @@ impl Door {
         log::error!("camera lost: {problem}; trying again");
         self.latch.send(LatchCommand::ShowReady(false));
         self.services.counters.increment("camera_lost");
-        self.services.record(EventKind::CameraLost { problem: problem.clone() });
+        // In this order: whoever hears of the loss finds it in the status.
         self.services.set_camera(problem.clone(), false);
+        self.services.record(EventKind::CameraLost { problem: problem.clone() });
         self.camera_lost = Some(problem);
         self.tell_status();
     }

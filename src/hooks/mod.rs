@@ -102,7 +102,7 @@ fn who(config: &HookConfig) -> String {
     match config.command.first() {
         Some(program) => program.clone(),
         None => {
-            let host = config.url.splitn(4, '/').nth(2).unwrap_or_default();
+            let host = config.url.split('/').nth(2).unwrap_or_default();
             host.rsplit('@').next().unwrap_or_default().to_owned()
         }
     }

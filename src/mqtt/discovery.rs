@@ -20,8 +20,8 @@ pub(super) fn messages(prefix: &str, topics: &Topics, device: &Device<'_>) -> Ve
     let state = |template: &str| json!({ "state_topic": topics.state, "value_template": template });
     let diagnostic = json!({ "entity_category": "diagnostic" });
     // The relay's state: where the door itself stands nobody knows.
-    let door =
-        [json!({ "name": "Door", "device_class": "lock" }), state("{{ 'ON' if value_json.relay_active else 'OFF' }}")];
+    let lock =
+        [json!({ "name": "Lock", "device_class": "lock" }), state("{{ 'ON' if value_json.relay_active else 'OFF' }}")];
     let open = [json!({
         "name": "Open", "icon": "mdi:door-open", "command_topic": topics.command, "payload_press": COMMAND,
     })];
@@ -51,7 +51,7 @@ pub(super) fn messages(prefix: &str, topics: &Topics, device: &Device<'_>) -> Ve
         diagnostic,
     ];
     let entities: [(&str, &str, bool, &[Value]); 7] = [
-        ("binary_sensor", "door", device.unlocks, &door),
+        ("binary_sensor", "lock", device.unlocks, &lock),
         ("button", "open", device.opens, &open),
         ("sensor", "last_person", true, &last_person),
         ("event", "event", true, &event),
@@ -127,6 +127,6 @@ mod tests {
             gone.map(|(topic, _)| topic.split('/').nth(3).unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(gone(true, false), ["open", "temperature"]);
-        assert_eq!(gone(false, false), ["door", "open", "temperature"]);
+        assert_eq!(gone(false, false), ["lock", "open", "temperature"]);
     }
 }

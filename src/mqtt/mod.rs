@@ -152,6 +152,8 @@ struct Talk {
     sent_at: Instant,
     /// Name and time of the last one who was let, or counted, in.
     last_person: Option<(String, String)>,
+    /// Not while it is opened for the first time: that would be an alarm at each start.
+    camera_lost: bool,
     state: String,
     temperature: Option<i32>,
     temperature_due: Instant,
@@ -191,6 +193,7 @@ impl Talk {
             outbox: Outbox::new(config.queue),
             sent_at: now,
             last_person: last_person(service.as_ref()),
+            camera_lost: false,
             state: String::new(),
             temperature: None,
             temperature_due: now,
@@ -424,8 +427,10 @@ impl Talk {
 
     fn take_events(&mut self) {
         while let Ok(event) = self.events.try_recv() {
-            if let EventKind::Granted { name, .. } = &event.kind {
-                self.last_person = Some((name.clone(), iso_time(event.at_ms)));
+            match &event.kind {
+                EventKind::Granted { name, .. } => self.last_person = Some((name.clone(), iso_time(event.at_ms))),
+                EventKind::CameraLost { .. } => self.camera_lost = true,
+                _ => {}
             }
             let payload = serde_json::Value::Object(notice(&event)).to_string();
             let message = Message { topic: self.topics.event.clone(), payload, retain: false };
@@ -445,6 +450,7 @@ impl Talk {
             self.temperature = board_temperature();
         }
         let Response::Status { status } = self.service.answer(Request::Status, "the broker") else { return };
+        self.camera_lost &= !status.camera_ok;
         let state = self.state_of(&status);
         if state != self.state {
             self.state.clone_from(&state);
@@ -459,7 +465,7 @@ impl Talk {
             "relay": status.relay,
             "relay_active": status.relay_active,
             "camera": printable(&status.camera),
-            "camera_ok": status.camera_ok,
+            "camera_ok": !self.camera_lost,
             "people": status.people,
             "last_person": person,
             "last_person_at": at,
