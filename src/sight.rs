@@ -182,9 +182,8 @@ impl Sight {
         let raw = self.motion.look(frame)?;
         self.spent.motion += begun.elapsed();
         if !raw {
-            self.decode(frame, frame.region())?;
+            whole = self.decode(frame, frame.region())?;
             self.motion.look_at_picture(&self.decoded);
-            whole = true;
         }
         let nobody = self.present.is_empty();
         let begun = Instant::now();
@@ -199,9 +198,8 @@ impl Sight {
         }
 
         if !whole {
-            whole = search || self.rotate != 0;
-            let region = if whole { frame.region() } else { self.around_faces(frame) };
-            self.decode(frame, region)?;
+            let region = if search || self.rotate != 0 { frame.region() } else { self.around_faces(frame) };
+            whole = self.decode(frame, region)?;
         }
         let mut seen = Vec::new();
         if confirm {
@@ -315,10 +313,11 @@ impl Sight {
         Ok(probe)
     }
 
-    /// Decodes a region (in the camera's own coordinates) and turns the picture upright if it is not.
-    fn decode(&mut self, frame: &Frame, region: Region) -> Result<(), FrameError> {
+    /// Decodes at least a region (in the camera's own coordinates) and turns the picture upright if it is not. Whether all of the frame
+    /// was decoded comes back.
+    fn decode(&mut self, frame: &Frame, region: Region) -> Result<bool, FrameError> {
         let begun = Instant::now();
-        frame.decode(region, &mut self.decoded)?;
+        let decoded = frame.decode(region, &mut self.decoded)?;
         match self.rotate {
             90 => self.turned = imageops::rotate90(&self.decoded),
             180 => self.turned = imageops::rotate180(&self.decoded),
@@ -326,7 +325,7 @@ impl Sight {
             _ => {}
         }
         self.spent.decode += begun.elapsed();
-        Ok(())
+        Ok(decoded == frame.region())
     }
 
     /// The part of the frame around the faces that are followed, all of it needed to confirm and to align them.
