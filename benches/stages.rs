@@ -14,6 +14,7 @@ use facelatch::{
         embed::Embedding,
         frame::{Frame, PixelFormat},
         manifest::{Manifest, Precision, Role},
+        motion::Motion,
         mtcnn::MtcnnSettings,
         net::NetFile,
     },
@@ -100,8 +101,8 @@ fn load(bencher: Bencher<'_, '_>, precision: &str) {
     bencher.bench_local(|| vision(precision, 80.0));
 }
 
-#[divan::bench(args = ["yuyv", "mjpeg"])]
-fn decode(bencher: Bencher<'_, '_>, format: &str) {
+/// As a camera sends it.
+fn frame(format: &str) -> Frame {
     let picture = picture();
     let mut jpeg = Vec::new();
     picture.write_to(&mut Cursor::new(&mut jpeg), ImageFormat::Jpeg).unwrap();
@@ -109,8 +110,21 @@ fn decode(bencher: Bencher<'_, '_>, format: &str) {
         "yuyv" => (PixelFormat::Yuyv, vec![120; 640 * 480 * 2], 1280),
         _ => (PixelFormat::Mjpeg, jpeg, 0),
     };
-    let frame = Frame { bytes, format, width: 640, height: 480, stride, sequence: 0, captured_at: Instant::now() };
+    Frame { bytes, format, width: 640, height: 480, stride, sequence: 0, captured_at: Instant::now() }
+}
+
+#[divan::bench(args = ["yuyv", "mjpeg"])]
+fn decode(bencher: Bencher<'_, '_>, format: &str) {
+    let frame = frame(format);
     bencher.bench_local(|| black_box(&frame).rgb().unwrap());
+}
+
+/// What an empty doorway costs for each frame.
+#[divan::bench(args = ["yuyv", "mjpeg"])]
+fn look_for_motion(bencher: Bencher<'_, '_>, format: &str) {
+    let (frame, mut motion) = (frame(format), Motion::default());
+    assert!(motion.look(&frame).unwrap());
+    bencher.bench_local(|| motion.look(black_box(&frame)).unwrap());
 }
 
 #[divan::bench(args = [10, 1_000, 100_000])]

@@ -245,9 +245,8 @@ impl Sight {
         let raw = self.motion.look(frame)?;
         self.spent.motion += begun.elapsed();
         if !raw {
-            self.decode(frame, frame.region())?;
+            whole = self.decode(frame, frame.region())?;
             self.motion.look_at_picture(&self.decoded);
-            whole = true;
         }
         let nobody = self.present.is_empty();
         let begun = Instant::now();
@@ -262,9 +261,8 @@ impl Sight {
         }
 
         if !whole {
-            whole = search || self.rotate != 0;
-            let region = if whole { frame.region() } else { self.around_faces(frame) };
-            self.decode(frame, region)?;
+            let region = if search || self.rotate != 0 { frame.region() } else { self.around_faces(frame) };
+            whole = self.decode(frame, region)?;
         }
         let mut seen = Vec::new();
         if confirm {
@@ -406,10 +404,11 @@ impl Sight {
         imageops::crop_imm(picture, x1, y1, x2.saturating_sub(x1), y2.saturating_sub(y1)).to_image()
     }
 
-    /// Decodes a region (in the camera's own coordinates) and turns the picture upright if it is not.
-    fn decode(&mut self, frame: &Frame, region: Region) -> Result<(), FrameError> {
+    /// Decodes at least a region (in the camera's own coordinates) and turns the picture upright if it is not. Whether all of the frame
+    /// was decoded comes back.
+    fn decode(&mut self, frame: &Frame, region: Region) -> Result<bool, FrameError> {
         let begun = Instant::now();
-        frame.decode(region, &mut self.decoded)?;
+        let decoded = frame.decode(region, &mut self.decoded)?;
         match self.rotate {
             90 => self.turned = imageops::rotate90(&self.decoded),
             180 => self.turned = imageops::rotate180(&self.decoded),
@@ -417,7 +416,7 @@ impl Sight {
             _ => {}
         }
         self.spent.decode += begun.elapsed();
-        Ok(())
+        Ok(decoded == frame.region())
     }
 
     /// The part of the frame around the faces that are followed, all of it needed to confirm and to align them.

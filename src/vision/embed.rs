@@ -144,9 +144,8 @@ impl Embedder {
             mirror: false,
             model: entry.model_id(),
         };
-        // One run on grey shows that the shapes fit together, at start and not at the first visitor.
-        let grey = vec![0.0; 3 * entry.input[0] * entry.input[1]];
-        let made = embedder.project(embedder.net.run(&grey)?.values()).map_err(shape_error)?.len();
+        // That the shapes fit together shows at start, not at the first visitor.
+        let made = embedder.made().map_err(shape_error)?;
         if made != dimension {
             return Err(shape_error(format!("it makes {made} numbers, the manifest says {dimension}")));
         }
@@ -229,9 +228,23 @@ impl Embedder {
         match &self.last_layer {
             None => Ok(features.to_vec()),
             Some(layer) if layer.ncols() == features.len() => Ok(layer.dot(&ArrayView1::from(features)).to_vec()),
-            Some(layer) => Err(format!("it makes {} features, its last layer takes {}", features.len(), layer.ncols())),
+            Some(layer) => Err(misfit(features.len(), layer)),
         }
     }
+
+    /// The numbers in an embedding, as net and last layer have them.
+    fn made(&self) -> Result<usize, String> {
+        let features = self.net.outputs().ok_or("its answer is not a fixed count of 32-bit floating-point numbers")?;
+        match &self.last_layer {
+            None => Ok(features),
+            Some(layer) if layer.ncols() == features => Ok(layer.nrows()),
+            Some(layer) => Err(misfit(features, layer)),
+        }
+    }
+}
+
+fn misfit(features: usize, layer: &Array2<f32>) -> String {
+    format!("it makes {features} features, its last layer takes {}", layer.ncols())
 }
 
 #[cfg(test)]

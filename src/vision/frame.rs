@@ -64,11 +64,11 @@ impl Frame {
     }
 
     /// Decodes at least a region of the picture to where it lies in `picture`, which becomes as large as the frame; what it
-    /// holds elsewhere is of no meaning. Its memory is used again. A JPEG is decoded whole.
+    /// holds elsewhere is of no meaning. Its memory is used again. What was decoded comes back: of a JPEG all.
     ///
     /// # Errors
     /// As [`Frame::rgb`].
-    pub fn decode(&self, region: Region, picture: &mut RgbImage) -> Result<(), FrameError> {
+    pub fn decode(&self, region: Region, picture: &mut RgbImage) -> Result<Region, FrameError> {
         pixels::decode(self, region, picture)
     }
 

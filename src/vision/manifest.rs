@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ring::digest;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -304,7 +305,9 @@ impl Manifest {
     fn read_verified(&self, file: &str, sha256: &str) -> Result<Vec<u8>, ManifestError> {
         let path = self.dir.join(file);
         let bytes = fs::read(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
-        let got: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        // By the library that has it in the instructions of a processor that offers them: some do 16 times as fast.
+        let got: String =
+            digest::digest(&digest::SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         if !got.eq_ignore_ascii_case(sha256) {
             return Err(ManifestError::Hash { path, expected: sha256.to_owned(), got });
         }

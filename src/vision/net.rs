@@ -100,6 +100,12 @@ impl Net {
         (self.shape[2], self.shape[3])
     }
 
+    /// How many numbers it answers with; None if that is not known before it has run, or they are no 32-bit floating-point numbers.
+    pub fn outputs(&self) -> Option<usize> {
+        let fact = self.plan.model().output_fact(0).ok().filter(|fact| fact.datum_type == DatumType::F32)?;
+        Some(fact.shape.as_concrete()?.iter().product())
+    }
+
     /// Runs the net on one input, values in channel, row, column order.
     ///
     /// # Errors

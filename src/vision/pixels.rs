@@ -9,6 +9,7 @@ use image::{ImageDecoder, RgbImage, codecs::jpeg::JpegDecoder};
 
 use super::{
     frame::{Frame, FrameError, PixelFormat},
+    jpeg::{self, BLOCK},
     motion::CELL,
     resize::Region,
 };
@@ -24,15 +25,15 @@ pub(super) fn to_rgb(frame: &Frame) -> Result<RgbImage, FrameError> {
 }
 
 /// Decodes at least a region of the frame to where it lies in `picture`, which becomes as large as the frame; what it holds
-/// elsewhere is of no meaning. Its memory is used again.
-pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> Result<(), FrameError> {
+/// elsewhere is of no meaning. Its memory is used again. The region that was decoded comes back.
+pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> Result<Region, FrameError> {
     let (width, height) = (frame.width, frame.height);
     if u64::from(width) * u64::from(height) > MOST_MEGAPIXELS * 1_000_000 {
         return Err(FrameError::TooLarge { width, height, most: MOST_MEGAPIXELS });
     }
     if frame.format == PixelFormat::Mjpeg {
         *picture = decode_jpeg(frame)?;
-        return Ok(());
+        return Ok(frame.region());
     }
     let layout = Layout::of(frame)?;
     if picture.dimensions() != (width, height) {
@@ -44,7 +45,7 @@ pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> R
     for y in region.y as usize..(region.y + region.height) as usize {
         decode_row(frame, &layout, y, from, &mut samples[y * row + from * 3..y * row + to * 3]);
     }
-    Ok(())
+    Ok(region)
 }
 
 /// Part of a row of an uncompressed frame, from an even column on; `out` says how far.
@@ -85,13 +86,15 @@ fn pairs_to_rgb(pairs: impl Iterator<Item = ([u8; 2], u8, u8)>, out: &mut [u8]) 
 }
 
 /// Means of luma over cells of `CELL` × `CELL` pixels, row by row, sampled in every second row; an incomplete last row or column of cells
-/// is left out. None for formats whose luma is to be had by decoding only.
+/// is left out; of a JPEG all rows count. None where the luma is to be had by decoding only.
 ///
 /// # Errors
 /// Too few bytes for the frame's size.
 pub(super) fn luma_cells(frame: &Frame, cells: &mut Vec<f32>) -> Result<Option<()>, FrameError> {
-    if matches!(frame.format, PixelFormat::Mjpeg | PixelFormat::Rgb) {
-        return Ok(None);
+    match frame.format {
+        PixelFormat::Mjpeg => return Ok(jpeg_cells(frame, cells)),
+        PixelFormat::Rgb => return Ok(None),
+        _ => {}
     }
     let layout = Layout::of(frame)?;
     let row = |y: usize| &frame.bytes[y * layout.stride..];
@@ -107,6 +110,22 @@ pub(super) fn luma_cells(frame: &Frame, cells: &mut Vec<f32>) -> Result<Option<(
         }
     }
     Ok(Some(()))
+}
+
+/// None also where it is broken, or not the frame's size: decoding will say so.
+fn jpeg_cells(frame: &Frame, cells: &mut Vec<f32>) -> Option<()> {
+    /// Blocks along a cell's side.
+    const BLOCKS: usize = CELL / BLOCK;
+    let bytes = with_huffman_tables(&frame.bytes).ok()?;
+    let (columns, rows) = (frame.width as usize / CELL, frame.height as usize / CELL);
+    cells.clear();
+    cells.resize(columns * rows, 0.0);
+    jpeg::luma_blocks(&bytes, (frame.width, frame.height), |x, y, mean| {
+        let (column, row) = (x / BLOCKS, y / BLOCKS);
+        if column < columns && row < rows {
+            cells[row * columns + column] += mean / (BLOCKS * BLOCKS) as f32;
+        }
+    })
 }
 
 /// The same of a decoded picture, green for luma.
@@ -180,7 +199,7 @@ fn rgb_of_yuv(y: u8, u: u8, v: u8) -> [u8; 3] {
 
 /// The four Huffman tables of ITU-T T.81, Annex K.3, as DHT segments: what a camera means that sends none (AVI1 MJPEG).
 #[rustfmt::skip]
-const STANDARD_TABLES: &[u8] = &[
+pub(super) const STANDARD_TABLES: &[u8] = &[
     // luma, DC
     0xff, 0xc4, 0x00, 0x1f, 0x00, 0x00, 0x01, 0x05, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00,
     0x00, 0x00, 0x00, 0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,
@@ -381,6 +400,13 @@ mod tests {
         let mut cells = Vec::new();
         green_cells(&RgbImage::from_fn(40, 36, |x, y| Rgb([0, luma(x as usize, y as usize), 9])), &mut cells);
         assert_eq!(cells, [100.0, 101.0, 102.0, 103.0]);
+        // A JPEG loses a little.
+        let grey = RgbImage::from_fn(40, 36, |x, y| Rgb([luma(x as usize, y as usize); 3]));
+        let mut bytes = Vec::new();
+        grey.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Jpeg).unwrap();
+        assert!(luma_cells(&frame(Mjpeg, 40, 36, 0, bytes), &mut cells).unwrap().is_some());
+        let expected = [100.0, 101.0, 102.0, 103.0];
+        assert!(cells.iter().zip(expected).all(|(cell, expected)| (cell - expected).abs() < 1.0), "{cells:?}");
     }
 
     #[test]

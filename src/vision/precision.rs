@@ -84,27 +84,25 @@ impl Rewrite {
         let weight_zeros = self.integers(weight_zero)?;
         let least = if self.constant(output_zero)?.data_type == DataType::Int8 as i32 { -128 } else { 0 };
         let rectified = self.integers(output_zero)?.iter().all(|zero| *zero == least);
-        let quantized = self.constant(weights)?.clone();
-        let values = self.integers(weights)?;
-        let outputs = *quantized.dims.first().ok_or("a weight tensor has no dimensions")? as usize;
-        if outputs == 0 || values.len() % outputs != 0 || ![1, outputs].contains(&weight_scales.len()) {
-            return Err(format!("{}: weights and their scales do not fit", node.name));
-        }
-        let per_output = values.len() / outputs;
+        let quantized = self.constant(weights)?;
+        let dims = quantized.dims.clone();
+        let outputs = *dims.first().ok_or("a weight tensor has no dimensions")? as usize;
         let of_output = |numbers: &[f32], output: usize| numbers[output.min(numbers.len() - 1)];
-        let mut float_weights = vec![0; size_of::<f32>() * values.len()];
-        let places = float_weights.as_chunks_mut().0.chunks_exact_mut(per_output.max(1));
-        // One loop for each output, with nothing but its numbers in it: a net has millions of weights.
-        for (output, (places, values)) in places.zip(values.chunks_exact(per_output.max(1))).enumerate() {
-            let zero = weight_zeros[output.min(weight_zeros.len() - 1)];
-            let scale = of_output(&weight_scales, output);
-            for (place, value) in places.iter_mut().zip(values) {
-                *place = (value.wrapping_sub(zero) as f32 * scale).to_le_bytes();
-            }
-        }
+        let zero_and_scale =
+            |output: usize| (weight_zeros[output.min(weight_zeros.len() - 1)], of_output(&weight_scales, output));
+        // As nearly all of them are, bytes are taken from where they lie: a net has millions.
+        let is_bytes = quantized.data_type == DataType::Int8 as i32 && !quantized.raw_data.is_empty();
+        let float_weights = if is_bytes {
+            dequantize(&quantized.raw_data, |byte| (byte as i8).into(), outputs, zero_and_scale)
+        } else {
+            dequantize(&self.integers(weights)?, |number| number, outputs, zero_and_scale)
+        };
+        let float_weights = float_weights
+            .filter(|_| [1, outputs].contains(&weight_scales.len()))
+            .ok_or_else(|| format!("{}: weights and their scales do not fit", node.name))?;
         let name = format!("{}_w8", node.name);
         let mut inputs = vec![input.clone(), format!("{name}_weights")];
-        let weight_tensor = float_tensor(&inputs[1], &quantized.dims, float_weights);
+        let weight_tensor = float_tensor(&inputs[1], &dims, float_weights);
         self.constants.insert(inputs[1].clone(), weight_tensor);
         if let Some(bias) = bias.first().filter(|name| !name.is_empty()) {
             let float_bias = self.integers(bias)?.into_iter().enumerate().map(|(output, value)| {
@@ -174,6 +172,26 @@ impl Rewrite {
         };
         if values.is_empty() { Err(format!("{name} is empty")) } else { Ok(values) }
     }
+}
+
+/// Weights as real numbers. None if they cannot be shared out among the outputs.
+fn dequantize<T: Copy>(
+    weights: &[T],
+    number: impl Fn(T) -> i32,
+    outputs: usize,
+    zero_and_scale: impl Fn(usize) -> (i32, f32),
+) -> Option<Vec<u8>> {
+    let per_output = weights.len().checked_div(outputs).filter(|per| *per > 0 && per * outputs == weights.len())?;
+    let mut floats = vec![0; size_of::<f32>() * weights.len()];
+    let places = floats.as_chunks_mut().0.chunks_exact_mut(per_output);
+    // One loop for each output, with nothing but its numbers in it.
+    for (output, (places, weights)) in places.zip(weights.chunks_exact(per_output)).enumerate() {
+        let (zero, scale) = zero_and_scale(output);
+        for (place, weight) in places.iter_mut().zip(weights) {
+            *place = (number(*weight).wrapping_sub(zero) as f32 * scale).to_le_bytes();
+        }
+    }
+    Some(floats)
 }
 
 fn float_tensor(name: &str, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
