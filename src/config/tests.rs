@@ -105,6 +105,31 @@ fn one_line_for_two_purposes_is_refused() {
 }
 
 #[test]
+fn a_page_that_everybody_could_reach_is_refused() {
+    let wrong = |text: &str| refusal(&format!("mode = \"attendance\"\n[http]\nenabled = true\n{text}\n"));
+    for (keys, words) in [
+        ("listen = \"0.0.0.0:8420\"", ":4: http.listen: 0.0.0.0:8420 can be reached from other machines"),
+        ("listen = \"[::]:8420\"", "needs http.password; `facelatch password` makes one"),
+        ("listen = \"door:8420\"", "http.listen"),
+        ("proxied = true", ":4: http.proxied"),
+        ("password = \"correct horse\"", "never the password itself"),
+        ("tokens = [\"secret\"]", "a SHA-256 hash in hex"),
+        ("certificate = \"a.pem\"", "certificate and key belong together"),
+        ("fps = 0", "http.fps: 0 is out of range"),
+    ] {
+        let message = wrong(keys);
+        assert!(message.contains(words), "{keys}: {message}");
+        assert!(!message.contains("correct horse"), "the password is not repeated in the log");
+    }
+    let hash = crate::http::auth::hash_of_password("correct horse").unwrap();
+    let open =
+        format!("mode = \"attendance\"\n[http]\nenabled = true\nlisten = \"0.0.0.0:8420\"\npassword = \"{hash}\"\n");
+    assert_eq!(parse(&open).unwrap().http.password, hash);
+    let of_credential = open.replace(&hash, "${credential:page}");
+    assert_eq!(parse(&of_credential).unwrap().http.password, "${credential:page}");
+}
+
+#[test]
 fn a_day_that_cannot_be_is_refused() {
     let wrong = |text: &str| refusal(&format!("mode = \"attendance\"\n[attendance]\n{text}\n"));
     let zone = wrong("time_zone = \"Europe/Berln\"");

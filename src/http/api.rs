@@ -137,7 +137,11 @@ fn problem(status: StatusCode, text: &str) -> HttpResponse {
 async fn limits(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
     let address = app.address(&request);
     request.extensions_mut().insert(Peer(address));
-    let mut response = if app.spend(address, Instant::now()) {
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut response = if announced.is_some_and(|length: usize| length > MOST_PICTURE) {
+        // Before any of it is read.
+        problem(StatusCode::PAYLOAD_TOO_LARGE, "a picture may have 32 MiB, anything else 16 KiB")
+    } else if app.spend(address, Instant::now()) {
         let answered = timeout(PATIENCE, next.run(request)).await;
         answered.unwrap_or_else(|_| problem(StatusCode::REQUEST_TIMEOUT, "the request took too long"))
     } else {
