@@ -167,6 +167,11 @@ impl Counters {
         self.add(name, 1);
     }
 
+    /// For what goes up and down, such as the length of a queue; its name ends in `_queue`.
+    pub fn set(&self, name: &'static str, value: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, value);
+    }
+
     pub fn get(&self, name: &str) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
     }

@@ -24,7 +24,10 @@ pub(super) fn text(services: &Arc<Services>) -> String {
     page.single("facelatch_templates", "gauge", "Pictures they are known by.", "", status.templates);
     page.single("facelatch_viewers", "gauge", "Who looks at the live view.", "", services.live.viewers());
     for (name, value) in &status.counters {
-        page.single(&format!("facelatch_{name}_total"), "counter", "Since the start.", "", value);
+        match name.ends_with("_queue") {
+            true => page.single(&format!("facelatch_{name}"), "gauge", "What waits now.", "", value),
+            false => page.single(&format!("facelatch_{name}_total"), "counter", "Since the start.", "", value),
+        }
     }
     let reasons: Vec<_> = services
         .denials

@@ -442,6 +442,7 @@ impl Talk {
                 }
             }
         }
+        self.counters.set("mqtt_queue", self.outbox.events() as u64);
     }
 
     fn look_at_state(&mut self) {
