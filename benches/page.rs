@@ -137,6 +137,7 @@ impl Daemon {
             // As the service does.
             .env("MALLOC_MMAP_THRESHOLD_", "1048576")
             .env("MALLOC_TRIM_THRESHOLD_", "4194304")
+            .env("MALLOC_ARENA_MAX", "2")
             .stderr(log)
             .spawn()
             .expect("the daemon starts");
