@@ -1,5 +1,5 @@
 # facelatch: `make help` lists what can be made.
-.PHONY: help deps build demo test lfw fusion crash mqtt bench door peers models facenet facenet-test lint deny clean
+.PHONY: help deps build demo test lfw fusion crash mqtt browser viewers bench door peers models facenet facenet-test lint deny clean
 .PHONY: deb-amd64 deb-arm64 deb-armhf lintian unit-security vm-systemd test-arm64 test-armhf pi3 arm-cost
 
 CARGO ?= cargo
@@ -36,6 +36,13 @@ crash: deps ## kill -9 during enrolment, 100 times
 mqtt: deps ## the broker: a real mosquitto, away, hostile, forbidding
 	@[ -x /usr/sbin/mosquitto ] && command -v mosquitto_sub >/dev/null && command -v openssl >/dev/null || ./.ci/install mosquitto mosquitto-clients openssl
 	FACELATCH_MOSQUITTO=required $(CARGO) test --release --test it mosquitto
+
+browser: build ## the live page in a real browser, Chromium; screenshots in target/browser
+	@command -v chromedriver chromium python3 >/dev/null || ./.ci/install chromium chromium-driver python3
+	./tests/browser/page.py target/release/facelatch
+
+viewers: deps ## what viewers of the page, and clients that mean harm, cost the door
+	$(CARGO) bench --bench page
 
 bench: deps ## time per stage
 	$(CARGO) bench --bench stages

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! Camera → Frame → Detection → AlignedFace → Embedding → Match → Decision → LatchCommand → Latch
-//!                                                                     └→ Event (log, attendance)
+//!                                                                     └→ Event (log, attendance, page, broker, hooks)
 //! ```
 //!
 //! Data moves from left to right, and nothing on the right is imported by anything on its left. Three threads share the
@@ -19,6 +19,8 @@
 //! | [`gallery`] | templates of known people; nearest and runner-up person |
 //! | [`policy`] | the only place that decides to open |
 //! | [`sight`] | from a frame to what is seen in it, with no more work than the frame is worth |
+//! | [`live`] | what passes between the door and whoever looks on |
+//! | [`unknown`] | people who came and are not enrolled, kept for a while if that is wanted |
 //! | [`latch`] | the relay's pulse and the LEDs, over the lines of [`gpio`] |
 //! | [`program`] | a program that is run beside, and killed with all it started |
 //! | [`camera`] | where frames come from: V4L2, a program's output, a folder |
@@ -33,6 +35,7 @@
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
 //! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
+//! | [`http`] | the live page and its JSON API |
 //! | [`outside`] | an event as programs outside read it |
 //! | [`mqtt`] | the broker of a home automation |
 //! | [`hooks`] | programs run, and addresses told, on some events |
