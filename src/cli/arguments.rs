@@ -65,7 +65,7 @@ pub enum Command {
     },
     /// Check the configuration file, exactly as a start would.
     Check,
-    /// Look at camera, GPIO, models, store, folders and clock; one line each, with the remedy.
+    /// Look at camera, GPIO, models, store, folders, clock, page, broker and hooks; one line each, with the remedy.
     Doctor,
     /// List the people enrolled.
     People,

@@ -1,5 +1,7 @@
 //! `facelatch doctor`: one line per thing that has to be right, with the remedy.
 
+mod outside;
+
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
@@ -86,6 +88,10 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
     let running =
         ControlClient::connect(&config.control.socket).and_then(|mut client| client.ask(&Request::Status)).ok();
     let mut checks = vec![ok("configuration", path.display().to_string())];
+    let pid = match &running {
+        Some(Response::Status { status }) => Some(status.pid),
+        _ => None,
+    };
     checks.push(match &running {
         Some(Response::Status { status }) => {
             let Status { pid, model, precision, .. } = &**status;
@@ -101,6 +107,7 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
     checks.push(enroll_folder(config));
     checks.push(space(config));
     checks.push(clock());
+    checks.extend(outside::examine(config, pid));
     checks
 }
 
@@ -117,9 +124,7 @@ fn camera(config: &Config) -> Vec<Check> {
         },
         CameraSource::Command => {
             let program = config.camera.command.first().cloned().unwrap_or_default();
-            let paths = std::env::var_os("PATH").unwrap_or_default();
-            let found = std::env::split_paths(&paths).map(|dir| dir.join(&program)).any(|file| file.is_file());
-            vec![if found {
+            vec![if outside::find(&program).is_some() {
                 ok("camera", format!("the program {program}"))
             } else {
                 check(

@@ -110,7 +110,11 @@ fn agent(config: &HookConfig) -> Result<Agent, String> {
     Ok(settings.build().into())
 }
 
-fn trusted(ca: &Path) -> Result<RootCerts, String> {
+/// The certificates of a PEM file.
+///
+/// # Errors
+/// It cannot be read, or there is none in it.
+pub fn trusted(ca: &Path) -> Result<RootCerts, String> {
     let unusable = |problem: &dyn std::fmt::Display| {
         format!("hooks.ca: {}: {problem}; give the file of those who certify the address", ca.display())
     };

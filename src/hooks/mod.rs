@@ -6,6 +6,8 @@
 mod address;
 mod command;
 
+pub use address::trusted;
+
 use std::{
     io,
     sync::{
@@ -98,7 +100,7 @@ impl Stop {
 }
 
 /// The program, or the address without what may be secret in it.
-fn who(config: &HookConfig) -> String {
+pub fn who(config: &HookConfig) -> String {
     match config.command.first() {
         Some(program) => program.clone(),
         None => {

@@ -8,6 +8,7 @@
 
 mod api;
 pub mod auth;
+pub mod certificate;
 mod metrics;
 mod stream;
 
@@ -136,7 +137,11 @@ impl Drop for HttpServer {
     }
 }
 
-fn tls(config: &HttpConfig) -> Result<Option<TlsAcceptor>, HttpError> {
+/// What speaks TLS with the configured certificate; None without one.
+///
+/// # Errors
+/// Certificate or key cannot be read, or do not belong together.
+pub fn tls(config: &HttpConfig) -> Result<Option<TlsAcceptor>, HttpError> {
     if config.certificate.as_os_str().is_empty() {
         return Ok(None);
     }

@@ -486,7 +486,11 @@ impl Talk {
 }
 
 /// What is trusted, by rustls' own arithmetic (ring).
-fn tls_of(ca: &Path) -> Result<Arc<ClientConfig>, String> {
+/// What trusts the certificates of a PEM file.
+///
+/// # Errors
+/// It cannot be read, or there is none in it.
+pub fn tls_of(ca: &Path) -> Result<Arc<ClientConfig>, String> {
     let unusable = |problem: &dyn std::fmt::Display| {
         format!("mqtt.ca: {}: {problem}; give the file of those who certify the broker", ca.display())
     };

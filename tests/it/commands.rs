@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -191,6 +192,30 @@ fn a_model_file_with_one_byte_changed_is_not_loaded() {
     let doctor = site.run(&["doctor"]);
     assert_eq!(doctor.code, 69);
     assert!(doctor.out.contains("FAIL  models"), "{}", doctor.out);
+}
+
+#[test]
+fn doctor_looks_at_what_is_around_the_door() {
+    let site = Site::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    site.configure(&format!(
+        "source = \"files\"\nfolder = \"frames\"\n[http]\nenabled = true\nlisten = \"{}\"\n[mqtt]\nbroker = \"mqtts://127.0.0.1\"\nca = \"ca.pem\"\n\
+         [[hooks]]\non = [\"granted\"]\ncommand = [\"sh\"]\n[[hooks]]\non = [\"denied\"]\ncommand = [\"no-such-program\"]",
+        taken.local_addr().unwrap()
+    ));
+    let doctor = site.run(&["doctor"]);
+    assert_eq!(doctor.code, 69);
+    for line in [
+        "FAIL  page ",
+        "FAIL  broker         mqtt.ca: ",
+        "ok    hook           1 (sh)",
+        "FAIL  hook           2 (no-such-program)",
+    ] {
+        assert!(doctor.out.contains(line), "{line}: {}", doctor.out);
+    }
+    site.configure("");
+    let doctor = site.run(&["doctor"]).out;
+    assert!(doctor.contains("ok    page           switched off") && !doctor.contains("hook"), "{doctor}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod fusion;
 mod golden;
 mod learn;
 mod lfw;
+mod manual;
 mod models;
 mod mosquitto;
 mod page;
