@@ -78,7 +78,8 @@ fn prepare(dir: &Path, address: SocketAddr) {
     let portrait = image::open(root.join("tests/data/barack_obama_2.png")).expect("a portrait").to_rgb8();
     let person = imageops::resize(&portrait, 440, 440, imageops::FilterType::Triangle);
     for number in 0..26 {
-        let mut frame = RgbImage::from_fn(640, 480, |x, y| Rgb([100 + ((x * 7919 ^ y * 104_729) >> 3 & 7) as u8; 3]));
+        let mut frame =
+            RgbImage::from_fn(640, 480, |x, y| Rgb([100 + ((((x * 7919) ^ (y * 104_729)) >> 3) & 7) as u8; 3]));
         if number < 10 {
             imageops::overlay(&mut frame, &person, 100 + number % 3, 40);
         }

@@ -129,8 +129,26 @@ async fn asset(kind: &'static str, text: &'static str) -> HttpResponse {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn problem(status: StatusCode, text: &str) -> HttpResponse {
-    (status, Json(json!({ "error": text }))).into_response()
+/// What went wrong, for whoever asked.
+struct Problem {
+    status: StatusCode,
+    text: String,
+    /// When it is worth asking again, in seconds.
+    retry_after: Option<u64>,
+}
+
+fn problem(status: StatusCode, text: &str) -> Problem {
+    Problem { status, text: text.to_owned(), retry_after: None }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> HttpResponse {
+        let mut response = (self.status, Json(json!({ "error": self.text }))).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
 }
 
 /// Rate, time, and the headers of every answer.
@@ -140,14 +158,14 @@ async fn limits(State(app): Shared, mut request: HttpRequest, next: Next) -> Htt
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let mut response = if announced.is_some_and(|length: usize| length > MOST_PICTURE) {
         // Before any of it is read.
-        problem(StatusCode::PAYLOAD_TOO_LARGE, "a picture may have 32 MiB, anything else 16 KiB")
+        problem(StatusCode::PAYLOAD_TOO_LARGE, "a picture may have 32 MiB, anything else 16 KiB").into_response()
     } else if app.spend(address, Instant::now()) {
         let answered = timeout(PATIENCE, next.run(request)).await;
-        answered.unwrap_or_else(|_| problem(StatusCode::REQUEST_TIMEOUT, "the request took too long"))
+        let late = |_| problem(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response();
+        answered.unwrap_or_else(late)
     } else {
-        let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "too many requests; wait a second");
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        response
+        let busy = problem(StatusCode::TOO_MANY_REQUESTS, "too many requests; wait a second");
+        Problem { retry_after: Some(1), ..busy }.into_response()
     };
     let headers = response.headers_mut();
     let fixed: [(HeaderName, &str); 7] = [
@@ -174,11 +192,11 @@ async fn admit(State(app): Shared, mut request: HttpRequest, next: Next) -> Http
             request.extensions_mut().insert(asker);
             next.run(request).await
         }
-        Err(refused) => refusal(refused),
+        Err(refused) => refusal(refused).into_response(),
     }
 }
 
-fn refusal(refused: Refused) -> HttpResponse {
+fn refusal(refused: Refused) -> Problem {
     match refused {
         Refused::Unknown => problem(StatusCode::UNAUTHORIZED, "log in, or send a token (Authorization: Bearer ...)"),
         Refused::Forged => problem(StatusCode::FORBIDDEN, "the request does not come from the page; load it anew"),
@@ -194,7 +212,7 @@ impl App {
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
         let told = || {
             // The last one was written by the proxy; those before may be anybody's.
-            let list = request.headers().get_all("x-forwarded-for").iter().last()?.to_str().ok()?;
+            let list = request.headers().get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
             list.rsplit(',').next()?.trim().parse().ok()
         };
         if self.proxied { told().unwrap_or(peer) } else { peer }
@@ -237,7 +255,7 @@ impl App {
     }
 
     /// Asks as a command would, on a thread that may wait.
-    async fn ask(self: &Arc<App>, request: Request, peer: Peer) -> Result<Response, HttpResponse> {
+    async fn ask(self: &Arc<App>, request: Request, peer: Peer) -> Result<Response, Problem> {
         let app = Arc::clone(self);
         let asked = task::spawn_blocking(move || app.services.answer(request, &format!("page ({})", peer.0)));
         match asked.await {
@@ -261,12 +279,12 @@ fn status_of(exit_code: u8) -> StatusCode {
     }
 }
 
-fn internal(response: &Response) -> HttpResponse {
+fn internal(response: &Response) -> Problem {
     log::error!("page: an unexpected answer: {response:?}");
     problem(StatusCode::INTERNAL_SERVER_ERROR, "an unexpected answer; the log says which")
 }
 
-type Answer = Result<HttpResponse, HttpResponse>;
+type Answer = Result<HttpResponse, Problem>;
 
 fn ok(value: Value) -> Answer {
     Ok(Json(value).into_response())
@@ -281,7 +299,7 @@ async fn session(State(app): Shared, headers: HeaderMap) -> HttpResponse {
         }))
         .into_response(),
         Err(Refused::Unknown) => Json(json!({ "authenticated": false, "password": true })).into_response(),
-        Err(refused) => refusal(refused),
+        Err(refused) => refusal(refused).into_response(),
     }
 }
 
@@ -300,10 +318,8 @@ async fn log_in(
     }
     let wait = |wait: Duration| {
         let seconds = wait.as_secs() + 1;
-        let mut response =
-            problem(StatusCode::TOO_MANY_REQUESTS, &format!("too many wrong passwords; wait {seconds} seconds"));
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        response
+        let text = format!("too many wrong passwords; wait {seconds} seconds");
+        Problem { status: StatusCode::TOO_MANY_REQUESTS, text, retry_after: Some(seconds) }
     };
     if let Some(left) = app.door.wait(address, Instant::now()) {
         return Err(wait(left));
@@ -496,7 +512,7 @@ struct Days {
     person: Option<String>,
 }
 
-async fn attendance(app: &Arc<App>, peer: Peer, Days { from, to, person }: Days) -> Result<Attendance, HttpResponse> {
+async fn attendance(app: &Arc<App>, peer: Peer, Days { from, to, person }: Days) -> Result<Attendance, Problem> {
     match app.ask(Request::Attendance { from, to, person }, peer).await? {
         Response::Attendance { attendance } => Ok(*attendance),
         other => Err(internal(&other)),

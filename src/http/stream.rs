@@ -230,24 +230,19 @@ impl Feed {
         let (faces, events) = (self.faces.clone(), self.events.subscribe());
         let state = (self.services.live.viewer(), faces, events);
         stream::unfold(state, |(viewer, mut faces, mut events)| async move {
-            let message = loop {
-                tokio::select! {
-                    changed = faces.changed() => {
-                        changed.ok()?;
-                        break SseEvent::default().event("faces").data(faces.borrow_and_update().as_str());
-                    }
-                    event = events.recv() => match event {
-                        Ok(event) => {
-                            let json = serde_json::to_string(&event).unwrap_or_default();
-                            break SseEvent::default().event("event").data(json);
-                        }
-                        // The reader was too slow: it asks for the list anew.
-                        Err(broadcast::error::RecvError::Lagged(_)) => {
-                            break SseEvent::default().event("missed").data("");
-                        }
-                        Err(broadcast::error::RecvError::Closed) => return None,
-                    },
+            let message = tokio::select! {
+                changed = faces.changed() => {
+                    changed.ok()?;
+                    SseEvent::default().event("faces").data(faces.borrow_and_update().as_str())
                 }
+                event = events.recv() => match event {
+                    Ok(event) => {
+                        SseEvent::default().event("event").data(serde_json::to_string(&event).unwrap_or_default())
+                    }
+                    // The reader was too slow: it asks for the list anew.
+                    Err(broadcast::error::RecvError::Lagged(_)) => SseEvent::default().event("missed").data(""),
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                },
             };
             Some((Ok(message), (viewer, faces, events)))
         })
