@@ -39,7 +39,7 @@
 //! | [`outside`] | an event as programs outside read it |
 //! | [`mqtt`] | the broker of a home automation |
 //! | [`hooks`] | programs run, and addresses told, on some events |
-//! | [`daemon`] | the wiring: threads, order of start and of shutdown |
+//! | [`daemon`] | the wiring: threads, order of start and of shutdown; what is done about each frame |
 //! | [`cli`] | the commands |
 //! | [`telemetry`] | logging and counters |
 #![forbid(unsafe_code)]
