@@ -167,6 +167,12 @@ impl Counters {
         self.add(name, 1);
     }
 
+    pub fn decrement(&self, name: &'static str) {
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = counters.entry(name).or_default();
+        *value = value.saturating_sub(1);
+    }
+
     /// For what goes up and down, such as the length of a queue; its name ends in `_queue`.
     pub fn set(&self, name: &'static str, value: u64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, value);
@@ -246,6 +252,7 @@ mod tests {
         let other = counters.clone();
         std::thread::spawn(move || other.add("frames", 3)).join().unwrap();
         counters.increment("frames");
+        counters.decrement("faces");
         assert_eq!((counters.get("frames"), counters.get("faces")), (4, 0));
     }
 }

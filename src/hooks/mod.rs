@@ -128,7 +128,9 @@ fn hand_out(events: &Receiver<Event>, mut queues: Vec<Queue>, stop: &Stop, count
         };
         let (name, notice) = (name_of(&event.kind), notice(&event));
         for queue in queues.iter_mut().filter(|queue| queue.on.on.contains(&name)) {
+            counters.increment("hook_queue");
             if queue.queue.try_send(notice.clone()).is_err() {
+                counters.decrement("hook_queue");
                 counters.increment("hook_events_lost");
                 if !std::mem::replace(&mut queue.loss_told, true) {
                     let name = &queue.name;
@@ -155,6 +157,7 @@ impl Hook {
     fn serve(mut self, waiting: &Receiver<Notice>) {
         let mut stopped: Option<Instant> = None;
         while let Ok(notice) = waiting.recv() {
+            self.counters.decrement("hook_queue");
             if self.stop.is_set() && stopped.get_or_insert_with(Instant::now).elapsed() >= FAREWELL {
                 return;
             }

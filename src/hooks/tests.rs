@@ -100,6 +100,7 @@ fn a_program_that_hangs_loses_its_own_events_only() {
     }
     // One is with the program, so many wait.
     assert_eq!(counters.get("hook_events_lost"), count - QUEUE as u64 - 1);
+    assert_eq!(counters.get("hook_queue"), QUEUE as u64);
     let stopped = Instant::now();
     drop(hooks);
     assert!(stopped.elapsed() < FAREWELL * 2, "{:?}", stopped.elapsed());
