@@ -56,6 +56,11 @@ pub fn hash_of_password(password: &str) -> Result<String, HttpError> {
     hashed.map_err(|error| HttpError::Random(error.to_string()))
 }
 
+/// Whether a text can be what [`hash_of_password`] makes.
+pub fn is_hash(text: &str) -> bool {
+    PasswordHash::new(text).is_ok()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -275,6 +280,8 @@ mod tests {
             assert!(!door.is_password(wrong), "{wrong}");
         }
         assert!(!Door::new(Some("$argon2id$nonsense".into()), vec![]).unwrap().is_password(""));
+        assert!(is_hash(&hash_of_password("correct horse").unwrap()));
+        assert!(!is_hash("password = \"$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA\"") && !is_hash("correct horse"));
     }
 
     #[test]

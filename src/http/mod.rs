@@ -100,6 +100,10 @@ impl HttpServer {
             "" => None,
             text => Some(with_credentials(text, "http.password").map_err(HttpError::Password)?),
         };
+        if password.as_deref().is_some_and(|hash| !auth::is_hash(hash)) {
+            let problem = "http.password: the credential is no hash; it holds what `facelatch password` prints between the quotes";
+            return Err(HttpError::Password(problem.into()));
+        }
         let door = auth::Door::new(password, config.tokens.clone())?;
         let (encoder, feed) = stream::Encoder::start(services).map_err(HttpError::Thread)?;
         let app = api::router(Arc::clone(services), door, feed, &config);
