@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -12,7 +12,8 @@ use std::{
 
 use facelatch::{
     gallery::PersonId,
-    store::{EventKind, Moment, Store},
+    store::{EventKind, Moment, Store, Stranger, StrangerLook},
+    vision::embed::ModelId,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -493,4 +494,53 @@ fn bench_without_pictures_says_what_to_give() {
         assert_eq!(ran.code, code, "{frames:?}: {}", ran.error);
         assert!(ran.error.contains(words), "{frames:?}: {}", ran.error);
     }
+}
+
+#[test]
+fn a_password_becomes_a_line_of_the_configuration() {
+    let site = Site::new();
+    let hashed = |typed: &str| {
+        let mut child = site.command(&["password"]);
+        let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+        Ran::from(child.wait_with_output().unwrap())
+    };
+    let ran = hashed("correct horse\n");
+    assert!(ran.code == 0 && ran.out.starts_with("password = \"$argon2id$"), "{}", ran.out);
+    assert_ne!(ran.out, hashed("correct horse\n").out, "each has a salt of its own");
+    assert!(!ran.out.contains("correct horse"));
+    let short = hashed("short\n");
+    assert!(short.code == 64 && short.error.contains("at least 8 characters"), "{}", short.error);
+    let token = site.run(&["--json", "password", "--token"]);
+    let token: serde_json::Value = serde_json::from_str(&token.out).unwrap();
+    let hash = facelatch::http::auth::hash_of_token(token["token"].as_str().unwrap());
+    assert_eq!(token["hash"], hash.as_str());
+}
+
+#[test]
+fn an_unknown_face_is_listed_shown_named_and_forgotten_by_command() {
+    let site = Site::new();
+    let store = Store::open(&site.path("store"), 0).unwrap().0;
+    let stranger = |picture: Vec<u8>| {
+        let looks = vec![StrangerLook { picture, sharpness: 0.5, model: ModelId([0; 16]), embedding: vec![1.0, 0.0] }];
+        store.put_stranger(&mut Stranger { id: 0, first_ms: 1, last_ms: 2, visits: 3, looks }).unwrap();
+    };
+    let collins = fs::read(picture("eileen_collins_1.png")).unwrap();
+    stranger(collins.clone());
+    stranger(b"no picture".to_vec());
+    drop(store);
+    let listed = site.run(&["unknown"]);
+    assert!(listed.code == 0 && listed.out.lines().count() == 3, "{}", listed.out);
+    let file = site.path("shown.jpg");
+    assert_eq!(site.run(&["unknown", "picture", "1", file.to_str().unwrap()]).code, 0);
+    assert_eq!(fs::read(file).unwrap(), collins);
+    let named = site.run(&["unknown", "name", "1", "Eileen Collins"]);
+    assert!(named.code == 0 && named.out.contains("enrolled with Eileen Collins/"), "{}{}", named.out, named.error);
+    assert!(site.run(&["people"]).out.contains("Eileen Collins"));
+    let bad = site.run(&["unknown", "name", "2", "Eve"]);
+    assert!(bad.code == 1 && bad.out.contains("refused"), "{}{}", bad.out, bad.error);
+    assert_eq!(site.run(&["unknown", "forget", "2"]).code, 0);
+    assert_eq!(site.run(&["unknown", "forget", "2"]).code, 1, "it is gone");
+    assert_eq!(site.run(&["unknown"]).out.lines().count(), 1);
 }
