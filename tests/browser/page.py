@@ -163,7 +163,9 @@ def steps(browser, folder, url):
     assert "Barack Obama" in browser.text("#faces .known"), browser.text("#faces")
     wait("the decision as it falls", 10, lambda: "Barack Obama" in browser.text("#decision"))
     wait("the visit in the list", 10, lambda: "Barack Obama" in browser.text("#visit-list"))
-    step("a known person is named, let in and listed")
+    wait("the person in the attendance of the day", 10, lambda: "Barack Obama" in browser.text("#day-list"))
+    wait("when the person was seen last", 10, lambda: "seen" in browser.text("#people-list li:first-child small:first-of-type") and "not seen" not in browser.text("#people-list li:first-child small:first-of-type"))
+    step("a known person is named, let in, listed and counted")
 
     # Whoever is in view now and unknown is enrolled from the camera.
     wait("an unknown face in view", 60, lambda: browser.shown("#faces .unknown button"), 0.05)

@@ -189,6 +189,7 @@ function happened(event) {
   quietly(loadVisits);
   if (["enrolled", "forgotten", "renamed"].includes(kind)) later(refresh);
   if (kind === "denied") later(loadUnknown);
+  if (kind === "granted") [loadPeople, loadDay].forEach(later);
   if (["granted", "camera_lost", "camera_back", "opened"].includes(kind)) later(loadStatus);
 }
 
@@ -359,8 +360,9 @@ const iso = (date) => `${date.getFullYear()}-${String(date.getMonth() + 1).padSt
 const lasting = (seconds) => `${Math.floor(seconds / 3600)}:${String(Math.floor((seconds % 3600) / 60)).padStart(2, "0")}`;
 
 async function loadDay() {
+  // A day may begin at another hour than midnight: the door knows which one it is.
+  if (!$("day").value) $("day").value = (await api("GET", "/api/attendance")).to;
   const day = $("day").value;
-  if (!day) return;
   $("csv").href = `/api/attendance.csv?from=${day.slice(0, 8)}01&to=${day}`;
   const { days } = await api("GET", `/api/attendance?from=${day}&to=${day}`);
   $("day-list").replaceChildren(...days.map((entry) => {
@@ -383,7 +385,6 @@ function turnDay(by) {
   $("day").value = iso(new Date(year, month - 1, day + by));
   quietly(loadDay);
 }
-$("day").value = iso(new Date());
 $("day").addEventListener("change", () => quietly(loadDay));
 $("day-before").addEventListener("click", () => turnDay(-1));
 $("day-after").addEventListener("click", () => turnDay(1));
