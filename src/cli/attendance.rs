@@ -104,7 +104,13 @@ fn total(days: &[Day]) -> Vec<String> {
     let unknown =
         if known.len() == days.len() { String::new() } else { format!("{} unknown", days.len() - known.len()) };
     let present = if known.is_empty() { format!("{:>7}", "-") } else { hours(present) };
-    vec![format!("{} days", days.len()), unknown, String::new(), format!("{visits:>6}"), present]
+    vec![
+        if days.len() == 1 { "1 day".into() } else { format!("{} days", days.len()) },
+        unknown,
+        String::new(),
+        format!("{visits:>6}"),
+        present,
+    ]
 }
 
 /// What cannot be shown on any day.
