@@ -30,7 +30,7 @@ lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR), if
 fusion: deps ## what fusing pictures and frames does to distances, measured; prints the thresholds of models.toml
 	FACELATCH_LFW=full $(CARGO) test --release --test it fusion -- --nocapture --test-threads 1
 
-crash: deps ## kill -9 during enrolment, 100 times
+crash: deps ## kill -9 while pictures are enrolled and events recorded, 100 times
 	FACELATCH_CRASH_ROUNDS=100 $(CARGO) test --release --test it crash -- --nocapture
 
 mqtt: deps ## the broker: a real mosquitto, away, hostile, forbidding

@@ -4,7 +4,7 @@ mod nets;
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc::Receiver},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -451,7 +451,7 @@ impl Services {
         }
         match self.enroll_looks(name, looks.iter().filter_map(unknown::jpeg)) {
             Ok(verdicts) => Response::Looked { name: name.to_owned(), verdicts },
-            Err(error) => Response::Failed { problem: error.to_string(), exit_code: 74 },
+            Err(error) => not_enrolled(&error),
         }
     }
 
@@ -498,18 +498,17 @@ impl Services {
             Ok(stranger) => stranger,
             Err(response) => return response,
         };
-        let failed = |problem: String| Response::Failed { problem, exit_code: 74 };
         if let Err(refusal) = check_name(name) {
             return Response::Refused { reason: refusal.to_string() };
         }
         let verdicts = match self.enroll_looks(name, stranger.looks.into_iter().map(|look| look.picture)) {
             Ok(verdicts) => verdicts,
-            Err(error) => return failed(error.to_string()),
+            Err(error) => return not_enrolled(&error),
         };
         if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Enrolled(_)))
             && let Err(error) = self.store.remove_stranger(id)
         {
-            return failed(error.to_string());
+            return Response::Failed { problem: error.to_string(), exit_code: 74 };
         }
         Response::Looked { name: name.to_owned(), verdicts }
     }
@@ -536,6 +535,13 @@ impl Services {
     }
 }
 
+/// Not for what the picture shows: folder or store cannot be written.
+fn not_enrolled(error: &EnrollError) -> Response {
+    let denied =
+        matches!(error, EnrollError::Folder { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
+    Response::Failed { problem: error.to_string(), exit_code: if denied { 77 } else { 74 } }
+}
+
 impl Service for Services {
     fn answer(&self, request: Request, asker: &str) -> Response {
         let failed = |problem: String| Response::Failed { problem, exit_code: 74 };
@@ -549,7 +555,7 @@ impl Service for Services {
                 .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
             Request::Status => Response::Status { status: Box::new(self.status()) },
             Request::Enroll { name, file_name, picture } => {
-                self.enroll(&name, &file_name, &picture).unwrap_or_else(|error| failed(error.to_string()))
+                self.enroll(&name, &file_name, &picture).unwrap_or_else(|error| not_enrolled(&error))
             }
             Request::Identify { picture } => {
                 self.identify(&picture).map_or_else(failed, |faces| Response::Identified { faces })

@@ -49,10 +49,17 @@ pub trait FaceReader: Send + Sync {
 /// Why the folder cannot be worked with. A single picture's problem is a [`Refusal`].
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    #[error("{path}: {source}; enroll.folder must be a folder this program can read and write")]
+    #[error("{path}: {source}; {}", folder_remedy(source))]
     Folder { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn folder_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room; nothing was changed",
+        _ => "enroll.folder must be a folder this program can read and write",
+    }
 }
 
 /// What one look at the folder changed.

@@ -238,22 +238,6 @@ fn a_link_out_of_the_folder_is_refused_and_one_inside_is_not() {
 }
 
 #[test]
-fn a_picture_without_permission_is_refused_and_taken_when_it_is_given() {
-    let mut room = Room::new();
-    room.drop_in("Ada.png", &png(RED, 60));
-    fs::set_permissions(room.path("Ada.png"), fs::Permissions::from_mode(0o000)).unwrap();
-    if File::open(room.path("Ada.png")).is_ok() {
-        eprintln!("SKIPPED: this user reads files without permission (root)");
-        return;
-    }
-    room.sync();
-    assert!(room.verdict("Ada.png").unwrap().contains("permissions"));
-    fs::set_permissions(room.path("Ada.png"), fs::Permissions::from_mode(0o600)).unwrap();
-    room.sync();
-    assert_eq!((room.people(), room.verdict("Ada.png")), (vec![person("Ada", 1)], None));
-}
-
-#[test]
 fn a_removed_picture_is_forgotten() {
     let mut room = Room::new();
     room.drop_in("Ada/1.png", &png(RED, 60));

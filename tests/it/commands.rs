@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     door,
-    support::{command, root},
+    support::{bound_by_permissions, command, root, skipped, wrapped},
 };
 
 /// A door's folder with a configuration file.
@@ -164,6 +164,156 @@ fn bad_pictures_and_names_are_refused_in_words() {
     }
     assert_eq!(fs::read_dir(site.path("enroll")).unwrap().count(), 1, "nothing was kept");
     assert_eq!(site.run(&["identify", "/no/such/file"]).code, 74);
+}
+
+#[test]
+fn a_picture_without_permission_is_refused_and_taken_when_it_is_given() {
+    let Some(bound) = bound_by_permissions() else { return };
+    let site = Site::new();
+    door::enroll(site.dir.path(), "joe_biden_1.png", "Joe Biden");
+    let permit = |file: &str, mode| fs::set_permissions(site.path(file), fs::Permissions::from_mode(mode)).unwrap();
+    let run = |arguments: &[&str]| Ran::from(wrapped(bound, &site.command(arguments)).output().unwrap());
+
+    permit("enroll/Joe Biden.png", 0o000);
+    assert!(!run(&["people"]).out.contains("Joe Biden"));
+    let verdict = fs::read_to_string(site.path("enroll/Joe Biden.png.rejected.txt")).unwrap();
+    assert!(verdict.contains("permissions"), "{verdict}");
+    permit("enroll/Joe Biden.png", 0o600);
+    assert!(run(&["people"]).out.contains("Joe Biden"));
+    assert!(!site.path("enroll/Joe Biden.png.rejected.txt").exists());
+}
+
+#[test]
+fn what_is_not_permitted_ends_with_77() {
+    let Some(bound) = bound_by_permissions() else { return };
+    let site = Site::new();
+    let permit = |file: &str, mode| fs::set_permissions(site.path(file), fs::Permissions::from_mode(mode)).unwrap();
+    fs::copy(picture("joe_biden_1.png"), site.path("secret.png")).unwrap();
+    permit("secret.png", 0o000);
+    let (secret, good) = (site.path("secret.png").display().to_string(), picture("joe_biden_1.png"));
+    let denied = |arguments: &[&str], what: &str| {
+        let ran = Ran::from(wrapped(bound, &site.command(arguments)).output().unwrap());
+        assert_eq!(ran.code, 77, "{arguments:?}: {} {}", ran.out, ran.error);
+        assert!(ran.error.contains(what) && ran.error.contains("Permission denied"), "{}", ran.error);
+    };
+    denied(&["identify", &secret], "secret.png");
+    denied(&["enroll", &secret, "--name", "Joe Biden"], "secret.png");
+    permit("enroll", 0o500);
+    denied(&["enroll", &good, "--name", "Joe Biden"], "Joe Biden/joe_biden_1.png");
+    permit("enroll", 0o000);
+    denied(&["run"], "enroll");
+    permit("enroll", 0o700);
+}
+
+#[test]
+fn a_second_daemon_ends_with_69() {
+    let site = Site::new();
+    site.configure("device = \"/dev/null\"");
+    let mut first = site.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(first.stderr.take().unwrap());
+    assert!(log.lines().map_while(Result::ok).any(|line| line.contains("camera lost")), "it runs");
+    let second = site.run(&["run"]);
+    // Of another place to ask it, but of the same store.
+    let text = fs::read_to_string(site.path("facelatch.toml")).unwrap();
+    fs::write(site.path("facelatch.toml"), text.replace("control.sock", "other.sock")).unwrap();
+    let same_store = site.run(&["run"]);
+    kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(0), "the first is not disturbed");
+    for ran in [second, same_store] {
+        assert_eq!(ran.code, 69, "{}", ran.error);
+        assert!(ran.error.contains("another facelatch"), "{}", ran.error);
+    }
+}
+
+/// Where the test below runs once more, with a small file system of its own.
+const SMALL: &str = "FACELATCH_SMALL_DISK";
+
+#[test]
+fn a_full_disk_is_said_and_ends_with_74() {
+    let Some(disk) = std::env::var_os(SMALL) else {
+        let dir = tempfile::tempdir().unwrap();
+        let mut again = command(std::env::current_exe().unwrap());
+        again.args(["commands::a_full_disk_is_said_and_ends_with_74", "--exact", "--nocapture"]).env(SMALL, dir.path());
+        let mounted = "mount -t tmpfs -o size=4m none \"$FACELATCH_SMALL_DISK\" || exit 99; exec \"$@\"";
+        let output = wrapped(&["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"], &again).output();
+        return match output {
+            Ok(output) if output.status.success() => {}
+            Ok(output) if output.status.code() == Some(101) => {
+                panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+            }
+            _ => skipped("a full disk: no file system can be mounted here (unshare, mount)"),
+        };
+    };
+    let site = Site { dir: tempfile::tempdir_in(disk).unwrap() };
+    door::config(site.dir.path());
+    site.configure("");
+    assert!(site.run(&["people"]).out.contains("Barack Obama"));
+    let joe = picture("joe_biden_1.png");
+    // What is left, in KiB: nothing at all, too little for the picture.
+    for left in [0, 100] {
+        let filler = site.path("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        while file.write_all(&[1; 1024]).is_ok() {}
+        file.set_len(file.metadata().unwrap().len().saturating_sub(left << 10)).unwrap();
+        drop(file);
+        let ran = site.run(&["enroll", &joe, "--name", "Joe Biden"]);
+        assert_eq!(ran.code, 74, "{left} KiB left: {} {}", ran.out, ran.error);
+        for part in ["No space left", "nothing was changed"] {
+            assert!(ran.error.contains(part), "{left} KiB left: {}", ran.error);
+        }
+        fs::remove_file(filler).unwrap();
+        let people = site.run(&["people"]);
+        assert!(people.out.contains("Barack Obama") && !people.out.contains("Joe Biden"), "{}", people.out);
+        assert_eq!(fs::read_dir(site.path("enroll")).unwrap().count(), 1, "nothing half-enrolled is left");
+    }
+    assert_eq!(site.run(&["enroll", &joe, "--name", "Joe Biden"]).code, 0, "there is room again");
+}
+
+#[test]
+fn every_command_answers_in_json_if_asked() {
+    let site = Site::new();
+    let (joe, strangers) = (picture("joe_biden_1.png"), root().join("tests/data").display().to_string());
+    let store = Store::open(&site.path("store"), 0).unwrap().0;
+    store.put_stranger(&mut Stranger { id: 0, first_ms: 1, last_ms: 2, visits: 1, looks: Vec::new() }).unwrap();
+    drop(store);
+    let answers = |arguments: &[&str], code: i32| {
+        let ran = site.run(&[&["--json"], arguments].concat());
+        assert_eq!(ran.code, code, "{arguments:?}: {}", ran.error);
+        let values: Result<Vec<serde_json::Value>, _> =
+            serde_json::Deserializer::from_str(&ran.out).into_iter().collect();
+        let values = values.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", ran.out));
+        assert!(!values.is_empty(), "{arguments:?}");
+    };
+    for arguments in [
+        &["check"][..],
+        &["doctor"],
+        &["people"],
+        &["enroll", &joe, "--name", "Joe Biden"],
+        &["identify", &joe],
+        &["events"],
+        &["attendance"],
+        &["calibrate"],
+        &["unknown"],
+        &["unknown", "list"],
+        &["unknown", "forget", "1"],
+        &["models"],
+        &["models", "list"],
+        &["models", "verify"],
+        &["password", "--token"],
+        &["bench", "--frames", &strangers, "--seconds", "1"],
+    ] {
+        answers(arguments, 0);
+    }
+    answers(&["enroll", &joe, "--name", "Eve"], 1);
+    site.configure("device = \"/dev/null\"");
+    let mut daemon = site.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(daemon.stderr.take().unwrap());
+    assert!(log.lines().map_while(Result::ok).any(|line| line.contains("camera lost")));
+    for arguments in [&["status"][..], &["open"], &["people"], &["events", "--since", "1h"]] {
+        answers(arguments, 0);
+    }
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    daemon.wait().unwrap();
 }
 
 #[test]

@@ -122,8 +122,11 @@ fn acknowledged_is_on_disk() {
         acknowledged.extend(ours);
         check(dir.path(), &acknowledged);
     }
-    eprintln!("{rounds} kills, {} acknowledgements, none lost", acknowledged.len());
+    let pictures = acknowledged.iter().filter(|line| line.starts_with("enrolled ")).count();
+    let events = acknowledged.len() - pictures;
+    eprintln!("{rounds} kills, {pictures} pictures and {events} events acknowledged, none lost");
     assert!(acknowledged.len() as u64 >= rounds);
+    assert!(pictures > 0 && events > 0, "both were at work");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What several test modules need.
 
 use std::{
-    env,
+    env, fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -28,6 +29,36 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(first);
     command.args(words).arg(program.as_ref());
     command
+}
+
+/// Words before a command that permissions then bind even if root starts it; None, and a line that says so, where that cannot be.
+pub fn bound_by_permissions() -> Option<&'static [&'static str]> {
+    let words: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &["setpriv", "--bounding-set=-dac_override,-dac_read_search"],
+        false => &["env"],
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o000)).unwrap();
+    let mut cat = Command::new("cat");
+    let read = wrapped(words, cat.arg(file.path())).output();
+    if read.is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("Permission denied")) {
+        return Some(words);
+    }
+    skipped("permissions: this user cannot be made to obey them (setpriv)");
+    None
+}
+
+/// A command behind words that start it, with its environment.
+pub fn wrapped(words: &[&str], command: &Command) -> Command {
+    let mut wrapped = Command::new(words[0]);
+    wrapped.args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(key, value),
+            None => wrapped.env_remove(key),
+        };
+    }
+    wrapped
 }
 
 /// Says what is not tested; not by `eprintln`, which the test runner keeps to itself.
