@@ -231,7 +231,9 @@ fn a_link_out_of_the_folder_is_refused_and_one_inside_is_not() {
     symlink(&outside, room.path("Out.png")).unwrap();
     symlink("/nowhere/at/all.png", room.path("Dangling.png")).unwrap();
     room.drop_in("Grace/1.png", &png(GREEN, 60));
+    symlink(room.path("Grace/1.png"), room.path("Inside.png")).unwrap();
     room.sync();
+    assert!(room.verdict("Inside.png").unwrap().contains("same picture"), "it was read, and only then refused");
     assert!(room.verdict("Out.png").unwrap().contains("link out of the enroll folder"));
     assert!(room.verdict("Dangling.png").is_some());
     assert_eq!(room.people(), [person("Grace", 1)]);
