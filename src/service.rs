@@ -1,6 +1,7 @@
 //! What the daemon and the commands share: models, store, enroll folder and gallery, and the answers to questions about them.
 
 mod nets;
+mod pictures;
 
 use std::{
     collections::HashMap,
@@ -10,14 +11,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use image::RgbImage;
-
 use crate::{
     attendance::{self, Attendance, AttendanceError, Question},
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
-    control::{IdentifiedFace, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{Changes, EnrollError, Enroller, FaceReader, Refusal, check_name, templates_of},
+    control::{PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
+    enroll::{Changes, EnrollError, Enroller, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
     latch::{LatchCommand, LatchHandle},
     live::Live,
@@ -28,7 +27,7 @@ use crate::{
     unknown::{self, UnknownRules},
     vision::{
         Vision, VisionError,
-        embed::{Embedding, ModelId},
+        embed::Embedding,
         fuse::FuseRules,
         manifest::{Manifest, ManifestError, NetEntry, Precision},
         mtcnn::MtcnnSettings,
@@ -39,11 +38,7 @@ use crate::{
 
 pub(crate) use nets::{Fastest, cpu_model};
 use nets::{Loaded, load_vision};
-
-/// Of several faces in a picture dropped for enrolment, those smaller than this share of the largest are passers-by.
-const BACKGROUND_FACE: f32 = 0.4;
-/// A face in such a picture is looked for down to this share of its longer side, whatever its resolution.
-const SMALLEST_SHARE: f32 = 1.0 / 16.0;
+use pictures::PictureReader;
 
 /// Two looks at a track are of one face if different people are as near to each other as rarely as this: a stranger who takes a
 /// known person's place in front of the camera is not averaged with that person. Frames of people who walk towards the camera are
@@ -286,38 +281,6 @@ impl Services {
             log::warn!("picture {} refused: {reason}", printable(picture));
             self.record(EventKind::Refused { name: name.clone(), picture: picture.clone(), reason: reason.clone() });
         }
-    }
-
-    /// Faces of a picture with everything that was considered about them, the largest first.
-    ///
-    /// # Errors
-    /// The picture cannot be read, or a net failed.
-    pub fn identify(&self, picture: &[u8]) -> Result<Vec<IdentifiedFace>, String> {
-        let picture = crate::enroll::decode_picture(picture, self.config.enroll.max_megapixels)
-            .map_err(|error| error.to_string())?;
-        let mut vision = self.reader.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        vision = vision.with_settings(picture_settings(&picture, self.config.detection.thresholds));
-        let mut faces = vision.faces(&picture).map_err(|error| error.to_string())?;
-        faces.sort_by(|a, b| b.detection.bounding_box.side().total_cmp(&a.detection.bounding_box.side()));
-        let (roster, limits) = (self.roster(), quality_limits(&self.config.detection, self.config.enroll.min_face));
-        let describe = |face: crate::vision::Face| {
-            let matched = roster.gallery.search(&face.embedding);
-            let why_not = why_not(&self.rules, &roster, face.quality.check(&limits), matched);
-            let b = face.detection.bounding_box;
-            IdentifiedFace {
-                bounding_box: [b.x1, b.y1, b.x2, b.y2],
-                landmarks: face.detection.landmarks.0.map(|p| [p.x, p.y]),
-                score: face.detection.score,
-                person: matched.filter(|_| why_not.is_none()).map(|m| roster.name(m.person)),
-                why_not,
-                nearest: matched.map(|m| roster.name(m.person)),
-                distance: matched.map(|m| m.distance),
-                distance_as_single: matched.map(|m| roster.threshold.limits.as_single(m.distance, m.spread)),
-                runner_up: matched.and_then(|m| m.runner_up).map(|(person, _)| roster.name(person)),
-                runner_up_distance: matched.and_then(|m| m.runner_up).map(|(_, distance)| distance),
-            }
-        };
-        Ok(faces.into_iter().map(describe).collect())
     }
 
     fn people(&self) -> Result<Vec<PersonSummary>, StoreError> {
@@ -666,43 +629,6 @@ fn quality_limits(detection: &DetectionConfig, min_face: u32) -> QualityLimits {
 
 pub(crate) fn detector_settings(detection: &DetectionConfig) -> MtcnnSettings {
     MtcnnSettings { min_face: detection.min_face as f32, thresholds: detection.thresholds }
-}
-
-fn picture_settings(picture: &RgbImage, thresholds: [f32; 3]) -> MtcnnSettings {
-    let longer = picture.width().max(picture.height()) as f32;
-    MtcnnSettings { min_face: (longer * SMALLEST_SHARE).max(24.0), thresholds }
-}
-
-/// Reads pictures dropped for enrolment.
-struct PictureReader {
-    vision: Mutex<Vision>,
-    limits: QualityLimits,
-}
-
-impl FaceReader for PictureReader {
-    fn model(&self) -> ModelId {
-        self.vision.lock().unwrap_or_else(PoisonError::into_inner).embedder().model()
-    }
-
-    fn read(&self, picture: &RgbImage, min_face_px: u32) -> Result<(Embedding, u32), Refusal> {
-        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
-        let shared = self.vision.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut vision = shared.with_settings(picture_settings(picture, shared.settings().thresholds));
-        drop(shared);
-        let mut faces = vision.detect(picture).map_err(|error| failed(&error))?;
-        faces.sort_by(|a, b| b.bounding_box.side().total_cmp(&a.bounding_box.side()));
-        let Some(face) = faces.first().copied() else { return Err(Refusal::NoFace) };
-        let rivals =
-            faces.iter().filter(|f| f.bounding_box.side() >= face.bounding_box.side() * BACKGROUND_FACE).count();
-        if rivals > 1 {
-            return Err(Refusal::SeveralFaces(rivals));
-        }
-        let (quality, aligned) = vision.look(picture, &face).ok_or(Refusal::NoFace)?;
-        let limits = QualityLimits { min_face_px: min_face_px as f32, ..self.limits };
-        quality.check(&limits).map_err(|flaw| Refusal::Flawed { flaw })?;
-        let embedding = vision.embedder().embed(&aligned).map_err(|error| failed(&error))?;
-        Ok((embedding, face.bounding_box.side() as u32))
-    }
 }
 
 /// Milliseconds since 1970.
