@@ -1,6 +1,6 @@
 """The detector's cascade, the alignment and the embedder in plain numpy and onnxruntime: the reference that the program is compared with.
 
-Sizes, thresholds and the arithmetic of boxes are facenet-pytorch's; resizing is averaging over the covered area.
+Sizes, thresholds and the arithmetic of boxes are facenet-pytorch's, but for SAME_FACE; resizing is averaging over the covered area.
 """
 
 import numpy as np
@@ -8,6 +8,8 @@ import onnxruntime
 
 TEMPLATE = np.array([[48.55, 46.66], [102.36, 46.73], [75.34, 78.50], [51.81, 105.40], [98.99, 105.65]])
 WEIGHTS = np.array([1, 1, 0.12, 0.15, 0.15])
+# Of boxes that overlap by more, the most certain one goes on to R- and O-Net; facenet-pytorch's is 0.7.
+SAME_FACE = 0.4
 
 
 def session(model):
@@ -93,7 +95,7 @@ class Cascade:
             found.append(level[suppress(level[:, :4], level[:, 4], 0.5)])
             scale *= 0.709
         found = np.concatenate(found) if found else np.zeros((0, 9))
-        found = found[suppress(found[:, :4], found[:, 4], 0.7)]
+        found = found[suppress(found[:, :4], found[:, 4], SAME_FACE)]
         return _square(_shift(found[:, :4], found[:, 5:9], 0))
 
     def _on_crops(self, name, picture, boxes, side, threshold):
@@ -111,7 +113,7 @@ class Cascade:
         """u8 [h, w, 3] -> boxes [n, 4], scores [n], landmarks [n, 5, 2]; the most certain first."""
         boxes = self._propose(picture)
         boxes, scores, out = self._on_crops("rnet", picture, boxes, 24, self.thresholds[1])
-        keep = suppress(boxes, scores, 0.7)
+        keep = suppress(boxes, scores, SAME_FACE)
         boxes = _square(_shift(boxes[keep], out[keep, 1:5], 1))
         boxes, scores, out = self._on_crops("onet", picture, boxes, 48, self.thresholds[2])
         size = boxes[:, 2:] - boxes[:, :2] + 1
