@@ -14,7 +14,6 @@ import os
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from PIL import Image
 
 import cascade
@@ -38,26 +37,9 @@ def main():
         file.write("\n")
 
 
-def exact(model):
-    """The same integer net with unsigned weights: on a PC without VNNI onnxruntime cuts sums of products with signed ones off at 16 bits."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "QLinearConv":
-            for index in (3, 5):  # weights and their zero points
-                tensor = constants[node.input[index]]
-                if tensor.data_type != onnx.TensorProto.INT8:
-                    continue
-                name = f"{node.name}.{tensor.name}.unsigned"
-                numbers = (numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8)
-                model.graph.initializer.append(numpy_helper.from_array(numbers, name))
-                node.input[index] = name
-    return model
-
-
 def own_chains(folder):
     int8 = {net: onnx.load(os.path.join(folder, f"{net}.onnx")) for net in ("pnet", "rnet", "onet", "dlib")}
     w8 = {net: dequantized(model) for net, model in int8.items()}
-    int8 = {net: exact(model) for net, model in int8.items()}
     last = np.load(os.path.join(folder, "dlib-last.npy"))
     return {
         precision: (
@@ -70,7 +52,7 @@ def own_chains(folder):
 
 
 def reference_chains(folder):
-    path = lambda net, precision: exact(onnx.load(os.path.join(folder, f"{net}_{precision}.onnx")))
+    path = lambda net, precision: os.path.join(folder, f"{net}_{precision}.onnx")
     return {
         precision: (
             cascade.Cascade(path("pnet", "w8"), path("rnet", precision), path("onet", precision)),
@@ -109,7 +91,7 @@ def net_values(folder):
         c, y, x = np.mgrid[:3, :height, :width]
         planes = ((c * 7919 + y * 104729 + x * 1299709) % 256).astype(np.float32)
         model = onnx.load(os.path.join(folder, f"{net}.onnx"))
-        for precision, form in (("w8", dequantized(model)), ("int8", exact(model))):
+        for precision, form in (("w8", dequantized(model)), ("int8", model)):
             if net == "pnet" and precision == "int8":
                 continue
             out = cascade.run(cascade.session(form), planes)
