@@ -78,7 +78,8 @@ fn detect(frame: RgbImage, precision: Precision, min_face: f32) -> Result<Work> 
     let mut detector = detector(precision, min_face)?;
     // The first frame of a size makes P-Net's plans.
     let sides: Vec<f32> = detector.detect(&frame)?.iter().map(|face| face.bounding_box.side()).collect();
-    if !matches!(sides[..], [side] if (110.0..125.0).contains(&side)) {
+    // The box drawn around the 120 px is a little narrower.
+    if !matches!(sides[..], [side] if (110.0..120.0).contains(&side)) {
         return Err(format!("the frame should have one face of 120 px, not {sides:?}").into());
     }
     Ok(work(move || detector.detect(&frame)))

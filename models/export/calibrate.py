@@ -38,7 +38,7 @@ def main():
                 low, high = ranges[net][name]
                 ranges[net][name] = [min(low, float(value.min())), max(high, float(value.max()))]
 
-    detector = cascade.Cascade(models["pnet"], models["rnet"], models["onet"])
+    detector = cascade.Cascade(models["pnet"], models["rnet"], models["onet"], same_face=0.7)  # as for the committed ranges
     detector.tap = observe
     pictures = sorted(glob.glob(os.path.join(arguments.images, "**", "*.jpg"), recursive=True))
     random.Random(7).shuffle(pictures)

@@ -91,9 +91,9 @@ def _probability(logits):
 
 
 class Cascade:
-    def __init__(self, pnet, rnet, onet, min_face=40, thresholds=(0.6, 0.7, 0.7)):
+    def __init__(self, pnet, rnet, onet, min_face=40, thresholds=(0.6, 0.7, 0.7), same_face=SAME_FACE):
         self.pnet, self.rnet, self.onet = session(pnet), session(rnet), session(onet)
-        self.min_face, self.thresholds = min_face, thresholds
+        self.min_face, self.thresholds, self.same_face = min_face, thresholds, same_face
         self.tap = None  # a function (net's name, input) for those who want to see what the nets see
 
     def _run(self, name, planes):
@@ -115,7 +115,7 @@ class Cascade:
             found.append(level[suppress(level[:, :4], level[:, 4], 0.5)])
             scale *= 0.709
         found = np.concatenate(found) if found else np.zeros((0, 9))
-        found = found[suppress(found[:, :4], found[:, 4], SAME_FACE)]
+        found = found[suppress(found[:, :4], found[:, 4], self.same_face)]
         return _square(_shift(found[:, :4], found[:, 5:9], 0))
 
     def _on_crops(self, name, picture, boxes, side, threshold):
@@ -133,7 +133,7 @@ class Cascade:
         """u8 [h, w, 3] -> boxes [n, 4], scores [n], landmarks [n, 5, 2]; the most certain first."""
         boxes = self._propose(picture)
         boxes, scores, out = self._on_crops("rnet", picture, boxes, 24, self.thresholds[1])
-        keep = suppress(boxes, scores, SAME_FACE)
+        keep = suppress(boxes, scores, self.same_face)
         boxes = _square(_shift(boxes[keep], out[keep, 1:5], 1))
         boxes, scores, out = self._on_crops("onet", picture, boxes, 48, self.thresholds[2])
         size = boxes[:, 2:] - boxes[:, :2] + 1

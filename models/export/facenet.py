@@ -171,7 +171,7 @@ def crop(picture, box, margin=MARGIN):
 def faces_of(folder, models, margin=MARGIN):
     """Every face found in the pictures of a folder: [(file name, box, u8 [160, 160, 3])]."""
     nets = [dequantized(onnx.load(os.path.join(models, f"{net}.onnx"))) for net in ("pnet", "rnet", "onet")]
-    detector, faces = cascade.Cascade(*nets), []
+    detector, faces = cascade.Cascade(*nets, same_face=0.7), []  # facenet-pytorch's, whose faces these are
     for path in sorted(glob.glob(os.path.join(folder, "**", "*"), recursive=True)):
         if path.lower().endswith((".jpg", ".jpeg", ".png")):
             picture = np.asarray(Image.open(path).convert("RGB"))

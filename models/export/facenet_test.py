@@ -320,7 +320,7 @@ def main():
     forms = {"f32": (model, 1e-5)}
     for scales in ("tensor", "channel"):
         int8 = onnx.load(os.path.join(arguments.out, f"facenet-{scales}.onnx"))
-        forms |= {f"{scales} w8": (dequantized(int8), 0.25), f"{scales} int8": (int8, 0.35)}
+        forms |= {f"{scales} w8": (dequantized(int8), 0.2), f"{scales} int8": (int8, 0.25)}
     for what, (form, limit) in forms.items():
         session = cascade.session(form)
         made = np.stack([cascade.embed(session, face.transpose(1, 2, 0), last) for face in faces])
