@@ -51,7 +51,7 @@ door: deps ## a minute at a door, in processor time by stage and phase
 	$(CARGO) bench --bench door
 	$(CARGO) bench --bench door -- --format mjpeg
 
-peers: build ## facelatch beside others on the same pictures (PyPI; compiles dlib, ten processor minutes)
+peers: build ## facelatch beside others on the same pictures (PyPI; compiles dlib, ten processor minutes; PEERS= beside onnxruntime only)
 	./benches/peers/run
 
 models: ## export the models anew and compare them with the committed ones, byte for byte

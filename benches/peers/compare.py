@@ -15,7 +15,7 @@ ROUNDS, SECONDS = 3, 4
 WORDS = {
     "w8": "facelatch, w8",
     "int8": "facelatch, int8",
-    "onnx": "Python, onnxruntime: the same files and cascade",
+    "ort": "Python, onnxruntime: the same files and cascade",
     "hog": "face_recognition: dlib's HOG, one upsampling, and ResNet",
     "haar": "OpenCV's Haar cascade, which only detects",
 }
