@@ -107,8 +107,8 @@ fn detector(precision: Precision, min_face: f32) -> Result<Mtcnn> {
     let net = |role, precision| -> Result<NetFile> { file(&manifest, manifest.detector(role)?, precision) };
     Ok(Mtcnn::new(
         net(Role::Pnet, Precision::W8)?,
-        &net(Role::Rnet, precision)?,
-        &net(Role::Onet, precision)?,
+        net(Role::Rnet, precision)?,
+        net(Role::Onet, precision)?,
         settings(min_face),
     )?)
 }

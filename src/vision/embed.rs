@@ -136,7 +136,7 @@ impl Embedder {
             return Err(shape_error("an embedder needs dimension and alignment".into()));
         };
         let embedder = Embedder {
-            net: file.plan(entry.input[0], entry.input[1])?,
+            net: file.into_plan(entry.input[0], entry.input[1])?,
             last_layer,
             pixels: entry.pixels,
             alignment,

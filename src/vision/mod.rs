@@ -99,7 +99,7 @@ impl Vision {
             let net = manifest.detector(role)?;
             Ok(NetFile::read(&net.name, &manifest.read_net(net)?, chosen(net)?)?)
         };
-        let detector = Mtcnn::new(file(Role::Pnet)?, &file(Role::Rnet)?, &file(Role::Onet)?, settings)?;
+        let detector = Mtcnn::new(file(Role::Pnet)?, file(Role::Rnet)?, file(Role::Onet)?, settings)?;
         Ok(Vision { detector, embedder: Embedder::load(&manifest, entry, precision)? })
     }
 

@@ -76,8 +76,8 @@ impl Mtcnn {
     ///
     /// # Errors
     /// A net cannot be planned.
-    pub fn new(pnet: NetFile, rnet: &NetFile, onet: &NetFile, settings: MtcnnSettings) -> Result<Mtcnn, NetError> {
-        let (rnet, onet) = (rnet.plan(24, 24)?, onet.plan(48, 48)?);
+    pub fn new(pnet: NetFile, rnet: NetFile, onet: NetFile, settings: MtcnnSettings) -> Result<Mtcnn, NetError> {
+        let (rnet, onet) = (rnet.into_plan(24, 24)?, onet.into_plan(48, 48)?);
         Ok(Mtcnn { settings, pnet, plans: HashMap::new(), rnet, onet, resizer: Resizer::default() })
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tract_onnx::{
     pb::ModelProto,
     prelude::{
-        DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, TValue, Tensor, TractResult,
-        TypedModel, TypedSimplePlan, tvec,
+        DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TValue,
+        Tensor, TractResult, TypedModel, TypedSimplePlan, tvec,
     },
 };
 
@@ -64,29 +64,45 @@ impl NetFile {
     /// # Errors
     /// An operation the library does not know, or a size the net does not allow.
     pub fn plan(&self, height: usize, width: usize) -> Result<Net, NetError> {
-        let shape = [1, 3, height, width];
-        let plan = self.optimise(shape).and_then(TypedModel::into_runnable).map_err(|error| NetError::Plan {
-            net: self.name.clone(),
-            height,
-            width,
-            problem: format!("{error:#}"),
-        })?;
-        Ok(Net { name: self.name.clone(), shape, plan })
+        plan(self.name.clone(), height, width, || parse(&self.model))
     }
 
-    fn optimise(&self, shape: [usize; 4]) -> TractResult<TypedModel> {
-        let mut library = tract_onnx::onnx();
-        operators::register(&mut library.op_register);
-        let mut model = library
-            .model_for_proto_model(&self.model)?
-            .with_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?
-            .into_typed()?
-            .into_decluttered()?;
-        operators::rewrite(&mut model)?;
-        model.optimize()?;
-        operators::replace(&mut model)?;
-        Ok(model)
+    /// As [`NetFile::plan`], for a net that needs one plan only: the file's weights have gone when the plan's are made, and take their place in memory.
+    ///
+    /// # Errors
+    /// As [`NetFile::plan`].
+    pub fn into_plan(self, height: usize, width: usize) -> Result<Net, NetError> {
+        let NetFile { name, model } = self;
+        plan(name, height, width, || parse(&Arc::unwrap_or_clone(model)))
     }
+}
+
+fn plan(
+    name: String,
+    height: usize,
+    width: usize,
+    parse: impl FnOnce() -> TractResult<InferenceModel>,
+) -> Result<Net, NetError> {
+    let shape = [1, 3, height, width];
+    match parse().and_then(|model| optimise(model, shape)).and_then(TypedModel::into_runnable) {
+        Ok(plan) => Ok(Net { name, shape, plan }),
+        Err(error) => Err(NetError::Plan { net: name, height, width, problem: format!("{error:#}") }),
+    }
+}
+
+fn parse(model: &ModelProto) -> TractResult<InferenceModel> {
+    let mut library = tract_onnx::onnx();
+    operators::register(&mut library.op_register);
+    library.model_for_proto_model(model)
+}
+
+fn optimise(model: InferenceModel, shape: [usize; 4]) -> TractResult<TypedModel> {
+    let mut model =
+        model.with_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?.into_typed()?.into_decluttered()?;
+    operators::rewrite(&mut model)?;
+    model.optimize()?;
+    operators::replace(&mut model)?;
+    Ok(model)
 }
 
 impl Net {
