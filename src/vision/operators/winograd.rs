@@ -80,22 +80,38 @@ fn transform_weights(weights: &Tensor, outputs: usize, inputs: usize) -> TractRe
     if kernels.len() != outputs * inputs {
         bail!("{} kernels of 3 × 3 for {inputs} channels into {outputs}", kernels.len());
     }
-    let mut transformed = vec![vec![0.0; kernels.len()]; PRODUCTS];
-    for (index, kernel) in kernels.iter().enumerate() {
-        let columns = [0, 1, 2].map(|y| transformed_three([kernel[3 * y], kernel[3 * y + 1], kernel[3 * y + 2]]));
+    // The last group is filled up with zeros.
+    let mut transformed = vec![vec![0.0; kernels.len().next_multiple_of(LANES)]; PRODUCTS];
+    for (group, kernels) in kernels.chunks(LANES).enumerate() {
+        // Number by number of the kernels beside each other, so that the sums are vector instructions.
+        let mut numbers = [[0.0; LANES]; 9];
+        for (lane, kernel) in kernels.iter().enumerate() {
+            for (numbers, number) in numbers.iter_mut().zip(kernel) {
+                numbers[lane] = *number;
+            }
+        }
+        let [a, b, c, d, e, f, g, h, i] = numbers;
+        let columns = [transformed_three(a, b, c), transformed_three(d, e, f), transformed_three(g, h, i)];
         for (column, products) in transformed.chunks_exact_mut(4).enumerate() {
-            let of_column = transformed_three([columns[0][column], columns[1][column], columns[2][column]]);
-            for (product, number) in products.iter_mut().zip(of_column) {
-                product[index] = number;
+            let of_column = transformed_three(columns[0][column], columns[1][column], columns[2][column]);
+            for (product, numbers) in products.iter_mut().zip(&of_column) {
+                product.as_chunks_mut().0[group] = *numbers;
             }
         }
     }
+    transformed.iter_mut().for_each(|product| product.truncate(kernels.len()));
     Ok(transformed)
 }
 
-/// Lavin's and Gray's G.
-fn transformed_three([a, b, c]: [f32; 3]) -> [f32; 4] {
-    [a, (a + b + c) * 0.5, (a - b + c) * 0.5, c]
+/// Lavin's and Gray's G, of so many kernels.
+fn transformed_three(a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [[f32; LANES]; 4] {
+    let (mut plus, mut minus) = ([0.0; LANES], [0.0; LANES]);
+    for lane in 0..LANES {
+        let outer = a[lane] + c[lane];
+        plus[lane] = (outer + b[lane]) * 0.5;
+        minus[lane] = (outer - b[lane]) * 0.5;
+    }
+    [a, plus, minus, c]
 }
 
 /// 2 × 2 outputs each, row after row; the last ones may reach beyond the outputs.
