@@ -77,7 +77,11 @@ fn greatest_of_rows<T: Copy + PartialOrd>(rows: &[T], least: T, greatest: &mut [
         }
         _ => {
             let (first, others) = rows.split_at(greatest.len());
-            greatest.copy_from_slice(first);
+            let (second, others) = others.split_at(greatest.len());
+            let (third, others) = others.split_at(greatest.len());
+            for (((place, a), b), c) in greatest.iter_mut().zip(first).zip(second).zip(third) {
+                *place = greater(greater(*a, *b), *c);
+            }
             for row in others.chunks_exact(greatest.len()) {
                 for (place, number) in greatest.iter_mut().zip(row) {
                     *place = greater(*place, *number);
