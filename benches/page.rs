@@ -139,6 +139,7 @@ impl Daemon {
             .env("MALLOC_MMAP_THRESHOLD_", "1048576")
             .env("MALLOC_TRIM_THRESHOLD_", "4194304")
             .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_TOP_PAD_", "0")
             .stderr(log)
             .spawn()
             .expect("the daemon starts");
