@@ -34,6 +34,7 @@ use crate::{
         Vision,
         align::AlignedFace,
         manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, Precision, Role, Threshold},
+        mtcnn::SAME_FACE,
     },
 };
 
@@ -335,7 +336,7 @@ fn extract_views(vision: &Vision, precision: Precision, collection: &Collection)
         .map_err(|error| internal(error.to_string()))
 }
 
-/// A name that says what features were made of: the nets, the precision and the pictures themselves.
+/// A name that says what features were made of: the nets and how many boxes go through them, the precision and the pictures themselves.
 fn cache_name(
     manifest: &Manifest,
     entry: &NetEntry,
@@ -344,7 +345,7 @@ fn cache_name(
 ) -> Result<String, CommandError> {
     let mut hash = Sha256::new();
     let detectors = manifest.nets().iter().filter(|net| net.role != Role::Embedder).map(|net| net.sha256.as_str());
-    let alignment = format!("{:?} {:?} {:?} {precision}", entry.input, entry.pixels, entry.alignment);
+    let alignment = format!("{:?} {:?} {:?} {precision} {SAME_FACE}", entry.input, entry.pixels, entry.alignment);
     for part in detectors.chain([entry.sha256.as_str(), &alignment]) {
         hash.update(part.as_bytes());
         hash.update([0]);

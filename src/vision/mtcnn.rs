@@ -27,7 +27,7 @@ const PLANS_KEPT: usize = 64;
 /// Of candidates that overlap by more than this (intersection over union) only the most certain one goes on to R- and to O-Net. The original
 /// lets all below .7 go on, which sent fourteen boxes of one face through R-Net and five through O-Net, and tells people apart no better
 /// (docs/performance.md).
-const SAME_FACE: f32 = 0.4;
+pub(crate) const SAME_FACE: f32 = 0.4;
 /// A proposal that lies in a face known already by this share is no other face.
 const BESIDE: f32 = 0.5;
 

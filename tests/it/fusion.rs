@@ -5,7 +5,7 @@
 //! folder by model and precision, so that a second run takes seconds.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -40,10 +40,12 @@ fn kept(name: &str, face: &Face) -> Kept {
     )
 }
 
-/// Computed once per model and collection.
+/// Computed once per model and collection, and anew by every newly built program: its detector may be another.
 fn cached(what: &str, vision: &Vision, compute: impl FnOnce() -> Vec<Kept>) -> Vec<Kept> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{what}-{}.postcard", vision.embedder().model()));
-    if let Some(kept) = fs::read(&path).ok().and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
+    let built = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let is_newer = built(&path) > env::current_exe().ok().and_then(|program| built(&program));
+    if let Some(kept) = fs::read(&path).ok().filter(|_| is_newer).and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
         return kept;
     }
     let computed = compute();
