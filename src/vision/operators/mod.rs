@@ -12,6 +12,7 @@
 //! | [`products`] | products of matrices by the library's kernels |
 //! | [`patches`] | the input of a convolution, laid out for the matrix kernel |
 //! | [`maxpool`] | the greatest number of each window |
+//! | [`prelu`] | rectifiers with a slope below zero |
 //! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
 //! | [`convolution`] | other small convolutions in floating point |
 //! | [`quantized`] | quantized convolutions |
@@ -19,6 +20,7 @@
 mod convolution;
 mod maxpool;
 mod patches;
+mod prelu;
 mod products;
 mod quantize;
 mod quantized;
@@ -45,7 +47,8 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
         rewrite_by(winograd::in_place_of, model)?;
     }
     rewrite_by(convolution::in_place_of, model)?;
-    rewrite_by(quantized::in_place_of, model)
+    rewrite_by(quantized::in_place_of, model)?;
+    rewrite_by(prelu::in_place_of, model)
 }
 
 /// Puts in the place of each operation what `in_place_of` has for it.

@@ -1,0 +1,167 @@
+//! Rectifiers with a slope below zero (He et al. 2015, "Delving Deep into Rectifiers", equation 1), one for each channel.
+//!
+//! The nets' files write them as sums, products and limits, `max(x, a·x)` or `max(x, 0) + a·min(x, 0)`, each of which the library makes a pass
+//! over the picture of. Here it is one pass, in the place where the numbers lie.
+
+use tract_onnx::{
+    prelude::{
+        DatumType, DatumTypeExt, IntoTValue, OutletId, TValue, TVec, TractResult, TypedFact, TypedModel,
+        TypedModelPatch, tvec,
+    },
+    tract_core::{
+        as_op,
+        internal::{EvalContext, EvalOp, IntoTensor, Op, StaticName, TypedNode, TypedOp, bail},
+        op_as_typed_op, op_out_of_plan,
+        ops::binary::TypedBinOp,
+    },
+};
+
+/// What takes the place of such sums and limits.
+pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some((source, slopes)) = rectified(model, node) else { return Ok(None) };
+    let fact = model.outlet_fact(source)?;
+    let (Some(shape), Some(slopes)) = (fact.shape.as_concrete(), constant(model, slopes)) else { return Ok(None) };
+    let [1, channels, inner @ ..] = shape else { return Ok(None) };
+    if fact.datum_type != DatumType::F32 || slopes.len() != *channels {
+        return Ok(None);
+    }
+    let operator =
+        Prelu { slopes: slopes.iter().map(|slope| slope.to_bits()).collect(), inner: inner.iter().product() };
+    let mut patch = TypedModelPatch::new("a rectifier at once");
+    let source = patch.tap_model(model, source)?;
+    let wire = patch.wire_node(&*node.name, operator, &[source])?[0];
+    patch.shunt_outside(model, node.id.into(), wire)?;
+    Ok(Some(patch))
+}
+
+/// What is rectified, and by which slopes, where the node is the last of one of the two forms.
+fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, OutletId)> {
+    let both_ways = |[a, b]: [OutletId; 2]| [(a, b), (b, a)].into_iter();
+    let limited = |outlet: OutletId, limit: &str| {
+        both_ways(inputs(&model.nodes[outlet.node], limit)?)
+            .find_map(|(source, zero)| (constant(model, zero)? == [0.0]).then_some(source))
+    };
+    if let Some(inputs_of_max) = inputs(node, "Max") {
+        return both_ways(inputs_of_max).find_map(|(source, scaled)| {
+            let scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
+            let slopes = scaled.filter(|(scaled, _)| *scaled == source).map(|(_, slopes)| slopes).next()?;
+            // With a greater slope it would be the other way round.
+            constant(model, slopes)?.iter().all(|slope| *slope <= 1.0).then_some((source, slopes))
+        });
+    }
+    both_ways(inputs(node, "Add")?).find_map(|(above, scaled)| {
+        let source = limited(above, "Max")?;
+        let mut scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
+        scaled.find_map(|(below, slopes)| (limited(below, "Min")? == source).then_some((source, slopes)))
+    })
+}
+
+/// The two inputs of an operation of that name.
+fn inputs(node: &TypedNode, name: &str) -> Option<[OutletId; 2]> {
+    node.op_as::<TypedBinOp>().filter(|operation| operation.0.name() == name && operation.1.is_none())?;
+    node.inputs[..].try_into().ok()
+}
+
+fn constant(model: &TypedModel, outlet: OutletId) -> Option<&[f32]> {
+    model.outlet_fact(outlet).ok()?.konst.as_ref()?.try_as_plain_ram().ok()?.as_slice().ok()
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Prelu {
+    /// One for each channel, as bits, so that operators can be compared.
+    slopes: Vec<u32>,
+    /// Numbers of a channel.
+    inner: usize,
+}
+
+impl Op for Prelu {
+    fn name(&self) -> StaticName {
+        "Prelu".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Prelu {
+    op_out_of_plan!();
+
+    fn eval(&self, _context: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        super::clean_registers();
+        let mut tensor = inputs.remove(0).into_tensor();
+        let mut plain = tensor.try_as_plain_ram_mut()?;
+        let numbers = plain.as_slice_mut::<f32>()?;
+        if numbers.len() != self.slopes.len() * self.inner {
+            bail!("{} numbers where {} channels of {} were planned", numbers.len(), self.slopes.len(), self.inner);
+        }
+        for (channel, slope) in numbers.chunks_exact_mut(self.inner).zip(&self.slopes) {
+            let slope = f32::from_bits(*slope);
+            for number in channel {
+                *number = if *number < 0.0 { *number * slope } else { *number };
+            }
+        }
+        Ok(tvec!(tensor.into_tvalue()))
+    }
+}
+
+impl TypedOp for Prelu {
+    as_op!();
+
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(inputs[0].datum_type.fact(inputs[0].shape.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tract_onnx::{
+        prelude::{IntoRunnable, SpecialOps, Tensor},
+        tract_core::ops::math,
+    };
+
+    /// What `max(x, a·x)`, or `max(x, 0) + a·min(x, 0)`, is made of and gives.
+    fn run(numbers: &[f32], slopes: &[f32], by_sum: bool) -> (bool, Vec<f32>) {
+        let (channels, inner) = (slopes.len(), numbers.len() / slopes.len());
+        let mut model = TypedModel::default();
+        let x = model.add_source("x", DatumType::F32.fact([1, channels, 1, inner])).unwrap();
+        let slopes = model.add_const("slopes", Tensor::from_shape(&[1, channels, 1, 1], slopes).unwrap()).unwrap();
+        let zero = model.add_const("zero", Tensor::from_shape(&[1, 1, 1, 1], &[0f32]).unwrap()).unwrap();
+        let output = if by_sum {
+            let above = model.wire_node("above", math::max(), &[x, zero]).unwrap()[0];
+            let below = model.wire_node("below", math::min(), &[zero, x]).unwrap()[0];
+            let scaled = model.wire_node("scaled", math::mul(), &[slopes, below]).unwrap()[0];
+            model.wire_node("output", math::add(), &[scaled, above]).unwrap()
+        } else {
+            let scaled = model.wire_node("scaled", math::mul(), &[x, slopes]).unwrap()[0];
+            model.wire_node("output", math::max(), &[x, scaled]).unwrap()
+        };
+        model.select_output_outlets(&output).unwrap();
+        crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
+        let at_once = model.nodes.iter().any(|node| node.op_is::<Prelu>());
+        let plan = model.into_optimized().unwrap().into_runnable().unwrap();
+        let input = Tensor::from_shape(&[1, channels, 1, inner], numbers).unwrap().into_tvalue();
+        let result = plan.run(tvec!(input)).unwrap();
+        (at_once, result[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec())
+    }
+
+    proptest! {
+        #[test]
+        fn each_channel_has_its_slope(
+            channels in proptest::collection::vec((-2f32..2.0, proptest::array::uniform5(-9f32..9.0)), 1..6),
+            by_sum: bool,
+        ) {
+            let slopes: Vec<f32> = channels.iter().map(|(slope, _)| *slope).collect();
+            let numbers: Vec<f32> = channels.iter().flat_map(|(_, numbers)| *numbers).collect();
+            let (at_once, result) = run(&numbers, &slopes, by_sum);
+            let is_rectifier = by_sum || slopes.iter().all(|slope| *slope <= 1.0);
+            prop_assert_eq!(at_once, is_rectifier, "the greater of x and 2·x is another function");
+            for ((number, result), slope) in numbers.iter().zip(result).zip(slopes.iter().flat_map(|slope| [*slope; 5])) {
+                let scaled = |number: f32| number * slope;
+                let expected =
+                    if by_sum { number.max(0.0) + scaled(number.min(0.0)) } else { number.max(scaled(*number)) };
+                prop_assert_eq!(result, expected);
+            }
+        }
+    }
+}
