@@ -19,14 +19,18 @@ use tract_onnx::{
 /// What takes the place of such sums and limits.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some((source, slopes)) = rectified(model, node) else { return Ok(None) };
-    let fact = model.outlet_fact(source)?;
-    let (Some(shape), Some(slopes)) = (fact.shape.as_concrete(), constant(model, slopes)) else { return Ok(None) };
-    let [1, channels, inner @ ..] = shape else { return Ok(None) };
-    if fact.datum_type != DatumType::F32 || slopes.len() != *channels {
+    let (fact, of_slopes) = (model.outlet_fact(source)?, model.outlet_fact(slopes)?);
+    let (Some([1, channels, inner @ ..]), Some([1, slope_channels, beside @ ..]), Some(slopes)) =
+        (fact.shape.as_concrete(), of_slopes.shape.as_concrete(), constant(model, slopes))
+    else {
+        return Ok(None);
+    };
+    let inner: usize = inner.iter().product();
+    let of_channels = slope_channels == channels && beside.iter().all(|length| *length == 1);
+    if fact.datum_type != DatumType::F32 || !of_channels || inner == 0 {
         return Ok(None);
     }
-    let operator =
-        Prelu { slopes: slopes.iter().map(|slope| slope.to_bits()).collect(), inner: inner.iter().product() };
+    let operator = Prelu { slopes: slopes.iter().map(|slope| slope.to_bits()).collect(), inner };
     let mut patch = TypedModelPatch::new("a rectifier at once");
     let source = patch.tap_model(model, source)?;
     let wire = patch.wire_node(&*node.name, operator, &[source])?[0];
@@ -120,12 +124,17 @@ mod tests {
         tract_core::ops::math,
     };
 
-    /// What `max(x, a·x)`, or `max(x, 0) + a·min(x, 0)`, is made of and gives.
-    fn run(numbers: &[f32], slopes: &[f32], by_sum: bool) -> (bool, Vec<f32>) {
-        let (channels, inner) = (slopes.len(), numbers.len() / slopes.len());
+    /// Whether `max(x, a·x)`, or `max(x, 0) + a·min(x, 0)`, of a picture of so many channels and columns is done at once, and what it gives.
+    fn run(
+        numbers: &[f32],
+        shape: [usize; 4],
+        slopes: &[f32],
+        of_slopes: [usize; 4],
+        by_sum: bool,
+    ) -> (bool, Vec<f32>) {
         let mut model = TypedModel::default();
-        let x = model.add_source("x", DatumType::F32.fact([1, channels, 1, inner])).unwrap();
-        let slopes = model.add_const("slopes", Tensor::from_shape(&[1, channels, 1, 1], slopes).unwrap()).unwrap();
+        let x = model.add_source("x", DatumType::F32.fact(shape)).unwrap();
+        let slopes = model.add_const("slopes", Tensor::from_shape(&of_slopes, slopes).unwrap()).unwrap();
         let zero = model.add_const("zero", Tensor::from_shape(&[1, 1, 1, 1], &[0f32]).unwrap()).unwrap();
         let output = if by_sum {
             let above = model.wire_node("above", math::max(), &[x, zero]).unwrap()[0];
@@ -140,7 +149,7 @@ mod tests {
         crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
         let at_once = model.nodes.iter().any(|node| node.op_is::<Prelu>());
         let plan = model.into_optimized().unwrap().into_runnable().unwrap();
-        let input = Tensor::from_shape(&[1, channels, 1, inner], numbers).unwrap().into_tvalue();
+        let input = Tensor::from_shape(&shape, numbers).unwrap().into_tvalue();
         let result = plan.run(tvec!(input)).unwrap();
         (at_once, result[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec())
     }
@@ -153,7 +162,8 @@ mod tests {
         ) {
             let slopes: Vec<f32> = channels.iter().map(|(slope, _)| *slope).collect();
             let numbers: Vec<f32> = channels.iter().flat_map(|(_, numbers)| *numbers).collect();
-            let (at_once, result) = run(&numbers, &slopes, by_sum);
+            let count = slopes.len();
+            let (at_once, result) = run(&numbers, [1, count, 1, 5], &slopes, [1, count, 1, 1], by_sum);
             let is_rectifier = by_sum || slopes.iter().all(|slope| *slope <= 1.0);
             prop_assert_eq!(at_once, is_rectifier, "the greater of x and 2·x is another function");
             for ((number, result), slope) in numbers.iter().zip(result).zip(slopes.iter().flat_map(|slope| [*slope; 5])) {
@@ -163,5 +173,10 @@ mod tests {
                 prop_assert_eq!(result, expected);
             }
         }
+    }
+    #[test]
+    fn slopes_of_columns_are_left_to_the_library() {
+        let (at_once, result) = run(&[-1.0, -2.0, 3.0, -4.0], [1, 2, 1, 2], &[0.5, 0.25], [1, 1, 1, 2], false);
+        assert_eq!((at_once, &result[..]), (false, &[-0.5, -0.5, 3.0, -1.0][..]));
     }
 }
