@@ -47,17 +47,40 @@ impl MaxPool {
         }
         let mut plain = output.try_as_plain_ram_mut()?;
         let outputs = plain.as_slice_mut::<T>()?.chunks_exact_mut(rows.output * columns.output);
-        // What lies beside the picture is never the greatest. One more, so that numbers can be taken in pairs.
-        let mut line = vec![least; (columns.reach() + 1).max(columns.before + columns.input)];
+        let mut pooling = Pooling::new(self.windows, least);
         for (picture, output) in pictures.chunks_exact(rows.input * columns.input).zip(outputs) {
-            for (index, output) in output.chunks_exact_mut(columns.output).enumerate() {
-                let of_window = rows.window_of(index);
-                let of_window = &picture[of_window.start * columns.input..of_window.end * columns.input];
-                greatest_of_rows(of_window, least, &mut line[columns.before..][..columns.input]);
-                greatest_of_columns(&line, columns, output);
-            }
+            pooling.pool(picture, output);
         }
         Ok(output)
+    }
+}
+
+/// The greatest numbers of one channel after the other.
+pub(super) struct Pooling<T> {
+    windows: Windows,
+    /// What lies beside the picture: it is never the greatest.
+    least: T,
+    /// The greatest of the rows that a row of windows reaches over, with the padding on both sides.
+    line: Vec<T>,
+}
+
+impl<T: Copy + PartialOrd> Pooling<T> {
+    pub fn new(windows: Windows, least: T) -> Pooling<T> {
+        let columns = windows.columns;
+        // One more, so that numbers can be taken in pairs.
+        let line = vec![least; (columns.reach() + 1).max(columns.before + columns.input)];
+        Pooling { windows, least, line }
+    }
+
+    /// The picture of one channel, rows × columns; the output has one number for each window.
+    pub fn pool(&mut self, picture: &[T], output: &mut [T]) {
+        let Windows { rows, columns, .. } = self.windows;
+        for (index, output) in output.chunks_exact_mut(columns.output).enumerate() {
+            let of_window = rows.window_of(index);
+            let of_window = &picture[of_window.start * columns.input..of_window.end * columns.input];
+            greatest_of_rows(of_window, self.least, &mut self.line[columns.before..][..columns.input]);
+            greatest_of_columns(&self.line, columns, output);
+        }
     }
 }
 

@@ -12,12 +12,14 @@
 //! | [`products`] | products of matrices by the library's kernels |
 //! | [`patches`] | the input of a convolution, laid out for the matrix kernel |
 //! | [`maxpool`] | the greatest number of each window |
+//! | [`lookup`] | what stands between two quantized convolutions, byte by byte |
 //! | [`prelu`] | rectifiers with a slope below zero |
 //! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
 //! | [`convolution`] | other small convolutions in floating point |
 //! | [`quantized`] | quantized convolutions |
 
 mod convolution;
+mod lookup;
 mod maxpool;
 mod patches;
 mod prelu;
@@ -48,6 +50,7 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     }
     rewrite_by(convolution::in_place_of, model)?;
     rewrite_by(quantized::in_place_of, model)?;
+    rewrite_by(lookup::in_place_of, model)?;
     rewrite_by(prelu::in_place_of, model)
 }
 

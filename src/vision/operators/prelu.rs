@@ -19,17 +19,11 @@ use tract_onnx::{
 /// What takes the place of such sums and limits.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some((source, slopes)) = rectified(model, node) else { return Ok(None) };
-    let (fact, of_slopes) = (model.outlet_fact(source)?, model.outlet_fact(slopes)?);
-    let (Some([1, channels, inner @ ..]), Some([1, slope_channels, beside @ ..]), Some(slopes)) =
-        (fact.shape.as_concrete(), of_slopes.shape.as_concrete(), constant(model, slopes))
-    else {
-        return Ok(None);
-    };
+    let fact = model.outlet_fact(source)?;
+    let Some([1, channels, inner @ ..]) = fact.shape.as_concrete() else { return Ok(None) };
     let inner: usize = inner.iter().product();
-    let of_channels = slope_channels == channels && beside.iter().all(|length| *length == 1);
-    if fact.datum_type != DatumType::F32 || !of_channels || inner == 0 {
-        return Ok(None);
-    }
+    let known = fact.datum_type == DatumType::F32 && inner > 0;
+    let Some(slopes) = of_channels(model, slopes, *channels).filter(|_| known) else { return Ok(None) };
     let operator = Prelu { slopes: slopes.iter().map(|slope| slope.to_bits()).collect(), inner };
     let mut patch = TypedModelPatch::new("a rectifier at once");
     let source = patch.tap_model(model, source)?;
@@ -39,7 +33,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
 }
 
 /// What is rectified, and by which slopes, where the node is the last of one of the two forms.
-fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, OutletId)> {
+pub(super) fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, OutletId)> {
     let both_ways = |[a, b]: [OutletId; 2]| [(a, b), (b, a)].into_iter();
     let limited = |outlet: OutletId, limit: &str| {
         both_ways(inputs(&model.nodes[outlet.node], limit)?)
@@ -66,8 +60,18 @@ fn inputs(node: &TypedNode, name: &str) -> Option<[OutletId; 2]> {
     node.inputs[..].try_into().ok()
 }
 
+/// Constants, if there is one for each channel of one picture.
+pub(super) fn of_channels(model: &TypedModel, outlet: OutletId, channels: usize) -> Option<&[f32]> {
+    let Some([1, count, beside @ ..]) = model.outlet_fact(outlet).ok()?.shape.as_concrete() else { return None };
+    constant(model, outlet).filter(|_| *count == channels && beside.iter().all(|length| *length == 1))
+}
+
 fn constant(model: &TypedModel, outlet: OutletId) -> Option<&[f32]> {
     model.outlet_fact(outlet).ok()?.konst.as_ref()?.try_as_plain_ram().ok()?.as_slice().ok()
+}
+
+pub(super) fn rectify(number: f32, slope: f32) -> f32 {
+    if number < 0.0 { number * slope } else { number }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,7 +104,7 @@ impl EvalOp for Prelu {
         for (channel, slope) in numbers.chunks_exact_mut(self.inner).zip(&self.slopes) {
             let slope = f32::from_bits(*slope);
             for number in channel {
-                *number = if *number < 0.0 { *number * slope } else { *number };
+                *number = rectify(*number, slope);
             }
         }
         Ok(tvec!(tensor.into_tvalue()))

@@ -7,7 +7,10 @@
 use tract_onnx::{
     model::{OnnxOpRegister, ParsingContext},
     pb::{NodeProto, tensor_proto::DataType},
-    tract_core::ops::element_wise::{ElementWiseMiniOp, ElementWiseOp},
+    tract_core::{
+        internal::TypedNode,
+        ops::element_wise::{ElementWiseMiniOp, ElementWiseOp},
+    },
     tract_hir::internal::{
         Datum, DatumType, Expansion, InferenceOp, InferenceResult, OutletId, Solver, SpecialOps, StaticName, TVec,
         Tensor, TensorProxy, TractResult, TypedModel, bail, check_input_arity, check_output_arity, expand,
@@ -76,9 +79,9 @@ impl Expansion for QuantizeLinear {
 
 /// `saturate(round_half_to_even(x / scale) + zero_point)` (ONNX operator QuantizeLinear, opset 13).
 #[derive(Clone, Debug, PartialEq)]
-struct Quantize {
-    scale: f32,
-    zero_point: u8,
+pub(super) struct Quantize {
+    pub scale: f32,
+    pub zero_point: u8,
 }
 
 /// Scales come from verified files and are numbers.
@@ -107,7 +110,12 @@ impl ElementWiseMiniOp for Quantize {
 }
 
 impl Quantize {
-    fn quantize(&self, number: f32) -> u8 {
+    /// What the node does, if it is this.
+    pub fn of(node: &TypedNode) -> Option<&Quantize> {
+        node.op_as::<ElementWiseOp>()?.0.downcast_ref()
+    }
+
+    pub fn quantize(&self, number: f32) -> u8 {
         /// 1.5 · 2²³: added to a number of at most 2²² it leaves no bits for a fraction, the sum is rounded half to even, and its last
         /// bits are the whole number. In this form the loop is vectorised on every processor.
         const NO_FRACTION: f32 = 12_582_912.0;

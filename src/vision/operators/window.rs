@@ -47,6 +47,12 @@ impl Windows {
         // A picture smaller than the window has no output.
         (windows.rows.output > 0 && windows.columns.output > 0).then_some(windows)
     }
+
+    /// Whether none lies in the padding alone.
+    pub fn all_reach_the_picture(&self) -> bool {
+        let reach = |axis: Axis| !axis.window_of(0).is_empty() && !axis.window_of(axis.output - 1).is_empty();
+        reach(self.rows) && reach(self.columns)
+    }
 }
 
 impl Axis {
