@@ -25,8 +25,12 @@ use super::{
     window::Windows,
 };
 
-/// Larger ones would not stay in the cache between writing and reading (512 KiB is what a Cortex-A76 has for each core).
-const PATCHES_AT_MOST: usize = 512 << 10;
+/// Larger patches would not stay in the cache between writing and reading: 512 KiB is what a Cortex-A76 has for each core, and 4 MiB lie in
+/// the part of a PC's cache that all cores share. In bytes.
+const PATCHES_AT_MOST: usize = if cfg!(target_arch = "x86_64") { 4 << 20 } else { 512 << 10 };
+/// For a picture of fewer channels and wide rows the library has a kernel that needs no patches, faster than writing many.
+const FEW_CHANNELS: usize = 8;
+const PATCHES_OF_FEW_CHANNELS: usize = 512 << 10;
 
 /// What takes the place of a convolution for which it pays.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
@@ -37,7 +41,8 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let k = windows.channels * windows.rows.window * windows.columns.window;
     let n = windows.rows.output * windows.columns.output;
     // A single output has its input for patches; there is nothing to write.
-    if n == 1 || k * n * size_of::<f32>() > PATCHES_AT_MOST {
+    let at_most = if windows.channels < FEW_CHANNELS { PATCHES_OF_FEW_CHANNELS } else { PATCHES_AT_MOST };
+    if n == 1 || k * n * size_of::<f32>() > at_most {
         return Ok(None);
     }
     let Some(products) = Products::new(DatumType::F32, 1, [outputs, k, n]) else { return Ok(None) };
