@@ -8,12 +8,12 @@ them), distance thresholds from thresholds.json. The last layer trained by `face
 """
 
 import argparse
-import hashlib
 import io
 import json
 import os
 
 import numpy as np
+from blake3 import blake3
 
 import cascade
 from graphs import dlib_backbone, mtcnn
@@ -42,23 +42,23 @@ def float_models(weights):
     return {**models, "dlib": equalize(backbone)}, last
 
 
-def manifest(hashes, thresholds):
+def manifest(checksums, thresholds):
     lines = [
         "# The models of facelatch: written by models/export/export.py, do not edit by hand.",
-        "# Files are verified against sha256 before they are loaded.",
+        "# Files are verified against their checksums (b3sum prints them) before they are loaded.",
         "# precisions: w8 = 8-bit weights, f32 arithmetic; int8 = 8-bit arithmetic; both come from the one file.",
         "version = 1",
     ]
     for net in ("pnet", "rnet", "onet"):
-        lines += entry(net, net, net, hashes, "MIT", MTCNN_ORIGIN)
+        lines += entry(net, net, net, checksums, "MIT", MTCNN_ORIGIN)
     template = json.dumps(cascade.TEMPLATE.tolist())
     weights = json.dumps(cascade.WEIGHTS.tolist())
     for name, layer, done in EMBEDDERS:
-        lines += entry(name, "embedder", "dlib", hashes, "CC0-1.0", DLIB_ORIGIN + done)
+        lines += entry(name, "embedder", "dlib", checksums, "CC0-1.0", DLIB_ORIGIN + done)
         lines += [
             "dimension = 128",
             "# The dense layer from the 2 x 2 x 256 feature map (channel, row, column) to the embedding, f32 [128, 1024].",
-            f'last_layer = {{ file = "{layer}", sha256 = "{hashes[layer]}" }}',
+            f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
             "# What a pixel (0 to 255) becomes: (pixel - mean) * scale; the net's own normalisation is inside it.",
             'pixels = { order = "rgb", mean = 0.0, scale = 1.0 }',
             "# Where the eyes, the nose tip and the corners of the mouth lie in the 150 x 150 input, and how much each counts.",
@@ -71,14 +71,14 @@ def manifest(hashes, thresholds):
     return "\n".join(lines) + "\n"
 
 
-def entry(name, role, net, hashes, license_name, origin):
+def entry(name, role, net, checksums, license_name, origin):
     return [
         "",
         "[[net]]",
         f'name = "{name}"',
         f'role = "{role}"',
         f'file = "{net}.onnx"',
-        f'sha256 = "{hashes[net + ".onnx"]}"',
+        f'checksum = "{checksums[net + ".onnx"]}"',
         f"precisions = {json.dumps(PRECISIONS[net])}",
         f"input = [{INPUTS[net]}, {INPUTS[net]}]" + ("  # the smallest; any larger size works" if net == "pnet" else ""),
         f'license = "{license_name}"',
@@ -115,8 +115,8 @@ def main():
     files["dlib-last.npy"] = layer.getvalue()
     with open(os.path.join(HERE, "..", "dlib-triplet.npy"), "rb") as file:
         files["dlib-triplet.npy"] = file.read()
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    files["models.toml"] = manifest(hashes, thresholds).encode()
+    checksums = {name: f"blake3:{blake3(data).hexdigest()}" for name, data in files.items()}
+    files["models.toml"] = manifest(checksums, thresholds).encode()
     for name, data in files.items():
         with open(os.path.join(arguments.out, name), "wb") as file:
             file.write(data)

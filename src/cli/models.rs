@@ -10,7 +10,6 @@ use std::{
 
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::{
     CommandError,
@@ -24,7 +23,9 @@ use crate::{
     vision::{
         embed::Embedder,
         examine::{Examined, examine},
-        manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, PixelEntry, Precision, Role},
+        manifest::{
+            AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, PixelEntry, Precision, Role,
+        },
         net::NetFile,
     },
 };
@@ -307,7 +308,7 @@ fn entry(arguments: &AddArguments, net: &[u8], examined: &Examined, alignment: &
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let file_name = || file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let origin = quoted(&origin.clone().unwrap_or_else(file_name));
-    let sha256: String = Sha256::digest(net).iter().map(|byte| format!("{byte:02x}")).collect();
+    let checksum = Checksum::of(net);
     let precisions: Vec<String> = examined.precisions.iter().map(ToString::to_string).collect();
     let order = match order {
         Order::Rgb => "rgb",
@@ -325,7 +326,7 @@ fn entry(arguments: &AddArguments, net: &[u8], examined: &Examined, alignment: &
          name = \"{name}\"\n\
          role = \"embedder\"\n\
          file = \"{name}.onnx\"\n\
-         sha256 = \"{sha256}\"\n\
+         checksum = \"{checksum}\"\n\
          precisions = {precisions:?}\n\
          input = [{height}, {width}]\n\
          license = {license}\n\

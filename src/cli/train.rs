@@ -33,7 +33,9 @@ use crate::{
     vision::{
         Vision,
         align::AlignedFace,
-        manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, Precision, Role, Threshold},
+        manifest::{
+            AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, Precision, Role, Threshold,
+        },
         mtcnn::SAME_FACE,
     },
 };
@@ -344,9 +346,9 @@ fn cache_name(
     collection: &Collection,
 ) -> Result<String, CommandError> {
     let mut hash = Sha256::new();
-    let detectors = manifest.nets().iter().filter(|net| net.role != Role::Embedder).map(|net| net.sha256.as_str());
+    let detectors = manifest.nets().iter().filter(|net| net.role != Role::Embedder).map(|net| net.checksum.to_string());
     let alignment = format!("{:?} {:?} {:?} {precision} {SAME_FACE}", entry.input, entry.pixels, entry.alignment);
-    for part in detectors.chain([entry.sha256.as_str(), &alignment]) {
+    for part in detectors.chain([entry.checksum.to_string(), alignment]) {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -529,7 +531,7 @@ impl Tables {
 /// The manifest's entry for the trained layer: that of the embedder it started from, with the layer's name, hash and thresholds.
 fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Tables, collection: &Collection) -> String {
     let text = |value: &str| toml::Value::String(value.to_owned()).to_string();
-    let sha256: String = Sha256::digest(layer).iter().map(|byte| format!("{byte:02x}")).collect();
+    let checksum = Checksum::of(layer);
     let precisions = base.precisions.iter().map(|p| format!("\"{p}\"")).collect::<Vec<_>>().join(", ");
     let order = match base.pixels.order {
         ChannelOrder::Rgb => "rgb",
@@ -554,9 +556,9 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
     let comparisons = tables.measured.first().map_or(0, |measured| measured.all.impostor().len());
     format!(
         "# Written by facelatch train: the last layer of {} trained anew by triplet loss on {} pictures of {} people.\n\
-         version = 1\n\n[[net]]\nname = {}\nrole = \"embedder\"\nfile = {}\nsha256 = \"{}\"\nprecisions = [{precisions}]\n\
+         version = 1\n\n[[net]]\nname = {}\nrole = \"embedder\"\nfile = {}\nchecksum = \"{}\"\nprecisions = [{precisions}]\n\
          input = {:?}\nlicense = {}\norigin = {}\ndimension = {}\n\
-         last_layer = {{ file = {}, sha256 = \"{sha256}\" }}\n\
+         last_layer = {{ file = {}, checksum = \"{checksum}\" }}\n\
          pixels = {{ order = \"{order}\", mean = {:?}, scale = {:?} }}\nalignment = {alignment}\n\
          # Measured on people held out of the training, {comparisons} comparisons of different people; of the precisions the stricter.\n{}{}",
         base.name,
@@ -564,7 +566,7 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
         collection.people.len(),
         text(&target.name),
         text(&base.file),
-        base.sha256,
+        base.checksum,
         base.input,
         text(&base.license),
         text(&format!("{}; last layer trained by triplet loss", base.origin)),

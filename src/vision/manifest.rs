@@ -3,14 +3,13 @@
 //! It is `models.toml`, which is shipped, and every other `*.toml` of the same folder: what a user trains, converts or brings along
 //! lies beside it in a file of its own, which no upgrade overwrites.
 //!
-//! A file is read once, its SHA-256 compared with the manifest's, and what was compared is what is loaded.
+//! A file is read once, its checksum compared with the manifest's, and what was compared is what is loaded.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use ring::digest;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -62,8 +61,7 @@ pub struct NetEntry {
     pub name: String,
     pub role: Role,
     pub file: String,
-    /// Hexadecimal.
-    pub sha256: String,
+    pub checksum: Checksum,
     /// The forms this net may be run in.
     pub precisions: Vec<Precision>,
     /// Height and width in pixels; for P-Net the smallest.
@@ -98,7 +96,70 @@ pub struct NetEntry {
 #[serde(deny_unknown_fields)]
 pub struct LayerEntry {
     pub file: String,
-    pub sha256: String,
+    pub checksum: Checksum,
+}
+
+/// What a file's bytes have to come to, written as `blake3:` or `sha256:` and hexadecimal digits.
+///
+/// The program writes BLAKE3 (Aumasson et al. 2020), because a Raspberry Pi 4 has no instructions for SHA-256, which takes it seven times as long: more than to load the nets.
+/// SHA-256 is for manifests written by hand: every system has a command for it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub struct Checksum {
+    function: HashFunction,
+    /// Lower-case hexadecimal.
+    digest: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HashFunction {
+    Blake3,
+    Sha256,
+}
+
+impl Checksum {
+    /// That of these bytes, as the program writes it.
+    pub fn of(bytes: &[u8]) -> Checksum {
+        HashFunction::Blake3.of(bytes)
+    }
+}
+
+impl HashFunction {
+    fn of(self, bytes: &[u8]) -> Checksum {
+        let digest = match self {
+            HashFunction::Blake3 => blake3::hash(bytes).to_hex().to_string(),
+            HashFunction::Sha256 => Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        Checksum { function: self, digest }
+    }
+}
+
+impl TryFrom<String> for Checksum {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Checksum, String> {
+        let parts = match text.split_once(':') {
+            Some(("blake3", digest)) => Some((HashFunction::Blake3, digest)),
+            Some(("sha256", digest)) => Some((HashFunction::Sha256, digest)),
+            _ => None,
+        };
+        match parts.filter(|(_, digest)| !digest.is_empty() && digest.chars().all(|c| c.is_ascii_hexdigit())) {
+            Some((function, digest)) => Ok(Checksum { function, digest: digest.to_ascii_lowercase() }),
+            None => Err(format!(
+                "checksum \"{text}\": give \"sha256:\" and what `sha256sum` prints, or \"blake3:\" and what `b3sum` prints"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Checksum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let function = match self.function {
+            HashFunction::Blake3 => "blake3",
+            HashFunction::Sha256 => "sha256",
+        };
+        write!(f, "{function}:{}", self.digest)
+    }
 }
 
 /// `(pixel − mean) · scale`, in the given channel order.
@@ -187,9 +248,9 @@ pub enum ManifestError {
     #[error("{path}: {problem}")]
     Parse { path: PathBuf, problem: String },
     #[error(
-        "{path}: its SHA-256 is {got}, the manifest says {expected}: the file was changed or damaged; reinstall the models"
+        "{path}: its checksum is {got}, the manifest says {expected}: the file was changed or damaged; reinstall the models"
     )]
-    Hash { path: PathBuf, expected: String, got: String },
+    Changed { path: PathBuf, expected: Checksum, got: Checksum },
     #[error("{path}: there is no embedder \"{name}\"; there are: {known}")]
     UnknownEmbedder { path: PathBuf, name: String, known: String },
     #[error("{path}: net \"{net}\": {problem}")]
@@ -291,7 +352,7 @@ impl Manifest {
     /// # Errors
     /// Unreadable, or not the file the manifest was written for.
     pub fn read_net(&self, net: &NetEntry) -> Result<Vec<u8>, ManifestError> {
-        self.read_verified(&net.file, &net.sha256)
+        self.read_verified(&net.file, &net.checksum)
     }
 
     /// A last layer's file, verified.
@@ -299,17 +360,15 @@ impl Manifest {
     /// # Errors
     /// Unreadable, or not the file the manifest was written for.
     pub fn read_layer(&self, layer: &LayerEntry) -> Result<Vec<u8>, ManifestError> {
-        self.read_verified(&layer.file, &layer.sha256)
+        self.read_verified(&layer.file, &layer.checksum)
     }
 
-    fn read_verified(&self, file: &str, sha256: &str) -> Result<Vec<u8>, ManifestError> {
+    fn read_verified(&self, file: &str, expected: &Checksum) -> Result<Vec<u8>, ManifestError> {
         let path = self.dir.join(file);
         let bytes = fs::read(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
-        // By the library that has it in the instructions of a processor that offers them: some do 16 times as fast.
-        let got: String =
-            digest::digest(&digest::SHA256, &bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        if !got.eq_ignore_ascii_case(sha256) {
-            return Err(ManifestError::Hash { path, expected: sha256.to_owned(), got });
+        let got = expected.function.of(&bytes);
+        if got != *expected {
+            return Err(ManifestError::Changed { path, expected: expected.clone(), got });
         }
         Ok(bytes)
     }
@@ -376,14 +435,8 @@ fn entry_error(net: &NetEntry, problem: String) -> ManifestError {
 impl NetEntry {
     /// What embeddings of this entry are comparable with: a hash of both files and of the face's preparation.
     pub fn model_id(&self) -> ModelId {
-        let layer = self.last_layer.as_ref().map(|layer| layer.sha256.to_ascii_lowercase());
-        let made_by = format!(
-            "{} {layer:?} {:?} {:?} {:?}",
-            self.sha256.to_ascii_lowercase(),
-            self.input,
-            self.pixels,
-            self.alignment
-        );
+        let layer = self.last_layer.as_ref().map(|layer| layer.checksum.to_string());
+        let made_by = format!("{} {layer:?} {:?} {:?} {:?}", self.checksum, self.input, self.pixels, self.alignment);
         let digest = Sha256::digest(made_by.as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
@@ -474,7 +527,7 @@ mod tests {
 
     fn entry(more: &str) -> String {
         format!(
-            "version = 1\n[[net]]\nname = \"a\"\nrole = \"embedder\"\nfile = \"a.onnx\"\nsha256 = \"00\"\nprecisions = [\"w8\"]\n\
+            "version = 1\n[[net]]\nname = \"a\"\nrole = \"embedder\"\nfile = \"a.onnx\"\nchecksum = \"blake3:00\"\nprecisions = [\"w8\"]\n\
              input = [112, 112]\nlicense = \"MIT\"\norigin = \"test\"\n{more}\n"
         )
     }
@@ -539,18 +592,33 @@ mod tests {
 
     #[test]
     fn a_model_file_with_one_byte_changed_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let good = b"some network".to_vec();
-        let sha: String = Sha256::digest(&good).iter().map(|b| format!("{b:02x}")).collect();
-        let manifest = manifest_in(dir.path(), &entry(COMPLETE).replace("\"00\"", &format!("\"{sha}\""))).unwrap();
-        let net = manifest.embedder("a").unwrap();
-        fs::write(dir.path().join("a.onnx"), &good).unwrap();
-        assert_eq!(manifest.read_net(net).unwrap(), good);
-        let mut bad = good.clone();
-        bad[3] ^= 1;
-        fs::write(dir.path().join("a.onnx"), bad).unwrap();
-        let error = manifest.read_net(net).unwrap_err().to_string();
-        assert!(error.contains("a.onnx") && error.contains("SHA-256"), "{error}");
+        for function in [HashFunction::Blake3, HashFunction::Sha256] {
+            let dir = tempfile::tempdir().unwrap();
+            let good = b"some network".to_vec();
+            let checksum = function.of(&good).to_string();
+            let manifest = manifest_in(dir.path(), &entry(COMPLETE).replace("blake3:00", &checksum)).unwrap();
+            let net = manifest.embedder("a").unwrap();
+            fs::write(dir.path().join("a.onnx"), &good).unwrap();
+            assert_eq!(manifest.read_net(net).unwrap(), good);
+            let mut bad = good.clone();
+            bad[3] ^= 1;
+            fs::write(dir.path().join("a.onnx"), bad).unwrap();
+            let error = manifest.read_net(net).unwrap_err().to_string();
+            assert!(error.contains("a.onnx") && error.contains(&checksum), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_that_is_none_is_refused_with_what_to_give() {
+        for bad in ["", "00", "md5:00", "blake3:", "sha256:xyz"] {
+            let error = Checksum::try_from(bad.to_owned()).unwrap_err();
+            assert!(error.contains("sha256sum") && error.contains(bad), "{error}");
+        }
+        // That of no bytes, as the two functions' authors publish it.
+        let empty = "sha256:E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855";
+        assert_eq!(Checksum::try_from(empty.to_owned()).unwrap(), HashFunction::Sha256.of(b""));
+        let empty = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+        assert_eq!(Checksum::try_from(empty.to_owned()).unwrap(), Checksum::of(b""));
     }
 
     #[test]
@@ -593,11 +661,11 @@ mod tests {
         let first = id(&entry(COMPLETE));
         assert_eq!(first, id(&entry(COMPLETE)));
         for changed in [
-            entry(COMPLETE).replace("\"00\"", "\"01\""),
+            entry(COMPLETE).replace("blake3:00", "blake3:01"),
             entry(COMPLETE).replace("0.25", "0.2"),
             entry(COMPLETE).replace("0.25", "0.25, square = false"),
             entry(&format!("{COMPLETE}\npixels = {{ order = \"bgr\", mean = 0.0, scale = 1.0 }}")),
-            entry(&format!("{COMPLETE}\nlast_layer = {{ file = \"l.npy\", sha256 = \"02\" }}")),
+            entry(&format!("{COMPLETE}\nlast_layer = {{ file = \"l.npy\", checksum = \"sha256:02\" }}")),
         ] {
             assert_ne!(first, id(&changed));
         }

@@ -336,7 +336,7 @@ fn a_model_file_with_one_byte_changed_is_not_loaded() {
     let ran = site.run(&["run"]);
     assert_eq!(ran.code, 74, "{}", ran.error);
     assert!(
-        ran.error.contains("onet.onnx") && ran.error.contains("SHA-256") && ran.error.contains("reinstall"),
+        ran.error.contains("onet.onnx") && ran.error.contains("checksum") && ran.error.contains("reinstall"),
         "{}",
         ran.error
     );

@@ -8,12 +8,11 @@ use std::{fs, path::Path};
 use facelatch::vision::{
     Vision,
     geometry::{BoundingBox, Detection, Landmarks, Point},
-    manifest::{Manifest, Precision},
+    manifest::{Checksum, Manifest, Precision},
     mtcnn::MtcnnSettings,
     net::NetFile,
 };
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::support::{beside_checkout, portrait, root, vision};
 
@@ -146,11 +145,11 @@ fn reference_manifest(dir: &Path, models: &Path, precision: Precision) {
     for (net, form, side) in entries {
         let file = format!("{net}_{form}.onnx");
         let bytes = fs::read(models.join(&file)).unwrap();
-        let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let checksum = Checksum::of(&bytes);
         fs::write(dir.join(&file), bytes).unwrap();
         let role = if net == "dlib" { "embedder" } else { net };
         text += &format!(
-            "[[net]]\nname = \"{net}\"\nrole = \"{role}\"\nfile = \"{file}\"\nsha256 = \"{sha256}\"\nprecisions = [\"{form}\"]\n\
+            "[[net]]\nname = \"{net}\"\nrole = \"{role}\"\nfile = \"{file}\"\nchecksum = \"{checksum}\"\nprecisions = [\"{form}\"]\n\
              input = [{side}, {side}]\nlicense = \"\"\norigin = \"\"\n"
         );
     }

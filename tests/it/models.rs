@@ -286,7 +286,7 @@ fn a_changed_file_is_named_by_list_and_verify() {
     let (code, out, _) = site.run(&["models", "verify"]);
     assert_eq!(code, 1);
     assert!(
-        out.lines().any(|line| line.starts_with("rnet") && line.contains("FAIL") && line.contains("SHA-256")),
+        out.lines().any(|line| line.starts_with("rnet") && line.contains("FAIL") && line.contains("checksum")),
         "{out}"
     );
 }
