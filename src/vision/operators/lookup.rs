@@ -44,10 +44,21 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
             }
         }
     };
-    let number = |byte: u8| (i32::from(byte) - dequantize.zero_point) as f32 * dequantize.scale;
-    let tables = slopes.iter().map(|slope| Table::of(|byte| quantize.quantize(prelu::rectify(number(byte), *slope))));
-    let operator =
-        Lookup { tables: tables.collect(), inner: inner.iter().product(), windows, fact: node.outputs[0].fact.clone() };
+    let numbers: [f32; 256] =
+        std::array::from_fn(|byte| (byte as i32 - dequantize.zero_point) as f32 * dequantize.scale);
+    let table = |slope: &f32| {
+        let mut bytes = [0; 256];
+        for (byte, number) in bytes.iter_mut().zip(&numbers) {
+            *byte = quantize.quantize(prelu::rectify(*number, *slope));
+        }
+        Table { bytes, rising: bytes.is_sorted() }
+    };
+    let operator = Lookup {
+        tables: slopes.iter().map(table).collect(),
+        inner: inner.iter().product(),
+        windows,
+        fact: node.outputs[0].fact.clone(),
+    };
     let mut patch = TypedModelPatch::new("bytes looked up");
     let source = patch.tap_model(model, before.inputs[0])?;
     let wire = patch.wire_node(&*node.name, operator, &[source])?[0];
@@ -64,11 +75,6 @@ struct Table {
 }
 
 impl Table {
-    fn of(function: impl Fn(u8) -> u8) -> Table {
-        let bytes = std::array::from_fn(|byte| function(byte as u8));
-        Table { bytes, rising: bytes.is_sorted() }
-    }
-
     fn look_up(&self, bytes: &[u8], output: &mut [u8]) {
         for (place, byte) in output.iter_mut().zip(bytes) {
             *place = self.bytes[usize::from(*byte)];
