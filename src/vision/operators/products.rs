@@ -3,6 +3,7 @@
 use tract_onnx::{
     prelude::{Datum, DatumType, DatumTypeExt, TVec, Tensor, ToDim, TractResult, tvec},
     tract_core::{
+        dyn_clone,
         ops::matmul::{
             ModePicker,
             optimized::{AddMatMulGeometry, MapOutputAxisToInput, MatMulOperand, OptMatMul, ProtoFusedSpec},
@@ -51,15 +52,35 @@ impl Products {
         &*self.kernel.packings()[self.packing].1
     }
 
+    /// How the weights have to be laid out.
+    pub fn format_of_weights(&self) -> &dyn MMMInputFormat {
+        &*self.kernel.packings()[self.packing].0
+    }
+
     /// The weights of each product, output by output, as the kernel wants them.
     pub fn weights<'a, T: Datum + Copy>(&self, matrices: impl IntoIterator<Item = &'a [T]>) -> TractResult<Tensor> {
-        let format = &self.kernel.packings()[self.packing].0;
+        let format = self.format_of_weights();
         let pack = |matrix: &[T]| match format.downcast_ref::<PackedI8K4>() {
             Some(format) => pack_rows(matrix, self.k, format),
             None => format.prepare_one(&Tensor::from_shape(&[self.m, self.k], matrix)?, 1, 0),
         };
         let packed = matrices.into_iter().map(pack).collect::<TractResult<TVec<_>>>()?;
         Ok(PackedMatrixStorage::new_batched(&[self.count], packed).into_tensor(T::datum_type()))
+    }
+
+    /// The weights of each product, laid out already: panel after panel, the same number of numbers in each.
+    pub fn packed_weights(&self, matrices: Vec<Tensor>) -> TractResult<Tensor> {
+        let panels = self.m.div_ceil(self.kernel.mr());
+        let fact =
+            PackedExoticFact { format: dyn_clone::clone_box(self.format_of_weights()), mn: self.m.to_dim(), k: self.k };
+        let data_type = matrices.first().map_or(DatumType::F32, Tensor::datum_type);
+        let value = |matrix: Tensor| -> TractResult<Box<dyn MMMInputValue>> {
+            let panel_bytes = matrix.len() / panels * data_type.size_of();
+            let packed = matrix.into_blob()?.into();
+            Ok(Box::new(EagerPackedInput { fact: fact.clone(), packed, panel_bytes, mn: self.m }))
+        };
+        let packed = matrices.into_iter().map(value).collect::<TractResult<TVec<_>>>()?;
+        Ok(PackedMatrixStorage::new_batched(&[self.count], packed).into_tensor(data_type))
     }
 
     /// The library's operator. Its inputs are the second matrices, the weights, and what the steps after the multiplication refer to, from 2 on; its

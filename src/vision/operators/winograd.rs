@@ -53,8 +53,13 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
         return Ok(None);
     };
     let Some(format) = products.format().downcast_ref::<PackedFormat>().cloned() else { return Ok(None) };
-    let weights = transform_weights(weights, outputs, windows.channels)?;
-    let weights = products.weights(weights.iter().map(Vec::as_slice))?;
+    let Some(of_weights) = products.format_of_weights().downcast_ref::<PackedFormat>() else { return Ok(None) };
+    // Weights of so many outputs are calculated at once, and lie in one panel.
+    if !of_weights.panel_width().is_multiple_of(LANES) {
+        return Ok(None);
+    }
+    let weights = transform_weights(weights, outputs, windows.channels, of_weights)?;
+    let weights = products.packed_weights(weights)?;
     let into_tiles = IntoTiles { windows, tiles, format };
     let bias = bias.iter().map(|number| number.to_bits()).collect();
     let out_of_tiles = OutOfTiles { tiles, outputs, bias, fact: node.outputs[0].fact.clone() };
@@ -73,34 +78,47 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     Ok(Some(patch))
 }
 
-/// For each product the transformed weights, output by output.
-fn transform_weights(weights: &Tensor, outputs: usize, inputs: usize) -> TractResult<Vec<Vec<f32>>> {
+/// For each product the transformed weights, packed: panels of outputs, each of which has for each input a number of every output.
+fn transform_weights(
+    weights: &Tensor,
+    outputs: usize,
+    inputs: usize,
+    format: &PackedFormat,
+) -> TractResult<Vec<Tensor>> {
     let plain = weights.try_as_plain_ram()?;
     let (kernels, _) = plain.as_slice::<f32>()?.as_chunks::<9>();
     if kernels.len() != outputs * inputs {
         bail!("{} kernels of 3 × 3 for {inputs} channels into {outputs}", kernels.len());
     }
-    // The last group is filled up with zeros.
-    let mut transformed = vec![vec![0.0; kernels.len().next_multiple_of(LANES)]; PRODUCTS];
-    for (group, kernels) in kernels.chunks(LANES).enumerate() {
-        // Number by number of the kernels beside each other, so that the sums are vector instructions.
-        let mut numbers = [[0.0; LANES]; 9];
-        for (lane, kernel) in kernels.iter().enumerate() {
-            for (numbers, number) in numbers.iter_mut().zip(kernel) {
-                numbers[lane] = *number;
-            }
-        }
-        let [a, b, c, d, e, f, g, h, i] = numbers;
-        let columns = [transformed_three(a, b, c), transformed_three(d, e, f), transformed_three(g, h, i)];
-        for (column, products) in transformed.chunks_exact_mut(4).enumerate() {
-            let of_column = transformed_three(columns[0][column], columns[1][column], columns[2][column]);
-            for (product, numbers) in products.iter_mut().zip(&of_column) {
-                product.as_chunks_mut().0[group] = *numbers;
+    let (width, panel) = (format.panel_width(), format.single_panel_len(inputs));
+    let zeros = || Tensor::zero_aligned::<f32>(&[outputs.div_ceil(width) * panel], format.alignment());
+    let mut packed = (0..PRODUCTS).map(|_| zeros()).collect::<TractResult<Vec<_>>>()?;
+    {
+        let mut products = packed.iter_mut().map(Tensor::try_as_plain_ram_mut).collect::<TractResult<Vec<_>>>()?;
+        let mut products =
+            products.iter_mut().map(|product| product.as_slice_mut::<f32>()).collect::<TractResult<Vec<_>>>()?;
+        // In the place of outputs beyond the last one.
+        let nothing = vec![[0.0; 9]; inputs];
+        for first in (0..outputs).step_by(LANES) {
+            let of_output = |output: usize| kernels.get(output * inputs..(output + 1) * inputs).unwrap_or(&nothing);
+            let of_lanes: [&[[f32; 9]]; LANES] = std::array::from_fn(|lane| of_output(first + lane));
+            let start = first / width * panel + first % width;
+            for input in 0..inputs {
+                // Number by number of the kernels beside each other, so that the sums are vector instructions.
+                let kernels = of_lanes.map(|kernels| kernels[input]);
+                let [a, b, c, d, e, f, g, h, i] = std::array::from_fn(|place| kernels.map(|kernel| kernel[place]));
+                let columns = [transformed_three(a, b, c), transformed_three(d, e, f), transformed_three(g, h, i)];
+                let at = start + input * width;
+                for (column, products) in products.chunks_exact_mut(4).enumerate() {
+                    let of_column = transformed_three(columns[0][column], columns[1][column], columns[2][column]);
+                    for (product, numbers) in products.iter_mut().zip(&of_column) {
+                        product[at..at + LANES].copy_from_slice(numbers);
+                    }
+                }
             }
         }
     }
-    transformed.iter_mut().for_each(|product| product.truncate(kernels.len()));
-    Ok(transformed)
+    Ok(packed)
 }
 
 /// Lavin's and Gray's G, of so many kernels.
