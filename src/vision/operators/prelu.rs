@@ -103,8 +103,12 @@ impl EvalOp for Prelu {
         }
         for (channel, slope) in numbers.chunks_exact_mut(self.inner).zip(&self.slopes) {
             let slope = f32::from_bits(*slope);
-            for number in channel {
-                *number = rectify(*number, slope);
+            // Greatest or least of two, which processors have an instruction for: half of what it takes to choose by the sign.
+            let scaled = channel.iter_mut().map(|number| (*number * slope, number));
+            if slope <= 1.0 {
+                scaled.for_each(|(scaled, number)| *number = if *number < scaled { scaled } else { *number });
+            } else {
+                scaled.for_each(|(scaled, number)| *number = if *number > scaled { scaled } else { *number });
             }
         }
         Ok(tvec!(tensor.into_tvalue()))
