@@ -96,20 +96,24 @@ impl fmt::Display for Threshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a match is nearer than {:.3}, ", self.limits.single)?;
         let Threshold { comparisons, per_visit, per_comparison, .. } = *self;
+        let enrolled = match comparisons {
+            0 => "the first to be enrolled".to_owned(),
+            comparisons => format!("{comparisons} enrolled"),
+        };
         match (per_visit, per_comparison) {
             (Some(per_visit), Some(rate)) => {
                 write!(
                     f,
-                    "so that 1 in {} visits of strangers is taken for somebody: {LOOKS_PER_VISIT} looks x {comparisons} enrolled, 1 in {} comparisons",
+                    "so that 1 in {} visits of strangers is taken for somebody: {LOOKS_PER_VISIT} looks x {enrolled}, 1 in {} comparisons",
                     one_in(per_visit),
                     one_in(rate)
                 )?;
             }
             (_, Some(rate)) => {
-                let visit = rate * LOOKS_PER_VISIT * comparisons as f64;
+                let visit = rate * LOOKS_PER_VISIT * comparisons.max(1) as f64;
                 write!(
                     f,
-                    "set by recognition.max_distance: about 1 in {} comparisons, 1 in {} visits of strangers with {comparisons} enrolled",
+                    "set by recognition.max_distance: about 1 in {} comparisons, 1 in {} visits of strangers with {enrolled}",
                     one_in(rate),
                     one_in(visit.min(1.0))
                 )?;
@@ -192,6 +196,11 @@ mod tests {
             assert!(said.contains(part), "{said}");
         }
         assert!(!said.contains("continued"));
+        let fixed = RecognitionConfig { max_distance: Some(0.8), ..wanted(1e-3) };
+        for recognition in [wanted(1e-3), fixed] {
+            let nobody = Threshold::choose(&dlib(), &recognition, 0).unwrap().to_string();
+            assert!(nobody.contains("the first to be enrolled") && !nobody.contains("inf"), "{nobody}");
+        }
         let far = Threshold::choose(&dlib(), &wanted(1e-5), 10).unwrap();
         assert!(far.beyond_measured && far.to_string().contains("the table is continued"), "{far}");
     }
