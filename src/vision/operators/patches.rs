@@ -74,6 +74,19 @@ pub(super) struct PackPatches {
     fact: TypedFact,
 }
 
+/// Where the numbers of a spread picture lie in it and in the channel.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    /// Columns of padding, columns inside of the picture, and the channel's column that is the first of these.
+    left: usize,
+    inside: usize,
+    first: usize,
+    /// The same for rows.
+    above: usize,
+    present: usize,
+    first_row: usize,
+}
+
 impl PackPatches {
     /// None if the convolution is not of the form that this operator knows.
     pub fn new(windows: Windows, zero_point: i8, output: &TypedFact) -> Option<PackPatches> {
@@ -140,34 +153,42 @@ impl PackPatches {
         Ok(tvec!(storage.into_tensor(T::datum_type()).into_tvalue()))
     }
 
+    /// How the spread pictures of a channel come out of it: one for each column of the window and row between strides.
+    fn moves(&self) -> Vec<Move> {
+        let Windows { rows, columns, .. } = self.windows;
+        let places = (0..columns.window).flat_map(|column| (0..rows.stride).map(move |row| (column, row)));
+        places
+            .map(|(column, row)| {
+                let (left, inside, first) = columns.covered(column, columns.output);
+                let (above, present, first_row) = rows.covered(row, self.spread_rows());
+                Move { left, inside, first, above, present, first_row }
+            })
+            .collect()
+    }
+
     /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
     /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
-    fn spread<T: Copy>(&self, channel: &[T], zero_point: T, spread: &mut [T]) {
+    fn spread<T: Copy>(&self, channel: &[T], zero_point: T, moves: &[Move], spread: &mut [T]) {
         let Windows { rows, columns, .. } = self.windows;
         let width = columns.output;
         let moved_only = rows.stride == 1 && columns.stride == 1 && columns.input == width;
-        let mut pictures = spread.chunks_exact_mut(self.spread_size());
-        for column in 0..columns.window {
-            let (left, inside, first) = columns.covered(column, width);
-            for row in 0..rows.stride {
-                let Some(picture) = pictures.next() else { return };
-                let (above, present, first_row) = rows.covered(row, self.spread_rows());
-                let picture = &mut picture[above * width..(above + present) * width];
-                if moved_only {
-                    let source = &channel[first_row * width..(first_row + present) * width];
-                    let length = source.len().saturating_sub(first.max(left));
-                    picture[left.min(source.len())..][..length]
-                        .copy_from_slice(&source[first.min(source.len())..][..length]);
-                    // Each row's end has come into the next one's beginning, or the other way round.
-                    for column in (0..left).chain(left + inside..width) {
-                        picture.iter_mut().skip(column).step_by(width).for_each(|place| *place = zero_point);
-                    }
-                    continue;
+        for (picture, moved) in spread.chunks_exact_mut(self.spread_size()).zip(moves) {
+            let Move { left, inside, first, above, present, first_row } = *moved;
+            let picture = &mut picture[above * width..(above + present) * width];
+            if moved_only {
+                let source = &channel[first_row * width..(first_row + present) * width];
+                let length = source.len().saturating_sub(first.max(left));
+                picture[left.min(source.len())..][..length]
+                    .copy_from_slice(&source[first.min(source.len())..][..length]);
+                // Each row's end has come into the next one's beginning, or the other way round.
+                for column in (0..left).chain(left + inside..width) {
+                    picture.iter_mut().skip(column).step_by(width).for_each(|place| *place = zero_point);
                 }
-                let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
-                for (line, source) in picture.chunks_exact_mut(width).zip(source) {
-                    copy_every(columns.stride, &source[first.min(source.len())..], &mut line[left..left + inside]);
-                }
+                continue;
+            }
+            let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
+            for (line, source) in picture.chunks_exact_mut(width).zip(source) {
+                copy_every(columns.stride, &source[first.min(source.len())..], &mut line[left..left + inside]);
             }
         }
     }
@@ -185,7 +206,7 @@ impl PackPatches {
             .flat_map(|row| (0..columns.window).map(move |column| (row, column)))
             .map(|(row, column)| self.place(row, column))
             .collect();
-        let n = self.n();
+        let (n, moves) = (self.n(), self.moves());
         // Four channels at once, so that the rows of the matrix that are interleaved are there together.
         let mut spread = vec![zero_point; 4 * per_channel];
         let [mut first_two, mut last_two] = [(); 2].map(|()| vec![[zero_point; 2]; n]);
@@ -194,7 +215,7 @@ impl PackPatches {
         for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
             let pictures = four.chunks_exact(rows.input * columns.input);
             for (channel, spread) in pictures.zip(spread.chunks_exact_mut(per_channel)) {
-                self.spread(channel, zero_point, spread);
+                self.spread(channel, zero_point, &moves, spread);
             }
             let first = group * 4;
             let mut of_matrix = spread
