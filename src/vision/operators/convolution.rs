@@ -40,9 +40,9 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let outputs = convolution.output_channels();
     let k = windows.channels * windows.rows.window * windows.columns.window;
     let n = windows.rows.output * windows.columns.output;
-    // A single output has its input for patches; there is nothing to write.
+    // A single output, or a window of one pixel, has its input for patches; there is nothing to write.
     let at_most = if windows.channels < FEW_CHANNELS { PATCHES_OF_FEW_CHANNELS } else { PATCHES_AT_MOST };
-    if n == 1 || k * n * size_of::<f32>() > at_most {
+    if n == 1 || k == windows.channels || k * n * size_of::<f32>() > at_most {
         return Ok(None);
     }
     let Some(products) = Products::new(DatumType::F32, 1, [outputs, k, n]) else { return Ok(None) };
@@ -166,7 +166,8 @@ mod tests {
             model.select_output_outlets(&output).unwrap();
             crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
             let n = rows.output * columns.output;
-            prop_assert_eq!(model.nodes.iter().any(|node| node.name == "convolution.product"), n > 1);
+            let written = n > 1 && rows.window * columns.window > 1;
+            prop_assert_eq!(model.nodes.iter().any(|node| node.name == "convolution.product"), written);
             let plan = model.into_optimized().unwrap().into_runnable().unwrap();
             let result = plan.run(tvec!(Tensor::from_shape(&shape, &picture).unwrap().into_tvalue())).unwrap();
             let result = result[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec();

@@ -77,8 +77,8 @@ impl<T: Copy + PartialOrd> Pooling<T> {
         let Windows { rows, columns, .. } = self.windows;
         for (index, output) in output.chunks_exact_mut(columns.output).enumerate() {
             let of_window = rows.window_of(index);
-            let of_window = &picture[of_window.start * columns.input..of_window.end * columns.input];
-            greatest_of_rows(of_window, self.least, &mut self.line[columns.before..][..columns.input]);
+            let line = &mut self.line[columns.before..][..columns.input];
+            greatest_of_rows(of_window.len(), &picture[of_window.start * columns.input..], self.least, line);
             greatest_of_columns(&self.line, columns, output);
         }
     }
@@ -88,24 +88,26 @@ fn greater<T: Copy + PartialOrd>(a: T, b: T) -> T {
     if a < b { b } else { a }
 }
 
-fn greatest_of_rows<T: Copy + PartialOrd>(rows: &[T], least: T, greatest: &mut [T]) {
-    match rows.len() / greatest.len() {
+/// Of so many rows, which are the first in `rows`.
+fn greatest_of_rows<T: Copy + PartialOrd>(count: usize, rows: &[T], least: T, greatest: &mut [T]) {
+    let width = greatest.len();
+    match count {
         0 => greatest.fill(least),
-        1 => greatest.copy_from_slice(rows),
+        1 => greatest.copy_from_slice(&rows[..width]),
         2 => {
-            let (first, second) = rows.split_at(greatest.len());
+            let (first, second) = rows[..2 * width].split_at(width);
             for ((place, a), b) in greatest.iter_mut().zip(first).zip(second) {
                 *place = greater(*a, *b);
             }
         }
         _ => {
-            let (first, others) = rows.split_at(greatest.len());
-            let (second, others) = others.split_at(greatest.len());
-            let (third, others) = others.split_at(greatest.len());
+            let (first, others) = rows[..count * width].split_at(width);
+            let (second, others) = others.split_at(width);
+            let (third, others) = others.split_at(width);
             for (((place, a), b), c) in greatest.iter_mut().zip(first).zip(second).zip(third) {
                 *place = greater(greater(*a, *b), *c);
             }
-            for row in others.chunks_exact(greatest.len()) {
+            for row in others.chunks_exact(width) {
                 for (place, number) in greatest.iter_mut().zip(row) {
                     *place = greater(*place, *number);
                 }
