@@ -29,9 +29,9 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let Some(dequantize) = before.op_as::<DequantizeLinearF32>() else { return Ok(None) };
     let fact = model.outlet_fact(before.inputs[0])?;
     let Some([1, channels, inner @ ..]) = fact.shape.as_concrete() else { return Ok(None) };
-    let Some(slopes) = prelu::of_channels(model, slopes, *channels).filter(|_| fact.datum_type == DatumType::U8) else {
-        return Ok(None);
-    };
+    let inner: usize = inner.iter().product();
+    let known = fact.datum_type == DatumType::U8 && channels * inner > 0;
+    let Some(slopes) = prelu::of_channels(model, slopes, *channels).filter(|_| known) else { return Ok(None) };
     let windows = match pool {
         None => None,
         Some(pool) => {
@@ -45,7 +45,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
         }
     };
     let numbers: [f32; 256] =
-        std::array::from_fn(|byte| (byte as i32 - dequantize.zero_point) as f32 * dequantize.scale);
+        std::array::from_fn(|byte| (byte as i32).wrapping_sub(dequantize.zero_point) as f32 * dequantize.scale);
     let table = |slope: &f32| {
         let mut bytes = [0; 256];
         for (byte, number) in bytes.iter_mut().zip(&numbers) {
@@ -53,12 +53,8 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
         }
         Table { bytes, rising: bytes.is_sorted() }
     };
-    let operator = Lookup {
-        tables: slopes.iter().map(table).collect(),
-        inner: inner.iter().product(),
-        windows,
-        fact: node.outputs[0].fact.clone(),
-    };
+    let operator =
+        Lookup { tables: slopes.iter().map(table).collect(), inner, windows, fact: node.outputs[0].fact.clone() };
     let mut patch = TypedModelPatch::new("bytes looked up");
     let source = patch.tap_model(model, before.inputs[0])?;
     let wire = patch.wire_node(&*node.name, operator, &[source])?[0];
