@@ -30,20 +30,17 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let fact = model.outlet_fact(before.inputs[0])?;
     let Some([1, channels, inner @ ..]) = fact.shape.as_concrete() else { return Ok(None) };
     let inner: usize = inner.iter().product();
-    let known = fact.datum_type == DatumType::U8 && channels * inner > 0;
+    // With a scale below zero quantizing turns the greatest into the least.
+    let known = fact.datum_type == DatumType::U8 && channels * inner > 0 && quantize.scale > 0.0;
     let Some(slopes) = prelu::of_channels(model, slopes, *channels).filter(|_| known) else { return Ok(None) };
-    let windows = match pool {
-        None => None,
-        Some(pool) => {
-            // A window that lies beside the picture has no byte to look up.
-            let known = Windows::new(&pool.pool_spec, fact)
-                .filter(|windows| pool.with_index_outputs.is_none() && windows.all_reach_the_picture());
-            match known {
-                None => return Ok(None),
-                known => known,
-            }
-        }
-    };
+    // A window that lies beside the picture has no byte to look up.
+    let windows = pool.map(|pool| {
+        Windows::new(&pool.pool_spec, fact)
+            .filter(|windows| pool.with_index_outputs.is_none() && windows.all_reach_the_picture())
+    });
+    if windows == Some(None) {
+        return Ok(None);
+    }
     let numbers: [f32; 256] =
         std::array::from_fn(|byte| (byte as i32).wrapping_sub(dequantize.zero_point) as f32 * dequantize.scale);
     let table = |slope: &f32| {
@@ -53,8 +50,12 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
         }
         Table { bytes, rising: bytes.is_sorted() }
     };
-    let operator =
-        Lookup { tables: slopes.iter().map(table).collect(), inner, windows, fact: node.outputs[0].fact.clone() };
+    let operator = Lookup {
+        tables: slopes.iter().map(table).collect(),
+        inner,
+        windows: windows.flatten(),
+        fact: node.outputs[0].fact.clone(),
+    };
     let mut patch = TypedModelPatch::new("bytes looked up");
     let source = patch.tap_model(model, before.inputs[0])?;
     let wire = patch.wire_node(&*node.name, operator, &[source])?[0];

@@ -12,20 +12,20 @@
 use std::slice::ChunksExactMut;
 
 use tract_onnx::{
-    prelude::{Datum, DatumType, IntoTValue, TValue, TVec, Tensor, ToDim, TractResult, TypedFact, TypedModel, tvec},
+    prelude::{Datum, DatumType, IntoTValue, TValue, TVec, Tensor, TractResult, TypedFact, TypedModel, tvec},
     tract_core::{
         as_op,
         internal::{EvalContext, EvalOp, Op, StaticName, TypedOp, bail},
         op_as_typed_op, op_out_of_plan,
         ops::cnn::conv::Im2Col,
         tract_linalg::{
-            mmm::{EagerPackedInput, MMMInputFormat, MMMInputValue, PackedExoticFact, PackedMatrixStorage},
+            mmm::{MMMInputFormat, PackedExoticFact, PackedMatrixStorage},
             pack::{PackedFormat, PackedI8K4},
         },
     },
 };
 
-use super::window::Windows;
+use super::{products::packed, window::Windows};
 
 /// Puts [`PackPatches`] in the place of the library's operator wherever a convolution of 8-bit numbers has a form it knows.
 pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
@@ -143,13 +143,8 @@ impl PackPatches {
         let mut panels =
             Tensor::zero_aligned_dt(T::datum_type(), &[n.div_ceil(self.width) * self.panel], self.alignment)?;
         self.pack(picture, zero_point, panels.try_as_plain_ram_mut()?.as_slice_mut()?);
-        let packed = EagerPackedInput {
-            fact: PackedExoticFact { format: self.format.clone(), mn: n.to_dim(), k: self.k() },
-            packed: panels.into_blob()?.into(),
-            panel_bytes: self.panel * size_of::<T>(),
-            mn: n,
-        };
-        let storage = PackedMatrixStorage::new_batched(batch, tvec!(Box::new(packed) as Box<dyn MMMInputValue>));
+        let packed = packed(self.format.clone(), [n, self.k()], panels, self.panel)?;
+        let storage = PackedMatrixStorage::new_batched(batch, tvec!(packed));
         Ok(tvec!(storage.into_tensor(T::datum_type()).into_tvalue()))
     }
 
@@ -352,7 +347,10 @@ mod tests {
     use super::*;
     use crate::vision::operators::window::tests::windows;
     use proptest::prelude::*;
-    use tract_onnx::prelude::DatumTypeExt;
+    use tract_onnx::{
+        prelude::{DatumTypeExt, ToDim},
+        tract_core::tract_linalg::mmm::{EagerPackedInput, MMMInputValue},
+    };
 
     fn format(width: usize, interleaved: bool) -> Box<dyn MMMInputFormat> {
         if interleaved {

@@ -71,16 +71,13 @@ impl Products {
     /// The weights of each product, laid out already: panel after panel, the same number of numbers in each.
     pub fn packed_weights(&self, matrices: Vec<Tensor>) -> TractResult<Tensor> {
         let panels = self.m.div_ceil(self.kernel.mr());
-        let fact =
-            PackedExoticFact { format: dyn_clone::clone_box(self.format_of_weights()), mn: self.m.to_dim(), k: self.k };
         let data_type = matrices.first().map_or(DatumType::F32, Tensor::datum_type);
-        let value = |matrix: Tensor| -> TractResult<Box<dyn MMMInputValue>> {
-            let panel_bytes = matrix.len() / panels * data_type.size_of();
-            let packed = matrix.into_blob()?.into();
-            Ok(Box::new(EagerPackedInput { fact: fact.clone(), packed, panel_bytes, mn: self.m }))
+        let value = |matrix: Tensor| {
+            let panel = matrix.len() / panels;
+            packed(dyn_clone::clone_box(self.format_of_weights()), [self.m, self.k], matrix, panel)
         };
-        let packed = matrices.into_iter().map(value).collect::<TractResult<TVec<_>>>()?;
-        Ok(PackedMatrixStorage::new_batched(&[self.count], packed).into_tensor(data_type))
+        let matrices = matrices.into_iter().map(value).collect::<TractResult<TVec<_>>>()?;
+        Ok(PackedMatrixStorage::new_batched(&[self.count], matrices).into_tensor(data_type))
     }
 
     /// The library's operator. Its inputs are the second matrices, the weights, and what the steps after the multiplication refer to, from 2 on; its
@@ -107,8 +104,8 @@ impl Products {
 fn pack_rows<T: Datum + Copy>(matrix: &[T], k: usize, format: &PackedI8K4) -> TractResult<Box<dyn MMMInputValue>> {
     let (rows, panel) = (format.r(), format.single_panel_len(k));
     let mn = matrix.len() / k;
-    let mut packed = Tensor::zero_aligned_dt(T::datum_type(), &[mn.div_ceil(rows) * panel], format.alignment())?;
-    let mut plain = packed.try_as_plain_ram_mut()?;
+    let mut numbers = Tensor::zero_aligned_dt(T::datum_type(), &[mn.div_ceil(rows) * panel], format.alignment())?;
+    let mut plain = numbers.try_as_plain_ram_mut()?;
     for (of_panel, panel) in matrix.chunks(rows * k).zip(plain.as_slice_mut::<T>()?.chunks_exact_mut(panel)) {
         for (index, row) in of_panel.chunks_exact(k).enumerate() {
             let (fours, rest) = row.as_chunks::<4>();
@@ -119,9 +116,19 @@ fn pack_rows<T: Datum + Copy>(matrix: &[T], k: usize, format: &PackedI8K4) -> Tr
             }
         }
     }
-    let fact = PackedExoticFact { format: Box::new(format.clone()), mn: mn.to_dim(), k };
-    let packed = packed.into_blob()?.into();
-    Ok(Box::new(EagerPackedInput { fact, packed, panel_bytes: panel * size_of::<T>(), mn }))
+    packed(Box::new(format.clone()), [mn, k], numbers, panel)
+}
+
+/// A matrix that is laid out already, in panels of so many numbers.
+pub(super) fn packed(
+    format: Box<dyn MMMInputFormat>,
+    [mn, k]: [usize; 2],
+    numbers: Tensor,
+    panel: usize,
+) -> TractResult<Box<dyn MMMInputValue>> {
+    let fact = PackedExoticFact { format, mn: mn.to_dim(), k };
+    let panel_bytes = panel * numbers.datum_type().size_of();
+    Ok(Box::new(EagerPackedInput { fact, packed: numbers.into_blob()?.into(), panel_bytes, mn }))
 }
 
 /// One number for each row, added to it.

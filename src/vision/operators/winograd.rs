@@ -18,7 +18,7 @@ use tract_onnx::{
         op_as_typed_op, op_out_of_plan,
         ops::cnn::Conv,
         tract_linalg::{
-            mmm::{EagerPackedInput, MMMInputValue, PackedExoticFact, PackedMatrixStorage},
+            mmm::{PackedExoticFact, PackedMatrixStorage},
             pack::PackedFormat,
         },
     },
@@ -27,7 +27,7 @@ use tract_onnx::{
 use super::{
     convolution::FloatConvolution,
     patches::deal_by,
-    products::Products,
+    products::{self, Products},
     window::{Axis, Windows},
 };
 
@@ -261,11 +261,7 @@ impl EvalOp for IntoTiles {
                 }
             }
         }
-        let value = |packed: Tensor| -> TractResult<Box<dyn MMMInputValue>> {
-            let fact = PackedExoticFact { format: Box::new(self.format.clone()), mn: count.to_dim(), k: channels };
-            let packed = packed.into_blob()?.into();
-            Ok(Box::new(EagerPackedInput { fact, packed, panel_bytes: panel * size_of::<f32>(), mn: count }))
-        };
+        let value = |matrix: Tensor| products::packed(Box::new(self.format.clone()), [count, channels], matrix, panel);
         let values = packed.into_iter().map(value).collect::<TractResult<TVec<_>>>()?;
         Ok(tvec!(PackedMatrixStorage::new_batched(&[PRODUCTS], values).into_tensor(DatumType::F32).into_tvalue()))
     }
