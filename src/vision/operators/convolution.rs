@@ -38,8 +38,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let Some(constants) = FloatConvolution::of(model, node, convolution)? else { return Ok(None) };
     let FloatConvolution { windows, weights, bias } = constants;
     let outputs = convolution.output_channels();
-    let k = windows.channels * windows.rows.window * windows.columns.window;
-    let n = windows.rows.output * windows.columns.output;
+    let (k, n) = (windows.k(), windows.n());
     // A single output, or a window of one pixel, has its input for patches; there is nothing to write.
     let at_most = if windows.channels < FEW_CHANNELS { PATCHES_OF_FEW_CHANNELS } else { PATCHES_AT_MOST };
     if n == 1 || k == windows.channels || k * n * size_of::<f32>() > at_most {
@@ -52,8 +51,15 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let mut patch = TypedModelPatch::new("patches written once");
     let input = patch.tap_model(model, node.inputs[0])?;
     let steps = vec![add_to_rows(2)];
-    let product =
-        Product { windows, zero_point: 0, weights, constants: vec![("bias", bias)], steps, result: DatumType::F32 };
+    let product = Product {
+        windows,
+        zero_point: 0,
+        weights,
+        four_channels: false,
+        constants: vec![("bias", bias)],
+        steps,
+        result: DatumType::F32,
+    };
     let Some(wire) = product.wire(&mut patch, node, input, products)? else { return Ok(None) };
     patch.shunt_outside(model, node.id.into(), wire)?;
     Ok(Some(patch))
@@ -64,6 +70,8 @@ pub(super) struct Product {
     pub windows: Windows,
     pub zero_point: i8,
     pub weights: Tensor,
+    /// Whether the weights are [by four channels](Windows::by_four_channels).
+    pub four_channels: bool,
     /// What the steps refer to, from input 2 on, with names for the graph.
     pub constants: Vec<(&'static str, Tensor)>,
     pub steps: Vec<ProtoFusedSpec>,
@@ -79,12 +87,12 @@ impl Product {
         input: OutletId,
         products: Products,
     ) -> TractResult<Option<OutletId>> {
-        let Windows { channels, rows, columns } = self.windows;
-        let (k, n) = (channels * rows.window * columns.window, rows.output * columns.output);
+        let Windows { rows, columns, .. } = self.windows;
+        let (k, n) = (self.windows.k(), self.windows.n());
         let format = dyn_clone::clone_box(products.format());
         let packed = PackedExoticFact { format, mn: n.to_dim(), k };
         let packed = self.weights.datum_type().fact([1]).with_exotic_fact(packed);
-        let Some(patches) = PackPatches::new(self.windows, self.zero_point, &packed) else { return Ok(None) };
+        let Some(patches) = PackPatches::new(self.windows, self.zero_point, &packed, self.four_channels) else { return Ok(None) };
         let mut wires = vec![patch.wire_node(format!("{}.patches", node.name), patches, &[input])?[0]];
         for (name, constant) in [("weights", self.weights)].into_iter().chain(self.constants) {
             wires.push(patch.add_const(format!("{}.{name}_constant", node.name), constant)?);

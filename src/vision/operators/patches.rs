@@ -8,6 +8,9 @@
 //!    left out. After that each row of the matrix is one contiguous piece, because the rows of the picture that a window's row meets follow each other.
 //! 2. These pieces are cut into the panels that the kernel reads: `r` columns at a time, either row after row or, for kernels with a dot product of four
 //!    numbers, four rows interleaved.
+//!
+//! Where the rows may stand in any order (as long as those of the weights do too), the four that are interleaved are those of the same place in four channels: then the
+//! channels are interleaved before they are spread, once and not anew for each place.
 
 use std::slice::ChunksExactMut;
 
@@ -42,7 +45,7 @@ pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
             Some(_) => continue,
         };
         let windows = Windows::new(&of_the_library.pool_spec, input).filter(|_| input.datum_type == DatumType::I8);
-        let patches = windows.and_then(|windows| PackPatches::new(windows, zero_point, &node.outputs[0].fact));
+        let patches = windows.and_then(|windows| PackPatches::new(windows, zero_point, &node.outputs[0].fact, false));
         let Some(patches) = patches else { continue };
         model.nodes[id].op = Box::new(patches);
     }
@@ -56,6 +59,8 @@ enum Order {
     Rows,
     /// Column 0 of rows 0 to 3, column 1 of rows 0 to 3, ..., column 0 of rows 4 to 7, ...
     FourRows,
+    /// The same of rows in another order ([`Windows::by_four_channels`]).
+    FourChannels,
 }
 
 /// Writes the patches of one picture, of signed 8-bit or 32-bit floating-point numbers, into the kernel's panels.
@@ -88,15 +93,16 @@ struct Move {
 }
 
 impl PackPatches {
-    /// None if the convolution is not of the form that this operator knows.
-    pub fn new(windows: Windows, zero_point: i8, output: &TypedFact) -> Option<PackPatches> {
+    /// None if the convolution is not of the form that this operator knows. `four_channels` is for kernels that want four rows interleaved.
+    pub fn new(windows: Windows, zero_point: i8, output: &TypedFact, four_channels: bool) -> Option<PackPatches> {
         let packed = output.exotic_fact.as_ref()?.downcast_ref::<PackedExoticFact>()?;
-        let k = windows.channels * windows.rows.window * windows.columns.window;
+        let k = windows.k();
         let format = packed.format.clone();
         let (order, panel, alignment) = if let Some(format) = format.downcast_ref::<PackedFormat>() {
             (Order::Rows, format.single_panel_len(k), format.alignment())
         } else if let Some(format) = format.downcast_ref::<PackedI8K4>() {
-            (Order::FourRows, format.single_panel_len(k), format.alignment())
+            let order = if four_channels { Order::FourChannels } else { Order::FourRows };
+            (order, format.single_panel_len(k), format.alignment())
         } else {
             return None;
         };
@@ -110,14 +116,6 @@ impl PackPatches {
             alignment,
             fact: output.clone(),
         })
-    }
-
-    fn k(&self) -> usize {
-        self.windows.channels * self.windows.rows.window * self.windows.columns.window
-    }
-
-    fn n(&self) -> usize {
-        self.windows.rows.output * self.windows.columns.output
     }
 
     /// Rows of a spread picture: those of the outputs, and those that only the window's lower rows reach.
@@ -138,12 +136,26 @@ impl PackPatches {
             bail!("a picture of {} numbers where {self:?} was planned", picture.len());
         }
         let Some(batch) = self.fact.shape.as_concrete() else { bail!("{self:?} was planned for no fixed size") };
-        let n = self.n();
+        let n = self.windows.n();
         // Zeros where the kernel reads beyond the last row or column of the matrix.
         let mut panels =
             Tensor::zero_aligned_dt(T::datum_type(), &[n.div_ceil(self.width) * self.panel], self.alignment)?;
-        self.pack(picture, zero_point, panels.try_as_plain_ram_mut()?.as_slice_mut()?);
-        let packed = packed(self.format.clone(), [n, self.k()], panels, self.panel)?;
+        let mut plain = panels.try_as_plain_ram_mut()?;
+        let numbers = plain.as_slice_mut::<T>()?;
+        match self.order {
+            Order::Rows => self.pack(picture, zero_point, self.panel, numbers),
+            Order::FourRows => self.pack_four_rows(picture, zero_point, numbers),
+            Order::FourChannels => {
+                let size = rows.input * columns.input;
+                let mut fours = vec![[zero_point; 4]; picture.len() / 4];
+                let mut interleaving = Interleaving::new(size, zero_point);
+                for (four, channels) in fours.chunks_exact_mut(size).zip(picture.chunks_exact(4 * size)) {
+                    interleaving.interleave(std::array::from_fn(|index| &channels[index * size..][..size]), four);
+                }
+                self.pack(&fours, [zero_point; 4], self.panel / 4, numbers.as_chunks_mut().0);
+            }
+        }
+        let packed = packed(self.format.clone(), [n, self.windows.k()], panels, self.panel)?;
         let storage = PackedMatrixStorage::new_batched(batch, tvec!(packed));
         Ok(tvec!(storage.into_tensor(T::datum_type()).into_tvalue()))
     }
@@ -194,23 +206,42 @@ impl PackPatches {
         picture * self.spread_size() + row / self.windows.rows.stride * self.windows.columns.output
     }
 
-    fn pack<T: Copy>(&self, picture: &[T], zero_point: T, panels: &mut [T]) {
+    /// Where in the spread pictures of a channel the row of the matrix for each place in the window begins.
+    fn places(&self) -> Vec<usize> {
+        let Windows { rows, columns, .. } = self.windows;
+        let places = (0..rows.window).flat_map(|row| (0..columns.window).map(move |column| (row, column)));
+        places.map(|(row, column)| self.place(row, column)).collect()
+    }
+
+    /// Row after row; the numbers may be single ones or fours of four channels.
+    fn pack<T: Copy>(&self, picture: &[T], padding: T, panel: usize, panels: &mut [T]) {
+        let Windows { rows, columns, .. } = self.windows;
+        let (n, moves, places) = (self.windows.n(), self.moves(), self.places());
+        let mut spread = vec![padding; moves.len() * self.spread_size()];
+        let mut at = 0;
+        for channel in picture.chunks_exact(rows.input * columns.input) {
+            self.spread(channel, padding, &moves, &mut spread);
+            for place in &places {
+                deal_by(self.width, &spread[*place..*place + n], at, panel, panels);
+                at += self.width;
+            }
+        }
+    }
+
+    /// Four rows at a time, those that follow each other.
+    fn pack_four_rows<T: Copy>(&self, picture: &[T], padding: T, panels: &mut [T]) {
         let Windows { channels, rows, columns } = self.windows;
-        let per_channel = columns.window * rows.stride * self.spread_size();
-        let places: Vec<usize> = (0..rows.window)
-            .flat_map(|row| (0..columns.window).map(move |column| (row, column)))
-            .map(|(row, column)| self.place(row, column))
-            .collect();
-        let (n, moves) = (self.n(), self.moves());
+        let (n, moves, places) = (self.windows.n(), self.moves(), self.places());
+        let per_channel = moves.len() * self.spread_size();
         // Four channels at once, so that the rows of the matrix that are interleaved are there together.
-        let mut spread = vec![zero_point; 4 * per_channel];
-        let [mut first_two, mut last_two] = [(); 2].map(|()| vec![[zero_point; 2]; n]);
-        let mut interleaved = vec![zero_point; 4 * n];
-        let nothing = vec![zero_point; n];
+        let mut spread = vec![padding; 4 * per_channel];
+        let mut interleaving = Interleaving::new(n, padding);
+        let mut interleaved = vec![[padding; 4]; n];
+        let nothing = vec![padding; n];
         for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
             let pictures = four.chunks_exact(rows.input * columns.input);
             for (channel, spread) in pictures.zip(spread.chunks_exact_mut(per_channel)) {
-                self.spread(channel, zero_point, &moves, spread);
+                self.spread(channel, padding, &moves, spread);
             }
             let first = group * 4;
             let mut of_matrix = spread
@@ -219,36 +250,12 @@ impl PackPatches {
                 .flat_map(|spread| places.iter().map(|place| &spread[*place..*place + n]));
             let mut at = first * places.len() * self.width;
             while let Some(row) = of_matrix.next() {
-                match self.order {
-                    Order::Rows => {
-                        self.deal(row, at, panels);
-                        at += self.width;
-                    }
-                    Order::FourRows => {
-                        let [b, c, d] = [(); 3].map(|()| of_matrix.next().unwrap_or(&nothing));
-                        if cfg!(target_arch = "x86_64") {
-                            interleave(row, b, &mut first_two);
-                            interleave(c, d, &mut last_two);
-                            let twos = interleaved.as_chunks_mut().0.as_chunks_mut().0;
-                            interleave(&first_two, &last_two, twos);
-                        } else {
-                            interleave_four([row, b, c, d], &mut interleaved);
-                        }
-                        self.deal(&interleaved, at, panels);
-                        at += 4 * self.width;
-                    }
-                }
+                let [b, c, d] = [(); 3].map(|()| of_matrix.next().unwrap_or(&nothing));
+                interleaving.interleave([row, b, c, d], &mut interleaved);
+                deal_by(4 * self.width, interleaved.as_flattened(), at, self.panel, panels);
+                at += 4 * self.width;
             }
         }
-    }
-
-    /// Cuts a row, or four that are interleaved, into the pieces that begin at `at` in each panel.
-    fn deal<T: Copy>(&self, row: &[T], at: usize, panels: &mut [T]) {
-        let piece = match self.order {
-            Order::Rows => self.width,
-            Order::FourRows => 4 * self.width,
-        };
-        deal_by(piece, row, at, self.panel, panels);
     }
 }
 
@@ -285,14 +292,33 @@ fn deal<T: Copy, const PIECE: usize>(row: &[T], at: usize, mut panels: ChunksExa
     }
 }
 
-/// ARM has an instruction that does it.
-fn interleave_four<T: Copy>([a, b, c, d]: [&[T]; 4], to: &mut [T]) {
-    for ((((place, a), b), c), d) in to.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-        *place = [*a, *b, *c, *d];
+/// Four rows interleaved. ARM has an instruction that does it; x86-64 has instructions for two only, and of a loop over four the compiler makes one
+/// that goes byte by byte, so it is done two at a time.
+struct Interleaving<T> {
+    /// The first two rows, and the last two.
+    pairs: [Vec<[T; 2]>; 2],
+}
+
+impl<T: Copy> Interleaving<T> {
+    fn new(length: usize, number: T) -> Interleaving<T> {
+        let length = if cfg!(target_arch = "x86_64") { length } else { 0 };
+        Interleaving { pairs: [(); 2].map(|()| vec![[number; 2]; length]) }
+    }
+
+    fn interleave(&mut self, [a, b, c, d]: [&[T]; 4], to: &mut [[T; 4]]) {
+        if cfg!(target_arch = "x86_64") {
+            let [first, last] = &mut self.pairs;
+            interleave(a, b, first);
+            interleave(c, d, last);
+            interleave(first, last, to.as_flattened_mut().as_chunks_mut().0.as_chunks_mut().0);
+        } else {
+            for ((((place, a), b), c), d) in to.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *place = [*a, *b, *c, *d];
+            }
+        }
     }
 }
 
-/// x86-64 has instructions for two only; of a loop over four the compiler makes one that goes byte by byte.
 fn interleave<T: Copy>(a: &[T], b: &[T], to: &mut [[T; 2]]) {
     for ((place, a), b) in to.iter_mut().zip(a).zip(b) {
         *place = [*a, *b];
@@ -383,20 +409,29 @@ mod tests {
             windows in windows(),
             width in proptest::sample::select(vec![1usize, 4, 6, 8, 16, 32]),
             interleaved: bool,
+            four_channels: bool,
             zero_point: i8,
             seed: u8,
         ) {
-            let Windows { channels, rows, columns } = windows;
+            let channels = if four_channels { 4 * windows.channels } else { windows.channels };
+            let windows = Windows { channels, ..windows };
+            let Windows { rows, columns, .. } = windows;
             let picture: Vec<i8> =
                 (0..channels * rows.input * columns.input).map(|index| (index * 37 + usize::from(seed)) as u8 as i8).collect();
-            let (k, n) = (channels * rows.window * columns.window, rows.output * columns.output);
+            let (k, n) = (windows.k(), windows.n());
             let format = format(width, interleaved);
-            let matrix = Tensor::from_shape(&[k, n], &naive(&picture, &windows, zero_point)).unwrap();
+            let matrix = naive(&picture, &windows, zero_point);
+            let mut in_order: Vec<usize> = (0..k).collect();
+            if interleaved && four_channels {
+                in_order = windows.by_four_channels(&in_order).unwrap();
+            }
+            let matrix = in_order.into_iter().flat_map(|row| &matrix[row * n..][..n]).copied().collect::<Vec<i8>>();
+            let matrix = Tensor::from_shape(&[k, n], &matrix).unwrap();
             let expected = format.prepare_one(&matrix, 0, 1).unwrap();
             let expected = expected.downcast_ref::<EagerPackedInput>().unwrap();
 
             let fact = DatumType::I8.fact([1, 1]).with_exotic_fact(PackedExoticFact { format, mn: n.to_dim(), k });
-            let operator = PackPatches::new(windows, zero_point, &fact).unwrap();
+            let operator = PackPatches::new(windows, zero_point, &fact, four_channels).unwrap();
             let picture = Tensor::from_shape(&[1, channels, rows.input, columns.input], &picture).unwrap();
             let packed = operator.eval_out_of_plan(tvec!(picture.into_tvalue())).unwrap().unwrap().remove(0);
             let packed = packed.try_storage_as::<PackedMatrixStorage>().unwrap();

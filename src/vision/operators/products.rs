@@ -52,6 +52,11 @@ impl Products {
         &*self.kernel.packings()[self.packing].1
     }
 
+    /// Whether the kernel has a dot product of four numbers, and wants four rows interleaved.
+    pub fn interleaves_four(&self) -> bool {
+        self.format().downcast_ref::<PackedI8K4>().is_some()
+    }
+
     /// How the weights have to be laid out.
     pub fn format_of_weights(&self) -> &dyn MMMInputFormat {
         &*self.kernel.packings()[self.packing].0

@@ -34,8 +34,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let Some(windows) = Windows::new(&convolution.pool_spec, input).filter(|_| known) else { return Ok(None) };
     let Some(constants) = Constants::of(model, &node.inputs, convolution.output_channels())? else { return Ok(None) };
     let Constants { weights, bias, zero_point, scale, output_zero_point } = constants;
-    let k = windows.channels * windows.rows.window * windows.columns.window;
-    let n = windows.rows.output * windows.columns.output;
+    let (k, n) = (windows.k(), windows.n());
     let Some(products) = Products::new(DatumType::I32, 1, [bias.len(), k, n]) else { return Ok(None) };
     // What the kernels multiply is signed.
     let zero_point = zero_point - 128;
@@ -45,10 +44,13 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
         bias.wrapping_sub(zero_point.wrapping_mul(sum))
     };
     let bias: Vec<i32> = bias.iter().zip(weights.chunks_exact(k)).map(correct).collect();
+    // Sums of integers are the same in any order.
+    let by_four_channels = if products.interleaves_four() { windows.by_four_channels(weights) } else { None };
     let product = Product {
         windows,
         zero_point: zero_point as i8,
-        weights: products.weights([weights])?,
+        weights: products.weights([by_four_channels.as_deref().unwrap_or(weights)])?,
+        four_channels: by_four_channels.is_some(),
         constants: vec![
             ("bias", Tensor::from_shape(&[bias.len()], &bias)?),
             ("zero_point", Tensor::from(output_zero_point)),

@@ -48,6 +48,29 @@ impl Windows {
         (windows.rows.output > 0 && windows.columns.output > 0).then_some(windows)
     }
 
+    /// Numbers of a window in all channels: rows of the matrix of patches.
+    pub fn k(&self) -> usize {
+        self.channels * self.rows.window * self.columns.window
+    }
+
+    /// How many windows there are: columns of the matrix of patches.
+    pub fn n(&self) -> usize {
+        self.rows.output * self.columns.output
+    }
+
+    /// Weights, for each output one for each channel and place in the window, in another order: for each group of four channels, place and channel of the
+    /// group. None if the channels are no groups of four.
+    pub fn by_four_channels<T: Copy>(&self, weights: &[T]) -> Option<Vec<T>> {
+        let window = self.rows.window * self.columns.window;
+        let mut ordered = Vec::with_capacity(weights.len() / 4);
+        for group in weights.chunks_exact(4 * window) {
+            let (two, others) = group.split_at(2 * window);
+            let ((a, b), (c, d)) = (two.split_at(window), others.split_at(window));
+            ordered.extend(a.iter().zip(b).zip(c.iter().zip(d)).map(|((a, b), (c, d))| [*a, *b, *c, *d]));
+        }
+        self.channels.is_multiple_of(4).then(|| ordered.into_flattened())
+    }
+
     /// Whether none lies in the padding alone.
     pub fn all_reach_the_picture(&self) -> bool {
         let reach = |axis: Axis| !axis.window_of(0).is_empty() && !axis.window_of(axis.output - 1).is_empty();
