@@ -220,8 +220,12 @@ impl Embedder {
             ChannelOrder::Rgb => [0, 1, 2],
             ChannelOrder::Bgr => [2, 1, 0],
         };
-        let plane = |channel: usize| face.pixels().map(move |pixel| (f32::from(pixel[channel]) - mean) * scale);
-        channels.into_iter().flat_map(plane).collect()
+        let (pixels, _) = face.as_raw().as_chunks::<3>();
+        let mut planes = Vec::with_capacity(3 * pixels.len());
+        for channel in channels {
+            planes.extend(pixels.iter().map(|pixel| (f32::from(pixel[channel]) - mean) * scale));
+        }
+        planes
     }
 
     fn project(&self, features: &[f32]) -> Result<Vec<f32>, String> {
