@@ -14,6 +14,7 @@
 //! | [`maxpool`] | the greatest number of each window |
 //! | [`lookup`] | what stands between two quantized convolutions, byte by byte |
 //! | [`prelu`] | rectifiers with a slope below zero |
+//! | [`residual`] | the end of a residual block in integers |
 //! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
 //! | [`convolution`] | other small convolutions in floating point |
 //! | [`quantized`] | quantized convolutions |
@@ -26,6 +27,7 @@ mod prelu;
 mod products;
 mod quantize;
 mod quantized;
+mod residual;
 mod window;
 #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code))]
 mod winograd;
@@ -51,6 +53,7 @@ pub(super) fn rewrite(model: &mut TypedModel) -> TractResult<()> {
     rewrite_by(convolution::in_place_of, model)?;
     rewrite_by(quantized::in_place_of, model)?;
     rewrite_by(lookup::in_place_of, model)?;
+    rewrite_by(residual::in_place_of, model)?;
     rewrite_by(prelu::in_place_of, model)
 }
 

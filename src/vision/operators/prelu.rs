@@ -34,11 +34,6 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
 
 /// What is rectified, and by which slopes, where the node is the last of one of the two forms.
 pub(super) fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, OutletId)> {
-    let both_ways = |[a, b]: [OutletId; 2]| [(a, b), (b, a)].into_iter();
-    let limited = |outlet: OutletId, limit: &str| {
-        both_ways(inputs(&model.nodes[outlet.node], limit)?)
-            .find_map(|(source, zero)| (constant(model, zero)? == [0.0]).then_some(source))
-    };
     if let Some(inputs_of_max) = inputs(node, "Max") {
         return both_ways(inputs_of_max).find_map(|(source, scaled)| {
             let scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
@@ -48,14 +43,24 @@ pub(super) fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletI
         });
     }
     both_ways(inputs(node, "Add")?).find_map(|(above, scaled)| {
-        let source = limited(above, "Max")?;
+        let source = limited(model, above, "Max")?;
         let mut scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
-        scaled.find_map(|(below, slopes)| (limited(below, "Min")? == source).then_some((source, slopes)))
+        scaled.find_map(|(below, slopes)| (limited(model, below, "Min")? == source).then_some((source, slopes)))
     })
 }
 
+/// What the outlet is the greatest ("Max") or least ("Min") of, beside zero.
+pub(super) fn limited(model: &TypedModel, outlet: OutletId, limit: &str) -> Option<OutletId> {
+    both_ways(inputs(&model.nodes[outlet.node], limit)?)
+        .find_map(|(source, zero)| (constant(model, zero)? == [0.0]).then_some(source))
+}
+
+pub(super) fn both_ways([a, b]: [OutletId; 2]) -> impl Iterator<Item = (OutletId, OutletId)> {
+    [(a, b), (b, a)].into_iter()
+}
+
 /// The two inputs of an operation of that name.
-fn inputs(node: &TypedNode, name: &str) -> Option<[OutletId; 2]> {
+pub(super) fn inputs(node: &TypedNode, name: &str) -> Option<[OutletId; 2]> {
     node.op_as::<TypedBinOp>().filter(|operation| operation.0.name() == name && operation.1.is_none())?;
     node.inputs[..].try_into().ok()
 }
