@@ -70,7 +70,7 @@ pub(super) struct Product {
     pub windows: Windows,
     pub zero_point: i8,
     pub weights: Tensor,
-    /// Whether the weights are [by four channels](Windows::by_four_channels).
+    /// Whether the weights are [by four channels](super::patches::by_four_channels), filled up by 0.
     pub four_channels: bool,
     /// What the steps refer to, from input 2 on, with names for the graph.
     pub constants: Vec<(&'static str, Tensor)>,
@@ -88,11 +88,13 @@ impl Product {
         products: Products,
     ) -> TractResult<Option<OutletId>> {
         let Windows { rows, columns, .. } = self.windows;
-        let (k, n) = (self.windows.k(), self.windows.n());
+        let (k, n) = (products.k(), self.windows.n());
         let format = dyn_clone::clone_box(products.format());
         let packed = PackedExoticFact { format, mn: n.to_dim(), k };
         let packed = self.weights.datum_type().fact([1]).with_exotic_fact(packed);
-        let Some(patches) = PackPatches::new(self.windows, self.zero_point, &packed, self.four_channels) else { return Ok(None) };
+        let Some(patches) = PackPatches::new(self.windows, self.zero_point, &packed, self.four_channels) else {
+            return Ok(None);
+        };
         let mut wires = vec![patch.wire_node(format!("{}.patches", node.name), patches, &[input])?[0]];
         for (name, constant) in [("weights", self.weights)].into_iter().chain(self.constants) {
             wires.push(patch.add_const(format!("{}.{name}_constant", node.name), constant)?);

@@ -9,8 +9,8 @@
 //! 2. These pieces are cut into the panels that the kernel reads: `r` columns at a time, either row after row or, for kernels with a dot product of four
 //!    numbers, four rows interleaved.
 //!
-//! Where the rows may stand in any order (as long as those of the weights do too), the four that are interleaved are those of the same place in four channels: then the
-//! channels are interleaved before they are spread, once and not anew for each place.
+//! Where the rows may stand in any order (as long as those of the weights do too), the four that are interleaved are those of the same place in four channels, one of each
+//! quarter of them ([`by_four_channels`]): then the channels are interleaved before they are spread, once and not anew for each place.
 
 use std::slice::ChunksExactMut;
 
@@ -59,7 +59,7 @@ enum Order {
     Rows,
     /// Column 0 of rows 0 to 3, column 1 of rows 0 to 3, ..., column 0 of rows 4 to 7, ...
     FourRows,
-    /// The same of rows in another order ([`Windows::by_four_channels`]).
+    /// The same of rows in another order ([`by_four_channels`]).
     FourChannels,
 }
 
@@ -69,6 +69,8 @@ pub(super) struct PackPatches {
     windows: Windows,
     /// The padding; in floating point it is 0.
     zero_point: i8,
+    /// Rows of the matrix.
+    k: usize,
     format: Box<dyn MMMInputFormat>,
     order: Order,
     /// Columns of a panel.
@@ -96,7 +98,7 @@ impl PackPatches {
     /// None if the convolution is not of the form that this operator knows. `four_channels` is for kernels that want four rows interleaved.
     pub fn new(windows: Windows, zero_point: i8, output: &TypedFact, four_channels: bool) -> Option<PackPatches> {
         let packed = output.exotic_fact.as_ref()?.downcast_ref::<PackedExoticFact>()?;
-        let k = windows.k();
+        let k = if four_channels { windows.k_by_four_channels() } else { windows.k() };
         let format = packed.format.clone();
         let (order, panel, alignment) = if let Some(format) = format.downcast_ref::<PackedFormat>() {
             (Order::Rows, format.single_panel_len(k), format.alignment())
@@ -109,6 +111,7 @@ impl PackPatches {
         (packed.k == k).then(|| PackPatches {
             windows,
             zero_point,
+            k,
             order,
             width: format.r(),
             format,
@@ -146,16 +149,11 @@ impl PackPatches {
             Order::Rows => self.pack(picture, zero_point, self.panel, numbers),
             Order::FourRows => self.pack_four_rows(picture, zero_point, numbers),
             Order::FourChannels => {
-                let size = rows.input * columns.input;
-                let mut fours = vec![[zero_point; 4]; picture.len() / 4];
-                let mut interleaving = Interleaving::new(size, zero_point);
-                for (four, channels) in fours.chunks_exact_mut(size).zip(picture.chunks_exact(4 * size)) {
-                    interleaving.interleave(std::array::from_fn(|index| &channels[index * size..][..size]), four);
-                }
-                self.pack(&fours, [zero_point; 4], self.panel / 4, numbers.as_chunks_mut().0);
+                let fours = by_four_channels(picture, channels, zero_point);
+                self.pack(fours.as_chunks().0, [zero_point; 4], self.panel / 4, numbers.as_chunks_mut().0);
             }
         }
-        let packed = packed(self.format.clone(), [n, self.windows.k()], panels, self.panel)?;
+        let packed = packed(self.format.clone(), [n, self.k], panels, self.panel)?;
         let storage = PackedMatrixStorage::new_batched(batch, tvec!(packed));
         Ok(tvec!(storage.into_tensor(T::datum_type()).into_tvalue()))
     }
@@ -235,8 +233,6 @@ impl PackPatches {
         let per_channel = moves.len() * self.spread_size();
         // Four channels at once, so that the rows of the matrix that are interleaved are there together.
         let mut spread = vec![padding; 4 * per_channel];
-        let mut interleaving = Interleaving::new(n, padding);
-        let mut interleaved = vec![[padding; 4]; n];
         let nothing = vec![padding; n];
         for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
             let pictures = four.chunks_exact(rows.input * columns.input);
@@ -251,8 +247,7 @@ impl PackPatches {
             let mut at = first * places.len() * self.width;
             while let Some(row) = of_matrix.next() {
                 let [b, c, d] = [(); 3].map(|()| of_matrix.next().unwrap_or(&nothing));
-                interleaving.interleave([row, b, c, d], &mut interleaved);
-                deal_by(4 * self.width, interleaved.as_flattened(), at, self.panel, panels);
+                deal_by(4 * self.width, &interleave_four([row, b, c, d]), at, self.panel, panels);
                 at += 4 * self.width;
             }
         }
@@ -292,37 +287,39 @@ fn deal<T: Copy, const PIECE: usize>(row: &[T], at: usize, mut panels: ChunksExa
     }
 }
 
-/// Four rows interleaved. ARM has an instruction that does it; x86-64 has instructions for two only, and of a loop over four the compiler makes one
-/// that goes byte by byte, so it is done two at a time.
-struct Interleaving<T> {
-    /// The first two rows, and the last two.
-    pairs: [Vec<[T; 2]>; 2],
+/// Numbers of so many channels (pictures, or an output's weights) in another order: the first ones of the four quarters of the channels, the second ones, ... What
+/// channels are missing to four quarters of the same size is filled up.
+pub(super) fn by_four_channels<T: Copy>(numbers: &[T], channels: usize, filling: T) -> Vec<T> {
+    let quarter = numbers.len() / channels * channels.div_ceil(4);
+    let mut filled = Vec::new();
+    let numbers = if channels.is_multiple_of(4) {
+        numbers
+    } else {
+        filled.extend_from_slice(numbers);
+        filled.resize(4 * quarter, filling);
+        &filled
+    };
+    interleave_four(std::array::from_fn(|index| &numbers[index * quarter..][..quarter]))
 }
 
-impl<T: Copy> Interleaving<T> {
-    fn new(length: usize, number: T) -> Interleaving<T> {
-        let length = if cfg!(target_arch = "x86_64") { length } else { 0 };
-        Interleaving { pairs: [(); 2].map(|()| vec![[number; 2]; length]) }
-    }
-
-    fn interleave(&mut self, [a, b, c, d]: [&[T]; 4], to: &mut [[T; 4]]) {
-        if cfg!(target_arch = "x86_64") {
-            let [first, last] = &mut self.pairs;
-            interleave(a, b, first);
-            interleave(c, d, last);
-            interleave(first, last, to.as_flattened_mut().as_chunks_mut().0.as_chunks_mut().0);
-        } else {
-            for ((((place, a), b), c), d) in to.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                *place = [*a, *b, *c, *d];
-            }
-        }
+/// The first numbers of four rows, the second ones, ...
+fn interleave_four<T: Copy>([a, b, c, d]: [&[T]; 4]) -> Vec<T> {
+    if cfg!(target_arch = "x86_64") {
+        // It has instructions for two only; of a loop over four the compiler makes one that goes byte by byte.
+        interleave(&interleave(a, b), &interleave(c, d)).into_flattened().into_flattened()
+    } else {
+        // ARM has an instruction for it.
+        a.iter()
+            .zip(b)
+            .zip(c.iter().zip(d))
+            .map(|((a, b), (c, d))| [*a, *b, *c, *d])
+            .collect::<Vec<_>>()
+            .into_flattened()
     }
 }
 
-fn interleave<T: Copy>(a: &[T], b: &[T], to: &mut [[T; 2]]) {
-    for ((place, a), b) in to.iter_mut().zip(a).zip(b) {
-        *place = [*a, *b];
-    }
+fn interleave<T: Copy>(a: &[T], b: &[T]) -> Vec<[T; 2]> {
+    a.iter().zip(b).map(|(a, b)| [*a, *b]).collect()
 }
 
 /// Every `stride`th number of a row.
@@ -413,19 +410,21 @@ mod tests {
             zero_point: i8,
             seed: u8,
         ) {
-            let channels = if four_channels { 4 * windows.channels } else { windows.channels };
-            let windows = Windows { channels, ..windows };
-            let Windows { rows, columns, .. } = windows;
+            let Windows { channels, rows, columns } = windows;
             let picture: Vec<i8> =
                 (0..channels * rows.input * columns.input).map(|index| (index * 37 + usize::from(seed)) as u8 as i8).collect();
             let (k, n) = (windows.k(), windows.n());
             let format = format(width, interleaved);
             let matrix = naive(&picture, &windows, zero_point);
             let mut in_order: Vec<usize> = (0..k).collect();
-            if interleaved && four_channels {
-                in_order = windows.by_four_channels(&in_order).unwrap();
+            let four_channels = four_channels && interleaved;
+            if four_channels {
+                in_order = by_four_channels(&in_order, channels, usize::MAX);
             }
-            let matrix = in_order.into_iter().flat_map(|row| &matrix[row * n..][..n]).copied().collect::<Vec<i8>>();
+            let of_no_channel = vec![zero_point; n];
+            let row = |row: &usize| matrix.get(row.saturating_mul(n)..).map_or(&of_no_channel[..], |rest| &rest[..n]).to_vec();
+            let matrix: Vec<i8> = in_order.iter().flat_map(row).collect();
+            let k = in_order.len();
             let matrix = Tensor::from_shape(&[k, n], &matrix).unwrap();
             let expected = format.prepare_one(&matrix, 0, 1).unwrap();
             let expected = expected.downcast_ref::<EagerPackedInput>().unwrap();

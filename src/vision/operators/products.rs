@@ -21,6 +21,7 @@ use tract_onnx::{
 
 /// On a PC whose processor has AVX-512 but adds up 512 bits no faster than twice 256 (AMD's Zen 4) the library takes the first kernel. It loads nine times for eight
 /// multiplications, though, the second 17 times for 16 of twice the width; so that one is faster there too: it takes 3/4 of the time for the embedder (docs/performance.md).
+/// With as many columns as fill more than half of it, too: two of the first would calculate as many.
 const WIDER: (&str, &str) = ("avx512vnni_mmm_i32_8x8", "avx512vnni_mmm_i32_16x16");
 
 /// So many products of an m × k matrix of weights and a k × n one, with the kernel that the library chooses for them.
@@ -41,7 +42,7 @@ impl Products {
         let library = MmmDispatch::native();
         let (kernel, packing, _) = library.pick(&query)?;
         let wider =
-            |(wide, ..): &Suitable| [(kernel.name(), wide.name())] == [WIDER] && m >= wide.mr() && n >= wide.nr();
+            |(wide, ..): &Suitable| [(kernel.name(), wide.name())] == [WIDER] && m >= wide.mr() && 2 * n > wide.nr();
         let wider = library.suitable(&query).into_iter().find(wider).map(|(kernel, packing, _)| (kernel, packing));
         let (kernel, packing) = wider.unwrap_or((kernel, packing));
         Some(Products { count, m, k, n, kernel, packing })
@@ -55,6 +56,15 @@ impl Products {
     /// Whether the kernel has a dot product of four numbers, and wants four rows interleaved.
     pub fn interleaves_four(&self) -> bool {
         self.format().downcast_ref::<PackedI8K4>().is_some()
+    }
+
+    /// The same for matrices of k rows.
+    pub fn with_k(self, k: usize) -> Products {
+        Products { k, ..self }
+    }
+
+    pub fn k(&self) -> usize {
+        self.k
     }
 
     /// How the weights have to be laid out.

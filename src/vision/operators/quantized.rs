@@ -4,6 +4,8 @@
 //! each, which its optimiser then folds into the product again, one by one. That took two thirds of the instructions of loading in integer
 //! arithmetic. Where scales and zero points are constants and the weights' zero point is 0, what comes out is known beforehand.
 
+use std::borrow::Cow;
+
 use tract_onnx::{
     prelude::{DatumType, OutletId, Tensor, TractResult, TypedModel, TypedModelPatch},
     tract_core::{
@@ -19,6 +21,7 @@ use tract_onnx::{
 
 use super::{
     convolution::Product,
+    patches::by_four_channels,
     products::{Products, add_to_rows},
     window::Windows,
 };
@@ -44,13 +47,23 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
         bias.wrapping_sub(zero_point.wrapping_mul(sum))
     };
     let bias: Vec<i32> = bias.iter().zip(weights.chunks_exact(k)).map(correct).collect();
-    // Sums of integers are the same in any order.
-    let by_four_channels = if products.interleaves_four() { windows.by_four_channels(weights) } else { None };
+    // Sums of integers are the same in any order. Filling up three channels to four costs a third more multiplications, and is still faster.
+    let four_channels = products.interleaves_four() && windows.channels > 2;
+    let (products, weights) = if four_channels {
+        let k_by_four_channels = windows.k_by_four_channels();
+        let mut ordered = Vec::with_capacity(bias.len() * k_by_four_channels);
+        for weights in weights.chunks_exact(k) {
+            ordered.extend_from_slice(&by_four_channels(weights, windows.channels, 0));
+        }
+        (products.with_k(k_by_four_channels), Cow::Owned(ordered))
+    } else {
+        (products, Cow::Borrowed(weights))
+    };
     let product = Product {
         windows,
         zero_point: zero_point as i8,
-        weights: products.weights([by_four_channels.as_deref().unwrap_or(weights)])?,
-        four_channels: by_four_channels.is_some(),
+        weights: products.weights([&*weights])?,
+        four_channels,
         constants: vec![
             ("bias", Tensor::from_shape(&[bias.len()], &bias)?),
             ("zero_point", Tensor::from(output_zero_point)),

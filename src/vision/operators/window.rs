@@ -58,17 +58,9 @@ impl Windows {
         self.rows.output * self.columns.output
     }
 
-    /// Weights, for each output one for each channel and place in the window, in another order: for each group of four channels, place and channel of the
-    /// group. None if the channels are no groups of four.
-    pub fn by_four_channels<T: Copy>(&self, weights: &[T]) -> Option<Vec<T>> {
-        let window = self.rows.window * self.columns.window;
-        let mut ordered = Vec::with_capacity(weights.len() / 4);
-        for group in weights.chunks_exact(4 * window) {
-            let (two, others) = group.split_at(2 * window);
-            let ((a, b), (c, d)) = (two.split_at(window), others.split_at(window));
-            ordered.extend(a.iter().zip(b).zip(c.iter().zip(d)).map(|((a, b), (c, d))| [*a, *b, *c, *d]));
-        }
-        self.channels.is_multiple_of(4).then(|| ordered.into_flattened())
+    /// The same with the channels filled up to four quarters of the same size.
+    pub fn k_by_four_channels(&self) -> usize {
+        self.channels.next_multiple_of(4) * self.rows.window * self.columns.window
     }
 
     /// Whether none lies in the padding alone.
