@@ -182,16 +182,13 @@ fn dequantize<T: Copy>(
     zero_and_scale: impl Fn(usize) -> (i32, f32),
 ) -> Option<Vec<u8>> {
     let per_output = weights.len().checked_div(outputs).filter(|per| *per > 0 && per * outputs == weights.len())?;
-    let mut floats = vec![0; size_of::<f32>() * weights.len()];
-    let places = floats.as_chunks_mut().0.chunks_exact_mut(per_output);
+    let mut floats = Vec::with_capacity(weights.len());
     // One loop for each output, with nothing but its numbers in it.
-    for (output, (places, weights)) in places.zip(weights.chunks_exact(per_output)).enumerate() {
+    for (output, weights) in weights.chunks_exact(per_output).enumerate() {
         let (zero, scale) = zero_and_scale(output);
-        for (place, weight) in places.iter_mut().zip(weights) {
-            *place = (number(*weight).wrapping_sub(zero) as f32 * scale).to_le_bytes();
-        }
+        floats.extend(weights.iter().map(|weight| (number(*weight).wrapping_sub(zero) as f32 * scale).to_le_bytes()));
     }
-    Some(floats)
+    Some(floats.into_flattened())
 }
 
 fn float_tensor(name: &str, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {

@@ -40,11 +40,13 @@ impl Products {
         let query = Query::plain(sums, Some(m), Some(k), Some(n));
         let query = Query { allow_extractor: false, ..query };
         let library = MmmDispatch::native();
-        let (kernel, packing, _) = library.pick(&query)?;
-        let wider =
-            |(wide, ..): &Suitable| [(kernel.name(), wide.name())] == [WIDER] && m >= wide.mr() && 2 * n > wide.nr();
-        let wider = library.suitable(&query).into_iter().find(wider).map(|(kernel, packing, _)| (kernel, packing));
-        let (kernel, packing) = wider.unwrap_or((kernel, packing));
+        let (mut kernel, mut packing, _) = library.pick(&query)?;
+        if kernel.name() == WIDER.0 {
+            let wider = |(wide, ..): &Suitable| wide.name() == WIDER.1 && m >= wide.mr() && 2 * n > wide.nr();
+            if let Some((wide, of_wide, _)) = library.suitable(&query).into_iter().find(wider) {
+                (kernel, packing) = (wide, of_wide);
+            }
+        }
         Some(Products { count, m, k, n, kernel, packing })
     }
 
