@@ -98,12 +98,7 @@ fn parse(model: &ModelProto) -> TractResult<InferenceModel> {
 
 fn optimise(model: InferenceModel, shape: [usize; 4]) -> TractResult<TypedModel> {
     let mut model = model.with_input_fact(0, InferenceFact::dt_shape(DatumType::F32, shape))?.into_typed()?;
-    // What is found before the library simplifies is no work for it; convolutions are known only once it has folded constants.
-    operators::rewrite(&mut model)?;
-    let mut model = model.into_decluttered()?;
-    operators::rewrite(&mut model)?;
-    model.optimize()?;
-    operators::replace(&mut model)?;
+    operators::optimise(&mut model)?;
     Ok(model)
 }
 
