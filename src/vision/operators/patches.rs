@@ -187,7 +187,7 @@ impl PackPatches {
                     .copy_from_slice(&source[first.min(source.len())..][..length]);
                 // Each row's end has come into the next one's beginning, or the other way round.
                 for column in (0..left).chain(left + inside..width) {
-                    picture.iter_mut().skip(column).step_by(width).for_each(|place| *place = zero_point);
+                    picture.chunks_exact_mut(width).for_each(|line| line[column] = zero_point);
                 }
                 continue;
             }
