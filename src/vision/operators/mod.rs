@@ -118,3 +118,15 @@ fn rewrite_by(
 pub(super) fn clean_registers() {
     std::hint::black_box(memchr::memchr(1, std::hint::black_box(&[0; 64])));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_folds_constants_first_and_has_one_pass_that_simplifies() {
+        let passes: Vec<String> = Optimizer::codegen().passes.iter().map(|pass| format!("{pass:?}")).collect();
+        assert!(passes[0].starts_with("PropConst"), "{passes:?}");
+        assert_eq!(passes.iter().filter(|pass| *pass == "declutter").count(), 1, "{passes:?}");
+    }
+}
