@@ -122,6 +122,32 @@ pub(super) fn clean_registers() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tract_onnx::{
+        prelude::{DatumType, DatumTypeExt, IntoRunnable, IntoTValue, SpecialOps, Tensor, tvec},
+        tract_core::ops::math,
+    };
+
+    #[test]
+    fn a_net_that_transposes_gives_what_it_gives_as_it_stands() {
+        let shape = [1, 3, 4, 5];
+        let numbers: Vec<f32> = (0u8..60).map(|number| f32::from(number) - 30.0).collect();
+        let mut model = TypedModel::default();
+        let mut wire = tvec!(model.add_source("input", DatumType::F32.fact(shape)).unwrap());
+        wire = model.wire_node("channels_last", AxisOp::Move(1, 3), &wire).unwrap();
+        let zero = model.add_const("zero", Tensor::zero::<f32>(&[1, 1, 1, 1]).unwrap()).unwrap();
+        wire = model.wire_node("rectified", math::max(), &[wire[0], zero]).unwrap();
+        wire = model.wire_node("columns_first", AxisOp::Move(2, 1), &wire).unwrap();
+        model.select_output_outlets(&wire).unwrap();
+        let run = |model: TypedModel| {
+            let input = Tensor::from_shape(&shape, &numbers).unwrap().into_tvalue();
+            let output = model.into_runnable().unwrap().run(tvec!(input)).unwrap();
+            (output[0].shape().to_vec(), output[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec())
+        };
+        let as_it_stands = run(model.clone());
+        assert_eq!(as_it_stands.0, [1, 5, 4, 3]);
+        optimise(&mut model).unwrap();
+        assert_eq!(run(model), as_it_stands);
+    }
 
     #[test]
     fn the_library_folds_constants_first_and_has_one_pass_that_simplifies() {
