@@ -175,7 +175,7 @@ mod tests {
             let output = model.wire_node("convolution", convolution, &[input, kernel, bias_wire]).unwrap();
             model.select_output_outlets(&output).unwrap();
             crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
-            let n = rows.output * columns.output;
+            let n = windows.n();
             let written = n > 1 && rows.window * columns.window > 1;
             prop_assert_eq!(model.nodes.iter().any(|node| node.name == "convolution.product"), written);
             let plan = model.into_optimized().unwrap().into_runnable().unwrap();

@@ -46,7 +46,7 @@ impl MaxPool {
             bail!("{} numbers where {self:?} was planned", pictures.len());
         }
         let mut plain = output.try_as_plain_ram_mut()?;
-        let outputs = plain.as_slice_mut::<T>()?.chunks_exact_mut(rows.output * columns.output);
+        let outputs = plain.as_slice_mut::<T>()?.chunks_exact_mut(self.windows.n());
         let mut pooling = Pooling::new(self.windows, least);
         for (picture, output) in pictures.chunks_exact(rows.input * columns.input).zip(outputs) {
             pooling.pool(picture, output);

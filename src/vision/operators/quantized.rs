@@ -165,7 +165,7 @@ mod tests {
             seed: u8,
         ) {
             let Windows { channels, rows, columns } = windows;
-            let k = channels * rows.window * columns.window;
+            let k = windows.k();
             let byte = |index: usize, step: usize| (index * step + usize::from(seed)) as u8;
             let shape = [1, channels, rows.input, columns.input];
             let picture: Vec<u8> = (0..shape.iter().product()).map(|index| byte(index, 37)).collect();
