@@ -100,7 +100,7 @@ pub enum Command {
     ///
     /// The password is read from the terminal, twice and without showing it, or from the standard input if that is no terminal.
     Password {
-        /// Make a random token for programs instead, and print it with the hash for http.tokens.
+        /// Make a random token for programs instead, and print it with what goes into http.tokens.
         #[arg(long)]
         token: bool,
     },

@@ -169,11 +169,15 @@ impl Findings {
                 "this is no hash; give what `facelatch password` prints, never the password itself",
             );
         }
-        if http.tokens.iter().any(|token| token.len() != 64 || !token.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-            self.add(
-                "http.tokens",
-                "each must be a SHA-256 hash in hex; give what `facelatch password --token` prints",
-            );
+        for (i, token) in http.tokens.iter().enumerate() {
+            if token.hash.len() != 64 || !token.hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                let remedy = "give what `facelatch password --token` prints";
+                self.add(format!("http.tokens.{i}"), format!("no SHA-256 hash in hex; {remedy}"));
+            }
+            if token.may.as_ref().is_some_and(Vec::is_empty) {
+                let scopes = "give some of \"metrics\", \"look\", \"enrol\", \"open\"";
+                self.add(format!("http.tokens.{i}"), format!("may = [] allows nothing; {scopes}"));
+            }
         }
         if !http.tokens.is_empty() && http.password.is_empty() {
             self.add(

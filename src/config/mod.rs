@@ -3,6 +3,7 @@
 mod check;
 mod defaults;
 pub mod secret;
+pub mod token;
 pub mod units;
 
 use std::{
@@ -20,6 +21,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use self::token::Token;
 use crate::gallery::TemplateFusion;
 
 /// Everything a person may set. Every key has a default, so an empty file is a valid configuration of the default paths.
@@ -298,8 +300,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// What `facelatch password` printed (argon2, PHC string), or `${credential:NAME}`. Empty: whoever reaches the port may do everything.
     pub password: String,
-    /// SHA-256 hashes (hex) of bearer tokens for programs, as `facelatch password --token` prints them.
-    pub tokens: Vec<String>,
+    /// Bearer tokens of programs, as `facelatch password --token` prints them.
+    pub tokens: Vec<Token>,
     /// PEM files; both or none.
     pub certificate: PathBuf,
     pub key: PathBuf,

@@ -113,7 +113,11 @@ fn a_page_that_everybody_could_reach_is_refused() {
         ("listen = \"door:8420\"", "http.listen"),
         ("proxied = true", ":4: http.proxied"),
         ("password = \"correct horse\"", "never the password itself"),
-        ("tokens = [\"secret\"]", "a SHA-256 hash in hex"),
+        ("tokens = [\"secret\"]", "no SHA-256 hash in hex"),
+        ("tokens = [{ token = \"secret\", may = [] }]", ":4: http.tokens.0: may = [] allows nothing"),
+        ("tokens = [{ token = \"\", may = [\"opne\"] }]", "did you mean `open`"),
+        ("tokens = [{ may = [\"open\"] }]", "missing field `token`"),
+        ("tokens = [7]", "a token such as { token = "),
         ("certificate = \"a.pem\"", "certificate and key belong together"),
         ("fps = 0", "http.fps: 0 is out of range"),
     ] {
@@ -173,6 +177,22 @@ fn a_broker_that_cannot_be_right_is_refused() {
         let message = refusal(&format!("mode = \"attendance\"\n[mqtt]\n{keys}\n"));
         assert!(message.contains(words), "{keys}: {message}");
     }
+}
+
+#[test]
+fn a_token_without_scopes_may_as_before_and_a_new_one_the_least() {
+    let hash = "a".repeat(64);
+    let password = crate::http::auth::hash_of_password("correct horse").unwrap();
+    let text = format!(
+        "mode = \"attendance\"\n[http]\npassword = \"{password}\"\n\
+         tokens = [\"{hash}\", {{ token = \"{hash}\" }}, {{ token = \"{hash}\", may = [\"look\", \"enrol\", \"enroll\"] }}]\n"
+    );
+    let tokens = parse(&text).unwrap().http.tokens;
+    use token::Scope;
+    let may = |token: &Token| [Scope::Metrics, Scope::Look, Scope::Enrol, Scope::Open].map(|scope| token.allows(scope));
+    assert_eq!(may(&tokens[0]), [true; 4]);
+    assert_eq!(may(&tokens[1]), [true, false, false, false]);
+    assert_eq!(may(&tokens[2]), [false, true, true, false]);
 }
 
 #[test]

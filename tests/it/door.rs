@@ -134,7 +134,7 @@ impl Running {
     }
 
     /// `file`: what a reload reads.
-    fn start_with(config: &Config, file: Option<PathBuf>) -> Running {
+    pub fn start_with(config: &Config, file: Option<PathBuf>) -> Running {
         let signals = Signals { configuration: file, ..Signals::default() };
         let (signalled, mut looped) = (signals.clone(), config.clone());
         looped.camera.repeat = true;
@@ -150,7 +150,7 @@ impl Running {
     }
 
     /// Asks for a reload and waits until `done` is true of the daemon's status.
-    fn reload_until(&self, socket: &Path, done: impl Fn(&Status) -> bool) {
+    pub fn reload_until(&self, socket: &Path, done: impl Fn(&Status) -> bool) {
         self.signals.reload.store(true, Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(20);
         loop {
