@@ -12,8 +12,8 @@ Exit codes:
   69  a device, or the running daemon, is not available
   70  an error in this program
   74  a file or the store cannot be read or written
-  77  no permission
-  78  the configuration is wrong
+  77  no permission; the configuration cannot be read
+  78  the configuration is wrong, or others can write it
 
 While the daemon runs, commands ask it over its socket; otherwise they open the store themselves.";
 

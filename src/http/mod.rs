@@ -187,9 +187,6 @@ async fn serve(config: &HttpConfig, tls: Option<TlsAcceptor>, app: axum::Router)
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
     log::info!("page: {scheme}://{}/", config.listen);
-    if tls.is_none() && !config.proxied && !config.listen.ip().is_loopback() {
-        log::warn!("page: without http.certificate the password can be read by others in the network");
-    }
     let places = Places::default();
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
