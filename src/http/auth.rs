@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::SaltString};
+use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -43,8 +43,9 @@ pub fn hash_of_token(token: &str) -> String {
 pub fn hash_of_password(password: &str) -> Result<String, HttpError> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|error| HttpError::Random(error.to_string()))?;
-    let hashed = SaltString::encode_b64(&salt)
-        .and_then(|salt| Argon2::default().hash_password(password.as_bytes(), &salt).map(|hash| hash.to_string()));
+    let hashed = Argon2::default()
+        .hash_password_with_salt(password.as_bytes(), &salt)
+        .map(|hash: PasswordHash| hash.to_string());
     hashed.map_err(|error| HttpError::Random(error.to_string()))
 }
 
