@@ -17,6 +17,8 @@ use std::{
 use facelatch::{
     config::EnrollConfig,
     enroll::{Enroller, FaceReader, Refusal},
+    gallery::TemplateFusion,
+    policy::Limits,
     service::moment,
     store::{EventKind, Store},
     vision::embed::{Embedding, ModelId},
@@ -53,7 +55,8 @@ fn open(dir: &Path) -> (Store, Enroller) {
     let (store, notes) = Store::open(&dir.join("store"), 0).expect("the store opens");
     assert!(notes.is_empty(), "a kill damages nothing: {notes:?}");
     let config = EnrollConfig { folder: dir.join("enroll"), max_spread: 2.0, ..EnrollConfig::default() };
-    let enroller = Enroller::new(config, store.clone(), Arc::new(AnyFace), 0.0).unwrap();
+    let limits = Box::new(|_| Ok(Limits { single: 0.0, shrink: 0.0 }));
+    let enroller = Enroller::new(config, store.clone(), Arc::new(AnyFace), TemplateFusion::Mean, limits).unwrap();
     (store, enroller)
 }
 
