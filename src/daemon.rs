@@ -299,7 +299,7 @@ fn tell_start(services: &Services) {
         rules.window
     );
     let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
-    if people == 0 {
+    if people == 0 && roster.shut_out.is_none() {
         log::warn!("nobody is enrolled: drop pictures into {}", config.enroll.folder.display());
     } else {
         log::info!("{people} people enrolled with {templates} pictures");

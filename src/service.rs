@@ -118,6 +118,11 @@ impl Roster {
         roster
     }
 
+    /// Why a probe is compared with nobody.
+    pub fn nobody(&self) -> String {
+        self.shut_out.as_ref().map_or_else(|| "nobody is enrolled".into(), |shut_out| shut_out.reason.clone())
+    }
+
     /// People in the gallery who are nearer to each other than a match may be far.
     fn confusable(&self) -> Vec<(PersonId, PersonId, f32)> {
         calibrate::confusable(&self.gallery, self.threshold.limits)
@@ -658,7 +663,7 @@ pub fn why_not(rules: &Rules, roster: &Roster, quality: Result<(), Flaw>, matche
     if let Err(flaw) = quality {
         return Some(flaw.to_string());
     }
-    let Some(matched) = matched else { return Some("nobody is enrolled".into()) };
+    let Some(matched) = matched else { return Some(roster.nobody()) };
     let limit = roster.threshold.limits.at(matched.spread);
     let near = matched.distance <= limit;
     if !near {

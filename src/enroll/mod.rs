@@ -178,6 +178,8 @@ pub struct Enroller {
     people: Vec<Person>,
     /// What was found on the pictures that are there, by key.
     readings: HashMap<String, Reading>,
+    /// Readings that were replaced in this round: pictures change places.
+    replaced: Vec<Reading>,
     /// Keys of readings that the store lacks, or has and should not.
     unwritten: HashSet<String>,
     /// Files that were seen once, and when; their stamp must stay.
@@ -219,6 +221,7 @@ impl Enroller {
             examiner,
             config,
             store,
+            replaced: Vec::new(),
             unwritten: HashSet::new(),
             waiting: HashMap::new(),
             told: HashMap::new(),
@@ -262,7 +265,13 @@ impl Enroller {
         let mut changes = Changes::default();
         self.remove_orphans(&scan);
         let due = self.due(&scan.pictures, now, &mut changes);
-        self.read(&due, go_on, &mut changes);
+        let gone = self.gone(&scan);
+        if gone.is_empty() {
+            self.read(&due, go_on, &mut changes);
+        } else {
+            changes.more = self.follow(&due, &gone);
+        }
+        self.replaced.clear();
         let written = self.conclude(&scan, now, &mut changes);
         // A store that stays as it is is said once.
         changes.unwritten = written.as_ref().err().filter(|_| !self.failing).map(StoreError::to_string);
@@ -287,8 +296,7 @@ impl Enroller {
     }
 
     /// The pictures that have to be read now: new or changed and completely written, or read by other rules. Those of people
-    /// enrolled come first: somebody else's face may have taken their place. Where pictures are gone, only those
-    /// that may be the same ones under a new name.
+    /// enrolled come first: another face may have taken their place.
     fn due<'a>(&mut self, found: &'a [Found], now: SystemTime, changes: &mut Changes) -> Vec<&'a Found> {
         let mut due = Vec::new();
         for picture in found.iter().filter(|picture| picture.name.is_ok()) {
@@ -311,14 +319,6 @@ impl Enroller {
         }
         let enrolled: HashSet<&str> = pictures_of(&self.people).map(|picture| picture.path.as_str()).collect();
         due.sort_by_key(|picture| !enrolled.contains(picture.key.as_str()));
-        let present: HashSet<&str> = found.iter().map(|picture| picture.key.as_str()).collect();
-        let gone = enrolled.iter().filter(|path| !present.contains(*path));
-        let sizes: Vec<Option<i64>> = gone.map(|path| size_of(self.readings.get(*path)?)).collect();
-        if !sizes.is_empty() {
-            let all = due.len();
-            due.retain(|picture| sizes.contains(&picture.stamp.numbers().get(1).copied()));
-            changes.more = due.len() < all;
-        }
         due
     }
 
@@ -337,31 +337,52 @@ impl Enroller {
                 changes.more = true;
                 return;
             }
-            self.read_one(picture);
+            self.read_one(picture, true);
             if let Some(line) = self.progress.another() {
                 log::info!("{line}");
             }
         }
     }
 
-    /// Reads a picture; one whose content was found under another name needs no new examination.
-    fn read_one(&mut self, picture: &Found) {
-        let mut reading =
-            Reading { stamp: picture.stamp.numbers(), rules: self.rules, sha256: [0; 32], found: Err(String::new()) };
-        let found = picture::read_file(&picture.path).and_then(|bytes| {
-            reading.sha256 = digest(&bytes);
-            let known = self.readings.values().find(|read| read.sha256 == reading.sha256 && read.rules == self.rules);
-            match known.map(|known| known.found.clone()) {
-                Some(found) => found.map_err(Refusal::Earlier),
-                None => self.examiner.examine(&bytes),
-            }
-        });
+    /// Enrolled pictures that are not in the folder any more: their sizes as far as they are known.
+    fn gone(&self, scan: &scan::Scan) -> Vec<Option<i64>> {
+        let present: HashSet<&str> = scan.pictures.iter().map(|picture| picture.key.as_str()).collect();
+        let gone = pictures_of(&self.people).filter(|picture| !present.contains(picture.path.as_str()));
+        gone.map(|picture| self.readings.get(&picture.path)?.stamp.get(1).copied()).collect()
+    }
+
+    /// Finds those that are gone under a new name, by size and content, and examines nothing else meanwhile; whether
+    /// pictures are left to read.
+    fn follow(&mut self, due: &[&Found], gone: &[Option<i64>]) -> bool {
+        let mut left = false;
+        for picture in due {
+            let size = picture.stamp.numbers().get(1).copied();
+            let candidate = gone.contains(&size) || gone.contains(&None);
+            left |= !(candidate && self.read_one(picture, false));
+        }
+        left
+    }
+
+    /// Reads a picture; one whose content was found under another name needs no new examination. Whether it has a reading now.
+    fn read_one(&mut self, picture: &Found, examine: bool) -> bool {
+        let mut sha256 = [0; 32];
+        let bytes = picture::read_file(&picture.path).inspect(|bytes| sha256 = digest(bytes));
+        let mut all = self.readings.values().chain(&self.replaced);
+        let known = all.find(|read| read.sha256 == sha256 && read.rules == self.rules);
+        let found = match (bytes, known.map(|known| known.found.clone())) {
+            (Ok(_), Some(found)) => found.map_err(Refusal::Earlier),
+            (Ok(bytes), None) if examine => self.examiner.examine(&bytes),
+            (Err(refusal), _) if examine => Err(refusal),
+            _ => return false,
+        };
         // What may be otherwise tomorrow is not kept for then.
         if found.as_ref().err().is_none_or(Refusal::lasts) {
             self.unwritten.insert(picture.key.clone());
         }
-        reading.found = found.map_err(|refusal| refusal.to_string());
-        self.readings.insert(picture.key.clone(), reading);
+        let (stamp, found) = (picture.stamp.numbers(), found.map_err(|refusal| refusal.to_string()));
+        let reading = Reading { stamp, rules: self.rules, sha256, found };
+        self.replaced.extend(self.readings.insert(picture.key.clone(), reading));
+        true
     }
 
     /// The faces that were read, by name. A person some of whose pictures are not read yet stays as before: no picture
@@ -676,10 +697,6 @@ fn retained(before: &[Person], target: &[Person]) -> Vec<Person> {
         (!person.pictures.is_empty()).then_some(person)
     };
     target.iter().filter_map(retain).collect()
-}
-
-fn size_of(reading: &Reading) -> Option<i64> {
-    reading.stamp.get(1).copied()
 }
 
 /// How far the reading of the folder is.
