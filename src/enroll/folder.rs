@@ -336,7 +336,7 @@ fn parts(path: &Path) -> io::Result<(&Path, &OsStr)> {
 /// The file's name without its ending, as far as it can be one here.
 fn stem_of(file_name: &str) -> String {
     let stem = Path::new(file_name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let stem: String = stem.chars().filter(|c| !crate::telemetry::is_unprintable(*c)).take(40).collect();
+    let stem: String = stem.chars().filter(|c| !crate::names::is_unprintable(*c)).take(40).collect();
     let stem = stem.trim_start_matches('.');
     if stem.is_empty() { "picture".into() } else { stem.to_owned() }
 }

@@ -28,6 +28,7 @@ pub use verdict::Refusal;
 use crate::{
     config::EnrollConfig,
     gallery::{PersonId, Template},
+    names::canonical,
     store::{EnrolledPicture, Person, Store, StoreError},
     telemetry::printable,
     vision::embed::{Embedding, ModelId},
@@ -145,6 +146,7 @@ impl Enroller {
         let mut changes = Changes::default();
         self.remove_orphans(&found);
         let mut people = self.store.people()?;
+        self.respell(&mut people, &mut changes)?;
         self.follow_moves(&found.pictures, &mut people, &mut changes)?;
         self.forget_missing(&found.pictures, &mut people, &mut changes)?;
         let mut by_name: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
@@ -176,6 +178,29 @@ impl Enroller {
         }
         self.settled.retain(|path, _| present.contains(path.as_path()));
         self.waiting.retain(|path, _| present.contains(path.as_path()));
+    }
+
+    /// People whom an older program stored under another spelling of their name get the one there is
+    /// now; two of one name become one person.
+    fn respell(&self, people: &mut Vec<Person>, changes: &mut Changes) -> Result<(), EnrollError> {
+        while let Some(index) = people.iter().position(|person| canonical(&person.name) != person.name) {
+            let mut person = people.remove(index);
+            let (id, old, name) = (person.id, person.name.clone(), canonical(&person.name));
+            match people.iter_mut().find(|other| other.name == name) {
+                Some(other) => {
+                    other.pictures.append(&mut person.pictures);
+                    self.store.put_person(other)?;
+                    self.store.remove_person(id)?;
+                }
+                None => {
+                    person.name.clone_from(&name);
+                    self.store.put_person(&person)?;
+                    people.insert(index, person);
+                }
+            }
+            changes.renamed.push((id, old, name));
+        }
+        Ok(())
     }
 
     /// A picture that is gone from one name and there under another, byte for byte, was moved: the template goes with it,
@@ -441,16 +466,17 @@ impl Enroller {
         bytes: &[u8],
         now: SystemTime,
     ) -> Result<Result<(EnrolledPicture, PersonId), Refusal>, EnrollError> {
-        if let Err(refusal) = scan::check_name(name) {
-            return Ok(Err(refusal));
-        }
+        let name = match check_name(name) {
+            Ok(name) => name,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let people = self.store.people()?;
         let known = people.iter().find(|person| person.name == name);
         let mut person =
-            known.cloned().unwrap_or(Person { id: PersonId(0), name: name.to_owned(), pictures: Vec::new() });
-        let failed = |source| EnrollError::Folder { path: self.config.folder.join(name), source };
+            known.cloned().unwrap_or(Person { id: PersonId(0), name: name.clone(), pictures: Vec::new() });
+        let failed = |source| EnrollError::Folder { path: self.config.folder.join(&name), source };
         self.folder.enter().map_err(failed)?;
-        let path = match self.folder.free_place(name, file_name, bytes) {
+        let path = match self.folder.free_place(&name, file_name, bytes) {
             Ok(free) => free,
             Err(taken) => return Ok(Err(Refusal::Duplicate(taken.to_string_lossy().into_owned()))),
         };

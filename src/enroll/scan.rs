@@ -14,6 +14,7 @@ use super::{
     folder::{Entry, Folder, is_draft, kind, other_than_file},
     verdict::Refusal,
 };
+use crate::names;
 
 /// Ending of the sidecar that says why a picture was refused.
 pub(super) const SIDECAR: &str = ".rejected.txt";
@@ -82,7 +83,7 @@ pub(super) fn scan(folder: &Folder) -> io::Result<Scan> {
     for (name, entry) in folder.list(Path::new(""))? {
         let path = PathBuf::from(&name);
         if kind(&entry) == FileType::Directory {
-            if !is_hidden(&name) {
+            if !is_reserved(&name) {
                 scan.add_folder(folder, path)?;
             }
         } else {
@@ -119,7 +120,7 @@ impl Scan {
         let file = path.file_name().unwrap_or_default();
         if is_draft(file) {
             self.drafts.push(path);
-        } else if is_hidden(file) {
+        } else if is_reserved(file) {
         } else if file.as_bytes().ends_with(SIDECAR.as_bytes()) {
             self.sidecars.push(path);
         } else if is_picture(&path) {
@@ -149,10 +150,9 @@ fn shown(path: &Path) -> String {
     crate::telemetry::printable(&path.display().to_string())
 }
 
-/// Hidden files, and names under which programs write what is not finished yet.
-fn is_hidden(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.starts_with(b".") || name.ends_with(b"~") || name.ends_with(b".part") || name.ends_with(b".tmp")
+/// Hidden, or of a name under which programs keep other things.
+fn is_reserved(name: &OsStr) -> bool {
+    names::is_reserved(&name.to_string_lossy())
 }
 
 fn is_picture(path: &Path) -> bool {
@@ -161,25 +161,13 @@ fn is_picture(path: &Path) -> bool {
 }
 
 fn check_name_of(name: &OsStr) -> Result<String, Refusal> {
-    let name = name.to_str().ok_or_else(|| Refusal::BadName("it is not UTF-8".into()))?;
-    check_name(name)?;
-    Ok(name.to_owned())
+    check_name(name.to_str().ok_or_else(|| Refusal::BadName("it is not UTF-8".into()))?)
 }
 
-/// A name people can have: any script, but nothing that is no file name or forges a line of the log.
-pub fn check_name(name: &str) -> Result<(), Refusal> {
-    let wrong = if name.trim().is_empty() {
-        "it is empty"
-    } else if name.len() > 200 {
-        "it is longer than 200 bytes"
-    } else if name.contains('/') {
-        "it contains a slash"
-    } else if name.starts_with('.') {
-        "it begins with a dot"
-    } else if name.chars().any(crate::telemetry::is_unprintable) {
-        "it contains a line break or another control character"
-    } else {
-        return Ok(());
-    };
-    Err(Refusal::BadName(wrong.into()))
+/// The one spelling of a name that people can have.
+///
+/// # Errors
+/// [`Refusal::BadName`]: nobody can be called so.
+pub fn check_name(name: &str) -> Result<String, Refusal> {
+    names::check(name).map_err(Refusal::BadName)
 }

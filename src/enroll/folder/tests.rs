@@ -253,3 +253,70 @@ fn a_hard_link_is_read_and_its_file_never_changed() {
     assert_eq!(fs::read_to_string(note).unwrap(), "mine");
     assert_eq!(room.people(), [person("Ada", 1)]);
 }
+
+#[test]
+fn two_spellings_of_a_name_are_one_person() {
+    let mut room = Room::new();
+    room.drop_in("Zo\u{eb}/1.png", &png(RED, 60));
+    room.drop_in("Zoe\u{308} /2.png", &png([190, 20, 20], 60));
+    room.drop_in("Zoe\u{308}.png", &png([180, 20, 20], 60));
+    room.sync();
+    assert_eq!(room.people(), [person("Zo\u{eb}", 3)]);
+    let (picture, _) =
+        room.enroller.add_picture("Zoe\u{308} ", "4.png", &png([170, 20, 20], 60), SystemTime::now()).unwrap().unwrap();
+    assert_eq!(picture.path, "Zo\u{eb}/4.png");
+    assert_eq!(room.people(), [person("Zo\u{eb}", 4)]);
+}
+
+#[test]
+fn people_stored_under_an_older_spelling_stay_known() {
+    let mut room = Room::new();
+    for (name, file, colour) in [("Zo\u{eb}", "1", RED), ("Zoe\u{308}", "2", [190, 20, 20]), ("Ada ", "3", GREEN)] {
+        room.drop_in(&format!("{}/{file}.png", name.trim_end()), &png(colour, 60));
+        room.sync();
+    }
+    // As an older program would have left it.
+    let people = room.store.people().unwrap();
+    let mut zoe = people.iter().find(|person| person.name != "Ada").unwrap().clone();
+    let mut twin = zoe.clone();
+    (twin.id, twin.name) = (crate::gallery::PersonId(77), "Zoe\u{308}".into());
+    twin.pictures = vec![zoe.pictures.pop().unwrap()];
+    let mut ada = people.iter().find(|person| person.name == "Ada").unwrap().clone();
+    ada.name = "Ada ".into();
+    for person in [&zoe, &twin, &ada] {
+        room.store.put_person(person).unwrap();
+    }
+    let changes = room.sync();
+    assert_eq!(room.people(), [person("Ada", 1), person("Zo\u{eb}", 2)]);
+    assert!(changes.renamed.len() == 2 && changes.refused.is_empty() && changes.forgotten.is_empty(), "{changes:?}");
+}
+
+#[test]
+fn what_is_deleted_into_a_recycle_bin_is_forgotten() {
+    let mut room = Room::new();
+    for bin in ["#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", ".stversions", "System Volume Information"] {
+        room.drop_in("Joe.png", &png(RED, 60));
+        room.sync();
+        assert_eq!(room.people(), [person("Joe", 1)], "{bin}");
+        fs::create_dir(room.path(bin)).unwrap();
+        fs::rename(room.path("Joe.png"), room.path(bin).join("Joe.png")).unwrap();
+        assert_eq!(room.sync().forgotten.len(), 1, "{bin}");
+        assert_eq!(room.people(), [], "{bin}");
+    }
+    room.drop_in("Joe/~$1.png", &png(RED, 60));
+    room.drop_in("Joe/1.sync-conflict-20261128-120000-ABCDEFG.png", &png(RED, 60));
+    room.drop_in("@eaDir/Joe.png", &png(RED, 60));
+    assert!(room.sync().is_empty());
+}
+
+#[test]
+fn a_name_whose_pictures_would_be_hidden_is_refused() {
+    let mut room = Room::new();
+    for name in ["Ada~", "Ada.tmp", "ada.PART", "#recycle", "~$Ada"] {
+        let added = room.enroller.add_picture(name, "me.png", &png(RED, 60), SystemTime::now()).unwrap();
+        assert!(matches!(added, Err(Refusal::BadName(_))), "{name}: {added:?}");
+    }
+    room.refused("Ada~.png", &png(RED, 60), "under such a name");
+    room.refused("A\u{ad}da/1.png", &png(RED, 60), "U+00AD");
+    assert_eq!(room.people(), []);
+}
