@@ -4,6 +4,7 @@
 //! forgotten, a renamed folder renames the person. A refused picture gets a sidecar `PICTURE.rejected.txt` with reason and
 //! remedy. All that changes about one person in a scan is written as one record.
 
+mod folder;
 mod judge;
 mod picture;
 mod scan;
@@ -12,9 +13,7 @@ pub mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs::{self, File},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -31,12 +30,14 @@ pub use verdict::Refusal;
 use crate::{
     config::EnrollConfig,
     gallery::{PersonId, Template, TemplateFusion},
+    names::canonical,
     store::{EnrolledPicture, EnrolmentChange, FoundFace, Person, Reading, Store, StoreError},
     telemetry::printable,
     vision::embed::{Embedding, ModelId},
 };
+use folder::{Folder, sidecar_of};
 use judge::{Face, Judgement, judge};
-use scan::{Found, SIDECAR, Stamp, scan};
+use scan::{Found, Stamp, scan};
 
 /// Finds the one face of a picture. The vision part implements it; tests have one of their own.
 pub trait FaceReader: Send + Sync {
@@ -66,6 +67,7 @@ pub enum EnrollError {
 fn folder_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room; nothing was changed",
+        io::ErrorKind::NotADirectory => "a link or a file is in the place of a folder; put the folder itself there",
         _ => "enroll.folder must be a folder this program can read and write",
     }
 }
@@ -168,6 +170,7 @@ fn program_version() -> &'static str {
 pub struct Enroller {
     config: EnrollConfig,
     store: Store,
+    folder: Folder,
     examiner: Examiner,
     standard: Standard,
     /// Of the examiner; it does not change.
@@ -203,12 +206,9 @@ impl Enroller {
         fusion: TemplateFusion,
         limits: LimitsFor,
     ) -> Result<Enroller, EnrollError> {
-        let folder_error = |source| EnrollError::Folder { path: config.folder.clone(), source };
-        if !config.folder.exists() {
-            fs::DirBuilder::new().recursive(true).mode(0o770).create(&config.folder).map_err(folder_error)?;
-            fs::set_permissions(&config.folder, fs::Permissions::from_mode(0o770)).map_err(folder_error)?;
-        }
-        fs::read_dir(&config.folder).map_err(folder_error)?;
+        let mut folder = Folder::new(config.folder.clone());
+        folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
+        folder.leave();
         let EnrollConfig { min_face, max_megapixels, max_spread, .. } = config;
         let examiner = Examiner { reader, min_face, max_megapixels };
         let stored = store.people()?;
@@ -218,6 +218,7 @@ impl Enroller {
             readings: store.readings()?,
             standard: Standard { max_spread, fusion, limits },
             stored,
+            folder,
             examiner,
             config,
             store,
@@ -261,9 +262,17 @@ impl Enroller {
     /// # Errors
     /// The folder cannot be read; nothing is changed then.
     pub fn round(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
+        let changes = self.entered_round(now, go_on);
+        self.folder.leave();
+        changes
+    }
+
+    fn entered_round(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
         let scan = self.look()?;
+        scan.problems.iter().for_each(|problem| log::warn!("{problem}"));
         let mut changes = Changes::default();
         self.remove_orphans(&scan);
+        self.respell(&mut changes);
         let due = self.due(&scan.pictures, now, &mut changes);
         let gone = self.gone(&scan);
         if gone.is_empty() {
@@ -280,19 +289,36 @@ impl Enroller {
         Ok(changes)
     }
 
-    /// Sidecars whose picture is gone, and memories of files that are gone.
+    /// Opens the folder and lists it.
+    fn look(&mut self) -> Result<scan::Scan, EnrollError> {
+        let found = self.folder.enter().and_then(|()| scan(&self.folder));
+        found.map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })
+    }
+
+    /// Sidecars whose picture is gone, files half written, and memories of files that are gone.
     fn remove_orphans(&mut self, found: &scan::Scan) {
         let present: HashSet<&Path> = found.pictures.iter().map(|picture| picture.path.as_path()).collect();
-        for sidecar in &found.sidecars {
-            let picture = sidecar.to_string_lossy().trim_end_matches(SIDECAR).to_owned();
-            let exists = present.iter().any(|path| path.to_string_lossy() == picture);
-            if !exists {
-                let _ = fs::remove_file(sidecar);
-            }
+        let kept: HashSet<PathBuf> = present.iter().map(|picture| sidecar_of(picture)).collect();
+        for left in found.sidecars.iter().filter(|sidecar| !kept.contains(*sidecar)).chain(&found.drafts) {
+            let _ = self.folder.remove(left);
         }
         let keys: HashSet<&str> = found.pictures.iter().map(|picture| picture.key.as_str()).collect();
         self.waiting.retain(|path, _| present.contains(path.as_path()));
         self.told.retain(|key, _| keys.contains(key.as_str()));
+    }
+
+    /// People whom an older program stored under another spelling of their name get the one there is
+    /// now; two of one name become one person.
+    fn respell(&mut self, changes: &mut Changes) {
+        while let Some(index) = self.people.iter().position(|person| canonical(&person.name) != person.name) {
+            let mut person = self.people.remove(index);
+            let name = canonical(&person.name);
+            changes.renamed.push((person.id, person.name, name.clone()));
+            match self.people.iter_mut().find(|other| other.name == name) {
+                Some(other) => other.pictures.append(&mut person.pictures),
+                None => self.people.insert(index, Person { name, ..person }),
+            }
+        }
     }
 
     /// The pictures that have to be read now: new or changed and completely written, or read by other rules. Those of people
@@ -346,7 +372,7 @@ impl Enroller {
 
     /// Enrolled pictures that are not in the folder any more: their sizes as far as they are known.
     fn gone(&self, scan: &scan::Scan) -> Vec<Option<i64>> {
-        let present: HashSet<&str> = scan.pictures.iter().map(|picture| picture.key.as_str()).collect();
+        let present = keys_of(scan);
         let gone = pictures_of(&self.people).filter(|picture| !present.contains(picture.path.as_str()));
         gone.map(|picture| self.readings.get(&picture.path)?.stamp.get(1).copied()).collect()
     }
@@ -366,7 +392,7 @@ impl Enroller {
     /// Reads a picture; one whose content was found under another name needs no new examination. Whether it has a reading now.
     fn read_one(&mut self, picture: &Found, examine: bool) -> bool {
         let mut sha256 = [0; 32];
-        let bytes = picture::read_file(&picture.path).inspect(|bytes| sha256 = digest(bytes));
+        let bytes = self.folder.read(&picture.path).inspect(|bytes| sha256 = digest(bytes));
         let mut all = self.readings.values().chain(&self.replaced);
         let known = all.find(|read| read.sha256 == sha256 && read.rules == self.rules);
         let found = match (bytes, known.map(|known| known.found.clone())) {
@@ -422,7 +448,7 @@ impl Enroller {
     /// # Errors
     /// The store could not be written; nobody joined, but who is gone is gone.
     fn conclude(&mut self, scan: &scan::Scan, now: SystemTime, changes: &mut Changes) -> Result<(), StoreError> {
-        let present: HashSet<&str> = scan.pictures.iter().map(|picture| picture.key.as_str()).collect();
+        let present = keys_of(scan);
         let gone = self.readings.extract_if(|key, _| !present.contains(key.as_str())).map(|(key, _)| key);
         self.unwritten.extend(gone);
         let faces = self.faces(scan);
@@ -509,9 +535,8 @@ impl Enroller {
         for picture in &scan.pictures {
             if accepted.contains(&picture.key) {
                 self.told.remove(&picture.key);
-                let sidecar = sidecar_of(&picture.path);
-                if sidecars.contains(sidecar.as_path()) {
-                    let _ = fs::remove_file(sidecar);
+                if sidecars.contains(sidecar_of(&picture.path).as_path()) {
+                    self.folder.remove_sidecar(&picture.path);
                 }
                 continue;
             }
@@ -531,19 +556,15 @@ impl Enroller {
         if self.told.get(&found.key).is_some_and(|told| refusal.repeats(told)) {
             return;
         }
-        let sidecar = sidecar_of(&found.path);
-        let (text, reason) = (format!("{refusal}.\n"), refusal.to_string());
+        let reason = refusal.to_string();
         self.told.insert(found.key.clone(), refusal);
-        if fs::read_to_string(&sidecar).is_ok_and(|old| old == text) {
-            return;
-        }
-        if let Err(error) =
-            fs::write(&sidecar, &text).and_then(|()| fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o660)))
-        {
-            log::warn!(
+        match self.folder.write_sidecar(&found.path, &format!("{reason}.\n")) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => log::warn!(
                 "{}: the reason of a refusal cannot be written: {error}",
-                printable(&sidecar.display().to_string())
-            );
+                printable(&sidecar_of(&found.path).display().to_string())
+            ),
         }
         let name = found.name.as_ref().unwrap_or(&found.key);
         changes.refused.push((name.clone(), found.key.clone(), reason));
@@ -577,57 +598,59 @@ impl Enroller {
         found: Result<FoundFace, Refusal>,
         now: SystemTime,
     ) -> Result<Result<(EnrolledPicture, Changes), Refusal>, EnrollError> {
-        if let Err(refusal) = scan::check_name(name) {
-            return Ok(Err(refusal));
-        }
-        let folder = self.config.folder.join(name);
-        let path = unused_path(&folder, file_name, bytes);
-        let key = path.strip_prefix(&self.config.folder).unwrap_or(&path).to_string_lossy().into_owned();
-        // Its name comes from its content then.
-        if path.exists() {
-            return Ok(Err(Refusal::Duplicate(key)));
-        }
-        let found = match found {
-            Ok(found) => found,
+        let (name, found) = match check_name(name).and_then(|name| Ok((name, found?))) {
+            Ok(good) => good,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let sha256 = digest(bytes);
-        if let Some(refusal) = self.would_refuse(name, &key, sha256, &found)? {
+        let added = self.add(&name, file_name, bytes, found, now);
+        self.folder.leave();
+        added
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        file_name: &str,
+        bytes: &[u8],
+        found: FoundFace,
+        now: SystemTime,
+    ) -> Result<Result<(EnrolledPicture, Changes), Refusal>, EnrollError> {
+        let scan = self.look()?;
+        let path = match self.folder.free_place(name, file_name, bytes) {
+            Ok(free) => free,
+            Err(taken) => return Ok(Err(Refusal::Duplicate(taken.to_string_lossy().into_owned()))),
+        };
+        let (key, sha256) = (path.to_string_lossy().into_owned(), digest(bytes));
+        if let Some(refusal) = self.would_refuse(&scan, name, &key, sha256, &found) {
             return Ok(Err(refusal));
         }
-        write_new(&folder, &path, bytes).map_err(|source| EnrollError::Folder { path: path.clone(), source })?;
+        let failed = |source| EnrollError::Folder { path: self.config.folder.join(name), source };
+        self.folder.add(&path, bytes).map_err(failed)?;
         let added = self.take_over(&key, sha256, found, now);
         if added.is_err() {
             self.readings.remove(&key);
-            let _ = fs::remove_file(&path);
-            let _ = fs::remove_dir(&folder);
+            self.folder.take_back(&path);
         }
         Ok(Ok(added?))
-    }
-
-    fn look(&self) -> Result<scan::Scan, EnrollError> {
-        scan(&self.config.folder).map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })
     }
 
     /// Why a picture that is not in the folder yet would be refused.
     fn would_refuse(
         &self,
+        scan: &scan::Scan,
         name: &str,
         key: &str,
         sha256: [u8; 32],
         found: &FoundFace,
-    ) -> Result<Option<Refusal>, EnrollError> {
-        let scan = self.look()?;
+    ) -> Option<Refusal> {
         let mut pictures = scan.pictures.iter().filter(|picture| picture.name.as_deref() == Ok(name));
         if !pictures.all(|picture| self.current(picture).is_some()) {
-            return Ok(Some(Refusal::Busy(name.to_owned())));
+            return Some(Refusal::Busy(name.to_owned()));
         }
-        let mut faces = self.faces(&scan);
-        let Ok(embedding) = Embedding::new(found.embedding.clone(), found.model) else {
-            return Ok(Some(Refusal::NoFace));
-        };
+        let mut faces = self.faces(scan);
+        let Ok(embedding) = Embedding::new(found.embedding.clone(), found.model) else { return Some(Refusal::NoFace) };
         faces.entry(name.to_owned()).or_default().push(Face { key, sha256, embedding, enrolled: false });
-        Ok(judge(&faces, &self.standard).refused.remove(key))
+        judge(&faces, &self.standard).refused.remove(key)
     }
 
     /// Enrols a picture that was just written to the folder.
@@ -654,6 +677,11 @@ impl Enroller {
 
 fn pictures_of(people: &[Person]) -> impl Iterator<Item = &EnrolledPicture> {
     people.iter().flat_map(|person| &person.pictures)
+}
+
+/// The pictures that can be somebody's. Where a link took a picture's place, the picture is gone.
+fn keys_of(scan: &scan::Scan) -> HashSet<&str> {
+    scan.pictures.iter().filter(|picture| picture.name.is_ok()).map(|picture| picture.key.as_str()).collect()
 }
 
 fn by_name(scan: &scan::Scan) -> BTreeMap<&str, Vec<&Found>> {
@@ -732,13 +760,6 @@ impl Progress {
     }
 }
 
-impl Found {
-    /// When the file was last written, as its own time stamp says.
-    fn modified(&self) -> SystemTime {
-        fs::metadata(&self.path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
-    }
-}
-
 /// Every template of these people.
 pub fn templates_of(people: &[Person]) -> Vec<Template> {
     let of = |person: &Person| {
@@ -754,57 +775,6 @@ pub fn templates_of(people: &[Person]) -> Vec<Template> {
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
-}
-
-fn sidecar_of(picture: &Path) -> PathBuf {
-    let mut name = picture.as_os_str().to_owned();
-    name.push(SIDECAR);
-    PathBuf::from(name)
-}
-
-/// A place for a picture: its own file name as far as that is one, made unique by its content.
-fn unused_path(folder: &Path, file_name: &str, bytes: &[u8]) -> PathBuf {
-    let file = Path::new(file_name);
-    let stem: String = file
-        .file_stem()
-        .and_then(|s| s.to_str())
-        .unwrap_or("picture")
-        .chars()
-        .filter(|c| !crate::telemetry::is_unprintable(*c))
-        .take(40)
-        .collect();
-    let stem = stem.trim_start_matches('.');
-    let stem = if stem.is_empty() { "picture" } else { stem };
-    let extension = if bytes.starts_with(b"\x89PNG") { "png" } else { "jpg" };
-    let plain = folder.join(format!("{stem}.{extension}"));
-    if !plain.exists() {
-        return plain;
-    }
-    let mark: String = digest(bytes)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.join(format!("{stem}-{mark}.{extension}"))
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-fn write_new(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if !folder.exists() {
-        fs::DirBuilder::new().mode(0o770).create(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o770))?;
-    }
-    let hidden = folder.join(format!(".{}.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&hidden)?;
-        // Whatever the umask is: the folder is shared with its group.
-        file.set_permissions(fs::Permissions::from_mode(0o640))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&hidden, path)?;
-        File::open(folder)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&hidden);
-        let _ = fs::remove_dir(folder);
-    }
-    written
 }
 
 #[cfg(test)]

@@ -1,25 +1,10 @@
 //! From a file somebody dropped to pixels, without trusting it.
 
-use std::{
-    fs::File,
-    io::{Cursor, Read},
-    path::Path,
-};
+use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
 
 use super::Refusal;
-
-const MOST_BYTES: u64 = 64 << 20;
-
-/// The file's bytes, unless it is too large.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Refusal> {
-    let unreadable = |error: std::io::Error| Refusal::Unreadable(error.to_string());
-    let file = File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MOST_BYTES { Err(Refusal::TooLargeFile) } else { Ok(bytes) }
-}
 
 /// Decodes a picture and turns it upright as its EXIF data say. The size in its header is judged before anything is decoded.
 ///
