@@ -112,7 +112,7 @@ fn is_hidden(path: &Path) -> bool {
 
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    super::picture::kind::is_picture_ending(extension)
 }
 
 fn check_name_of(name: &Path) -> Result<String, Refusal> {

@@ -20,7 +20,11 @@ use axum::{
 use jiff::civil::Date;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{sync::Semaphore, task, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task,
+    time::timeout,
+};
 
 use super::{
     auth::{Asker, COOKIE, CSRF_HEADER, Claims, Door, Refused},
@@ -39,6 +43,11 @@ const MOST_PICTURE: usize = 32 << 20;
 const MOST_JSON: usize = 16 << 10;
 /// An answer has to begin within this time, the question's body included.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Pictures of all clients held at a time, in KiB.
+const MOST_HELD: usize = MOST_PICTURE >> 10;
+/// Pictures that may wait to be read, and for how long.
+const MOST_WAITING: usize = 16;
+const WAITING: Duration = Duration::from_secs(15);
 /// Requests of one address: so many at once, and so many a second after that.
 const BURST: f64 = 120.0;
 const PER_SECOND: f64 = 30.0;
@@ -64,7 +73,14 @@ struct App {
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
     /// Passwords are looked at one by one.
     passwords: Semaphore,
+    /// KiB of pictures that may be taken in now.
+    room: Arc<Semaphore>,
+    /// A permit for each picture that waits for room or is worked on.
+    queue: Arc<Semaphore>,
 }
+
+/// A picture's room; whatever works on the picture keeps it.
+type Held = Arc<(OwnedSemaphorePermit, OwnedSemaphorePermit)>;
 
 /// Requests somebody may still make.
 #[derive(Clone, Copy)]
@@ -85,11 +101,14 @@ pub(super) fn router(services: Arc<Services>, door: Door, feed: Feed, config: &H
         metrics: config.metrics,
         buckets: Mutex::default(),
         passwords: Semaphore::new(1),
+        room: Arc::new(Semaphore::new(MOST_HELD)),
+        queue: Arc::new(Semaphore::new(MOST_WAITING)),
     });
     let pictures = Router::new()
         .route("/api/people/{name}/pictures", post(add_picture))
         .route("/api/identify", post(identify))
-        .layer(DefaultBodyLimit::max(MOST_PICTURE));
+        .layer(DefaultBodyLimit::max(MOST_PICTURE))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), one_after_another));
     let guarded = Router::new()
         .route("/api/status", get(status))
         .route("/api/people", get(people))
@@ -196,6 +215,24 @@ async fn admit(State(app): Shared, mut request: HttpRequest, next: Next) -> Http
     }
 }
 
+/// Pictures are taken in as far as there is room for them; the others wait, but not all
+/// of them.
+async fn one_after_another(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
+    let busy = || {
+        let busy = problem(StatusCode::SERVICE_UNAVAILABLE, "other pictures are being read; try again in some seconds");
+        Problem { retry_after: Some(5), ..busy }.into_response()
+    };
+    let Ok(place) = Arc::clone(&app.queue).try_acquire_owned() else { return busy() };
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    // One that does not say its length may be as long as any.
+    let room = length.map_or(MOST_HELD, |bytes: usize| bytes.div_ceil(1 << 10)).clamp(1, MOST_HELD);
+    match timeout(WAITING, Arc::clone(&app.room).acquire_many_owned(room as u32)).await {
+        Ok(Ok(room)) => request.extensions_mut().insert::<Held>(Arc::new((place, room))),
+        _ => return busy(),
+    };
+    next.run(request).await
+}
+
 fn refusal(refused: Refused) -> Problem {
     match refused {
         Refused::Unknown => problem(StatusCode::UNAUTHORIZED, "log in, or send a token (Authorization: Bearer ...)"),
@@ -256,8 +293,23 @@ impl App {
 
     /// Asks as a command would, on a thread that may wait.
     async fn ask(self: &Arc<App>, request: Request, peer: Peer) -> Result<Response, Problem> {
+        self.ask_holding((), request, peer).await
+    }
+
+    /// The same, and keeps something until the answer is there, even if nobody waits for
+    /// it any more.
+    async fn ask_holding<T: Send + 'static>(
+        self: &Arc<App>,
+        held: T,
+        request: Request,
+        peer: Peer,
+    ) -> Result<Response, Problem> {
         let app = Arc::clone(self);
-        let asked = task::spawn_blocking(move || app.services.answer(request, &format!("page ({})", peer.0)));
+        let asked = task::spawn_blocking(move || {
+            let answer = app.services.answer(request, &format!("page ({})", peer.0));
+            drop(held);
+            answer
+        });
         match asked.await {
             Ok(Response::Failed { problem: text, exit_code }) => Err(problem(status_of(exit_code), &text)),
             Ok(Response::Refused { reason }) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, &reason)),
@@ -451,10 +503,11 @@ async fn add_picture(
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
     Query(FileName { file }): Query<FileName>,
+    Extension(held): Extension<Held>,
     picture: Bytes,
 ) -> Answer {
     let file_name = file.unwrap_or_else(|| "page.jpg".into());
-    match app.ask(Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
+    match app.ask_holding(held, Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
         Response::Enrolled { name, picture, face_px } => {
             ok(json!({ "name": name, "picture": picture, "face_px": face_px }))
         }
@@ -462,8 +515,13 @@ async fn add_picture(
     }
 }
 
-async fn identify(State(app): Shared, Extension(peer): Extension<Peer>, picture: Bytes) -> Answer {
-    match app.ask(Request::Identify { picture: picture.into() }, peer).await? {
+async fn identify(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Extension(held): Extension<Held>,
+    picture: Bytes,
+) -> Answer {
+    match app.ask_holding(held, Request::Identify { picture: picture.into() }, peer).await? {
         Response::Identified { faces } => ok(json!({ "faces": faces })),
         other => Err(internal(&other)),
     }
