@@ -85,7 +85,7 @@ impl CommandError {
     /// The exit code that tells a script what kind of trouble this is.
     pub fn exit_code(&self) -> u8 {
         match self {
-            CommandError::Config(_) => exit::CONFIG,
+            CommandError::Config(error) | CommandError::Lock(LockError::Config(error)) => config_code(error),
             CommandError::Run(error) => match error {
                 RunError::Start(error) => start_code(error),
                 RunError::Gpio(error) => gpio_code(error),
@@ -93,7 +93,6 @@ impl CommandError {
                 RunError::Confusable(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
             },
-            CommandError::Lock(LockError::Config(_)) => exit::CONFIG,
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),
             CommandError::Start(error) => start_code(error),
             CommandError::Control(error) => control_code(error),
@@ -108,6 +107,10 @@ impl CommandError {
             CommandError::Answer { exit_code, .. } => *exit_code,
         }
     }
+}
+
+fn config_code(error: &ConfigError) -> u8 {
+    if matches!(error, ConfigError::Denied { .. }) { exit::PERMISSION } else { exit::CONFIG }
 }
 
 fn gpio_code(error: &GpioError) -> u8 {
@@ -179,14 +182,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<u8, CommandError> {
-    let config = || Config::load(&arguments.config);
+    // What drives the door, or says whether it can be driven, asks whose the file is.
+    let config = || match arguments.command {
+        Command::Run | Command::Check | Command::Lock => Config::load(&arguments.config),
+        _ => Config::load_to_ask(&arguments.config),
+    };
     let json = arguments.json;
     match &arguments.command {
         Command::Run => run_daemon(config()?, &arguments.config),
         Command::Demo { pictures, models, out } => demo::run(pictures, models, out),
         Command::Check => {
-            config()?;
-            print::checked(&arguments.config, json);
+            print::checked(&arguments.config, &config()?.warnings(), json);
             Ok(exit::DONE)
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),

@@ -13,9 +13,7 @@ mod tests;
 mod writer;
 
 use std::{
-    fs::File,
-    io::{Cursor, Read},
-    path::Path,
+    io::Cursor,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,7 +22,6 @@ use image::{DynamicImage, ImageDecoder, RgbImage, codecs::jpeg::JpegDecoder, met
 use self::{jpeg::Jpeg, kind::Kind, png::Png};
 use super::Refusal;
 
-const MOST_BYTES: u64 = 64 << 20;
 /// Of the file and what its decoding needs. The nets need some MiB more.
 const MOST_MEMORY: u64 = 80 << 20;
 /// Rows in work, and the like.
@@ -32,17 +29,8 @@ const SMALL_CHANGE: u64 = 4 << 20;
 /// The holder decodes a picture, or has one to look at.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The file's bytes, unless it is too large.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Refusal> {
-    let unreadable = |error: std::io::Error| Refusal::Unreadable(error.to_string());
-    let file = File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MOST_BYTES { Err(too_large(&bytes)) } else { Ok(bytes) }
-}
-
 /// Of a format that is not read, a smaller file would be refused as well.
-fn too_large(bytes: &[u8]) -> Refusal {
+pub(super) fn too_large(bytes: &[u8]) -> Refusal {
     match Kind::of(bytes) {
         Kind::Other(kind) => Refusal::Foreign { kind: kind.into(), remedy: kind::remedy(kind) },
         _ => Refusal::TooLargeFile,

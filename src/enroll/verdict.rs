@@ -7,8 +7,8 @@ use crate::vision::quality::Flaw;
 pub enum Refusal {
     #[error("the name cannot be used: {0}. Rename the file or folder")]
     BadName(String),
-    #[error("a link out of the enroll folder. Put the picture itself here")]
-    OutsideFolder,
+    #[error("it is {0}, not a file. Put the picture itself here")]
+    NotAFile(&'static str),
     #[error("it cannot be read: {0}. Check its permissions (the group facelatch must be able to read it)")]
     Unreadable(String),
     #[error("the file is larger than 64 MiB. Save it smaller")]
