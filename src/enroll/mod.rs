@@ -4,6 +4,7 @@
 //! forgotten, a renamed folder renames the person. A refused picture gets a sidecar `PICTURE.rejected.txt` with reason and
 //! remedy. All that changes about one person in a scan is written as one record.
 
+mod begun;
 mod folder;
 mod picture;
 mod scan;
@@ -21,7 +22,7 @@ use std::{
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-pub use picture::decode as decode_picture;
+pub use picture::{decode as decode_picture, decode_at_once as decode_picture_at_once};
 pub use scan::check_name;
 pub use verdict::Refusal;
 
@@ -33,8 +34,12 @@ use crate::{
     telemetry::printable,
     vision::embed::{Embedding, ModelId},
 };
+use begun::Begun;
 use folder::{Folder, sidecar_of};
 use scan::{Found, Stamp, scan};
+
+/// So long a file that is not complete is taken for one that is still being written.
+const SLOW_UPLOAD: Duration = Duration::from_secs(60);
 
 /// Finds the one face of a picture. The vision part implements it; tests have one of their own.
 pub trait FaceReader: Send + Sync {
@@ -96,6 +101,9 @@ pub struct Enroller {
     settled: HashMap<PathBuf, Stamp>,
     /// Files that were seen once, and when; their stamp must stay.
     waiting: HashMap<PathBuf, (Stamp, SystemTime)>,
+    /// Files that were read and are not complete, and when that was first seen.
+    incomplete: HashMap<PathBuf, (Stamp, SystemTime)>,
+    begun: Begun,
 }
 
 impl Enroller {
@@ -112,12 +120,18 @@ impl Enroller {
         let mut folder = Folder::new(config.folder.clone());
         folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
         folder.leave();
-        let (settled, waiting) = (HashMap::new(), HashMap::new());
-        Ok(Enroller { config, store, reader, lookalike_distance, folder, settled, waiting })
+        let begun = Begun::open(store.folder().join("reading"));
+        let (settled, waiting, incomplete) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Enroller { config, store, reader, lookalike_distance, folder, settled, waiting, incomplete, begun })
     }
 
     pub fn folder(&self) -> &Path {
         &self.config.folder
+    }
+
+    /// The picture that is read now; an orderly end of the program clears its name.
+    fn reading(&self) -> begun::Reading {
+        self.begun.now()
     }
 
     /// Every template of the people enrolled.
@@ -178,6 +192,8 @@ impl Enroller {
         }
         self.settled.retain(|path, _| present.contains(path.as_path()));
         self.waiting.retain(|path, _| present.contains(path.as_path()));
+        self.incomplete.retain(|path, _| present.contains(path.as_path()));
+        self.begun.forget_others(&found.pictures);
     }
 
     /// People whom an older program stored under another spelling of their name get the one there is
@@ -292,7 +308,9 @@ impl Enroller {
                 Some((stamp, since)) if *stamp == picture.stamp => *since,
                 _ => picture.modified().min(now),
             };
-            if now.duration_since(since).unwrap_or(Duration::ZERO) >= self.config.settle {
+            let judged = self.incomplete.get(&picture.path).filter(|(stamp, _)| *stamp == picture.stamp);
+            let patience = judged.map_or(self.config.settle, |_| SLOW_UPLOAD);
+            if now.duration_since(since).unwrap_or(Duration::ZERO) >= patience {
                 self.waiting.remove(&picture.path);
                 due.push(picture);
             } else {
@@ -332,6 +350,10 @@ impl Enroller {
                     self.folder.remove_sidecar(&found.path);
                     self.settled.insert(found.path.clone(), found.stamp);
                 }
+                Err(Refusal::Incomplete(_)) if self.may_grow(found, now) => {
+                    person.pictures.extend(earlier);
+                    changes.unsettled = true;
+                }
                 Err(refusal) => {
                     if let Some(lost) = earlier {
                         changes.forgotten.push((person.id, name.to_owned(), lost.path));
@@ -363,6 +385,26 @@ impl Enroller {
         Ok(())
     }
 
+    /// Whether a file that is not complete may still be being written; then it is read
+    /// again later, or when it changed.
+    fn may_grow(&mut self, found: &Found, now: SystemTime) -> bool {
+        let seen = match self.incomplete.get(&found.path) {
+            Some((stamp, seen)) if *stamp == found.stamp => *seen,
+            _ => now,
+        };
+        // A clock that was set back makes no file young.
+        let age = |since: SystemTime| now.duration_since(since).unwrap_or(Duration::ZERO);
+        let may_grow = age(seen).max(age(found.modified())) < SLOW_UPLOAD;
+        match may_grow {
+            true => self.incomplete.insert(found.path.clone(), (found.stamp, seen)),
+            false => self.incomplete.remove(&found.path),
+        };
+        if may_grow {
+            self.waiting.insert(found.path.clone(), (found.stamp, seen));
+        }
+        may_grow
+    }
+
     /// The picture's record, and whether it was not there before with the same content.
     fn judge_file(
         &self,
@@ -372,11 +414,14 @@ impl Enroller {
         earlier: Option<&EnrolledPicture>,
         now: SystemTime,
     ) -> Result<(EnrolledPicture, bool), Refusal> {
+        if self.begun.ended_in(found) {
+            return Err(Refusal::EndedProgram);
+        }
         let bytes = self.folder.read(&found.path)?;
         if let Some(earlier) = earlier.filter(|e| e.sha256 == digest(&bytes) && e.model == self.reader.model()) {
             return Ok((earlier.clone(), false));
         }
-        let picture = self.judge(&bytes, &found.key, person, people, now)?;
+        let picture = self.begun.during(found, || self.judge(&bytes, &found.key, person, people, now))?;
         let fresh = earlier.is_none_or(|earlier| earlier.sha256 != picture.sha256);
         Ok((picture, fresh))
     }
@@ -401,7 +446,7 @@ impl Enroller {
             return Err(Refusal::Duplicate(same.path.clone()));
         }
         let picture = picture::decode(bytes, self.config.max_megapixels)?;
-        let (embedding, face_px) = self.reader.read(&picture, self.config.min_face)?;
+        let (embedding, face_px) = self.reader.read(&picture.picture, self.config.min_face)?;
         let distance_to = |known: &EnrolledPicture| {
             let known = Embedding::new(known.embedding.clone(), known.model).ok()?;
             known.distance(&embedding)
@@ -472,8 +517,7 @@ impl Enroller {
         };
         let people = self.store.people()?;
         let known = people.iter().find(|person| person.name == name);
-        let mut person =
-            known.cloned().unwrap_or(Person { id: PersonId(0), name: name.clone(), pictures: Vec::new() });
+        let mut person = known.cloned().unwrap_or(Person { id: PersonId(0), name: name.clone(), pictures: Vec::new() });
         let failed = |source| EnrollError::Folder { path: self.config.folder.join(&name), source };
         self.folder.enter().map_err(failed)?;
         let path = match self.folder.free_place(&name, file_name, bytes) {
