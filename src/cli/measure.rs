@@ -35,7 +35,7 @@ impl Chosen {
     pub fn new(arguments: &ModelArguments, config: &Path) -> Result<Chosen, CommandError> {
         let configured = match &arguments.models {
             Some(dir) => ModelsConfig { dir: dir.clone(), ..ModelsConfig::default() },
-            None => Config::load(config)?.models,
+            None => Config::load_to_ask(config)?.models,
         };
         let embedder = arguments.embedder.clone().unwrap_or(configured.embedder);
         let precision = match (arguments.precision.as_deref(), configured.precision) {

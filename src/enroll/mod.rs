@@ -4,6 +4,7 @@
 //! forgotten, a renamed folder renames the person. A refused picture gets a sidecar `PICTURE.rejected.txt` with reason and
 //! remedy. All that changes about one person in a scan is written as one record.
 
+mod begun;
 mod folder;
 mod judge;
 mod picture;
@@ -23,7 +24,7 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 pub use judge::{LimitsFor, Standard};
-pub use picture::decode as decode_picture;
+pub use picture::{decode as decode_picture, decode_at_once as decode_picture_at_once};
 pub use scan::check_name;
 pub use verdict::Refusal;
 
@@ -35,9 +36,13 @@ use crate::{
     telemetry::printable,
     vision::embed::{Embedding, ModelId},
 };
+use begun::Begun;
 use folder::{Folder, sidecar_of};
 use judge::{Face, Judgement, judge};
 use scan::{Found, Stamp, scan};
+
+/// So long a file that is not complete is taken for one that is still being written.
+const SLOW_UPLOAD: Duration = Duration::from_secs(60);
 
 /// Finds the one face of a picture. The vision part implements it; tests have one of their own.
 pub trait FaceReader: Send + Sync {
@@ -145,7 +150,7 @@ impl Examiner {
     /// Why the picture cannot be used, whoever is on it.
     pub fn examine(&self, bytes: &[u8]) -> Result<FoundFace, Refusal> {
         let picture = picture::decode(bytes, self.max_megapixels)?;
-        let (embedding, face_px) = self.reader.read(&picture, self.min_face)?;
+        let (embedding, face_px) = self.reader.read(&picture.picture, self.min_face)?;
         Ok(FoundFace { model: embedding.model(), embedding: embedding.values().to_vec(), face_px })
     }
 
@@ -187,6 +192,9 @@ pub struct Enroller {
     unwritten: HashSet<String>,
     /// Files that were seen once, and when; their stamp must stay.
     waiting: HashMap<PathBuf, (Stamp, SystemTime)>,
+    /// Files that were read and are not complete, and when that was first seen.
+    incomplete: HashMap<PathBuf, (Stamp, SystemTime)>,
+    begun: Begun,
     /// What the owner was told about a picture, by key.
     told: HashMap<String, Refusal>,
     progress: Progress,
@@ -212,6 +220,7 @@ impl Enroller {
         let EnrollConfig { min_face, max_megapixels, max_spread, .. } = config;
         let examiner = Examiner { reader, min_face, max_megapixels };
         let stored = store.people()?;
+        let begun = Begun::open(store.folder().join("reading"));
         Ok(Enroller {
             rules: examiner.rules(),
             people: stored.clone(),
@@ -225,6 +234,8 @@ impl Enroller {
             replaced: Vec::new(),
             unwritten: HashSet::new(),
             waiting: HashMap::new(),
+            incomplete: HashMap::new(),
+            begun,
             told: HashMap::new(),
             progress: Progress::default(),
             failing: false,
@@ -233,6 +244,11 @@ impl Enroller {
 
     pub fn folder(&self) -> &Path {
         &self.config.folder
+    }
+
+    /// The picture that is read now; an orderly end of the program clears its name.
+    fn reading(&self) -> begun::Reading {
+        self.begun.now()
     }
 
     pub fn examiner(&self) -> Examiner {
@@ -276,9 +292,9 @@ impl Enroller {
         let due = self.due(&scan.pictures, now, &mut changes);
         let gone = self.gone(&scan);
         if gone.is_empty() {
-            self.read(&due, go_on, &mut changes);
+            self.read(&due, now, go_on, &mut changes);
         } else {
-            changes.more = self.follow(&due, &gone);
+            changes.more = self.follow(&due, &gone, now);
         }
         self.replaced.clear();
         let written = self.conclude(&scan, now, &mut changes);
@@ -304,6 +320,8 @@ impl Enroller {
         }
         let keys: HashSet<&str> = found.pictures.iter().map(|picture| picture.key.as_str()).collect();
         self.waiting.retain(|path, _| present.contains(path.as_path()));
+        self.incomplete.retain(|path, _| present.contains(path.as_path()));
+        self.begun.forget_others(&found.pictures);
         self.told.retain(|key, _| keys.contains(key.as_str()));
     }
 
@@ -335,7 +353,9 @@ impl Enroller {
             };
             // What changed only the rules need not settle.
             let same = self.readings.get(&picture.key).is_some_and(|read| read.stamp == picture.stamp.numbers());
-            if same || now.duration_since(since).unwrap_or(Duration::ZERO) >= self.config.settle {
+            let judged = self.incomplete.get(&picture.path).filter(|(stamp, _)| *stamp == picture.stamp);
+            let patience = judged.map_or(self.config.settle, |_| SLOW_UPLOAD);
+            if same || now.duration_since(since).unwrap_or(Duration::ZERO) >= patience {
                 self.waiting.remove(&picture.path);
                 due.push(picture);
             } else {
@@ -354,7 +374,7 @@ impl Enroller {
         self.readings.get(&picture.key).filter(holds)
     }
 
-    fn read(&mut self, due: &[&Found], go_on: impl Fn() -> bool, changes: &mut Changes) {
+    fn read(&mut self, due: &[&Found], now: SystemTime, go_on: impl Fn() -> bool, changes: &mut Changes) {
         let model = self.examiner.reader.model();
         let rebuilding = pictures_of(&self.people).any(|picture| picture.model != model);
         self.progress.begin(rebuilding, due.len());
@@ -363,7 +383,7 @@ impl Enroller {
                 changes.more = true;
                 return;
             }
-            self.read_one(picture, true);
+            changes.unsettled |= !self.read_one(picture, true, now);
             if let Some(line) = self.progress.another() {
                 log::info!("{line}");
             }
@@ -379,28 +399,33 @@ impl Enroller {
 
     /// Finds those that are gone under a new name, by size and content, and examines nothing else meanwhile; whether
     /// pictures are left to read.
-    fn follow(&mut self, due: &[&Found], gone: &[Option<i64>]) -> bool {
+    fn follow(&mut self, due: &[&Found], gone: &[Option<i64>], now: SystemTime) -> bool {
         let mut left = false;
         for picture in due {
             let size = picture.stamp.numbers().get(1).copied();
             let candidate = gone.contains(&size) || gone.contains(&None);
-            left |= !(candidate && self.read_one(picture, false));
+            left |= !(candidate && self.read_one(picture, false, now));
         }
         left
     }
 
-    /// Reads a picture; one whose content was found under another name needs no new examination. Whether it has a reading now.
-    fn read_one(&mut self, picture: &Found, examine: bool) -> bool {
+    /// Reads a picture; one whose content was found under another name needs no new examination. Whether there is a finding:
+    /// there is none yet of a file that may still be being written.
+    fn read_one(&mut self, picture: &Found, examine: bool, now: SystemTime) -> bool {
         let mut sha256 = [0; 32];
         let bytes = self.folder.read(&picture.path).inspect(|bytes| sha256 = digest(bytes));
         let mut all = self.readings.values().chain(&self.replaced);
         let known = all.find(|read| read.sha256 == sha256 && read.rules == self.rules);
         let found = match (bytes, known.map(|known| known.found.clone())) {
             (Ok(_), Some(found)) => found.map_err(Refusal::Earlier),
-            (Ok(bytes), None) if examine => self.examiner.examine(&bytes),
-            (Err(refusal), _) if examine => Err(refusal),
-            _ => return false,
+            _ if !examine => return false,
+            (Err(refusal), _) => Err(refusal),
+            (Ok(_), None) if self.begun.ended_in(picture) => Err(Refusal::EndedProgram),
+            (Ok(bytes), None) => self.begun.during(picture, || self.examiner.examine(&bytes)),
         };
+        if matches!(found, Err(Refusal::Incomplete(_))) && self.may_grow(picture, now) {
+            return false;
+        }
         // What may be otherwise tomorrow is not kept for then.
         if found.as_ref().err().is_none_or(Refusal::lasts) {
             self.unwritten.insert(picture.key.clone());
@@ -409,6 +434,25 @@ impl Enroller {
         let reading = Reading { stamp, rules: self.rules, sha256, found };
         self.replaced.extend(self.readings.insert(picture.key.clone(), reading));
         true
+    }
+
+    /// Whether a file that is not complete may still be being written; then it is read
+    /// again later, or when it changed.
+    fn may_grow(&mut self, found: &Found, now: SystemTime) -> bool {
+        let seen = match self.incomplete.get(&found.path) {
+            Some((stamp, seen)) if *stamp == found.stamp => *seen,
+            _ => now,
+        };
+        // A clock that was set back makes no file young.
+        let age = |since: SystemTime| now.duration_since(since).unwrap_or(Duration::ZERO);
+        let may_grow = age(seen).max(age(found.modified())) < SLOW_UPLOAD;
+        if may_grow {
+            self.incomplete.insert(found.path.clone(), (found.stamp, seen));
+            self.waiting.insert(found.path.clone(), (found.stamp, seen));
+        } else {
+            self.incomplete.remove(&found.path);
+        }
+        may_grow
     }
 
     /// The faces that were read, by name. A person some of whose pictures are not read yet stays as before: no picture
