@@ -90,7 +90,7 @@ impl CommandError {
                 RunError::Start(error) => start_code(error),
                 RunError::Gpio(error) => gpio_code(error),
                 RunError::Control(error) => control_code(error),
-                RunError::Confusable(_) => exit::CONFIG,
+                RunError::NoThreshold(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
             },
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),
@@ -197,7 +197,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),
         Command::Models { models, action } => models::run(config, models.as_deref(), action.as_ref(), json),
-        Command::People => print::people(&ask(config()?, &Request::People)?, json),
+        Command::People => print::people(&ask(config()?, Request::People)?, json),
         Command::Status => print::status(&ask_daemon(&config_or_default(config()), &Request::Status)?, json),
         Command::Eval(measurement) => eval::run(measurement, &arguments.config, json),
         Command::Train(training) => train::run(training, json),
@@ -211,7 +211,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
             let config = config()?;
             let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let request = Request::Enroll { name: name.clone(), file_name, picture: read(file)? };
-            print::enrolled(&ask(config, &request)?, json)
+            print::enrolled(&ask(config, request)?, json)
         }
         Command::Identify { picture, annotate } => identify(config()?, picture, annotate.as_deref(), json),
         Command::Calibrate { strangers, plot } => {
@@ -233,10 +233,12 @@ fn config_or_default(config: Result<Config, ConfigError>) -> Config {
 }
 
 fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool) -> Result<u8, CommandError> {
-    let bytes = read(picture)?;
-    let answer = ask(config, &Request::Identify { picture: bytes.clone() })?;
+    let answer = ask(config, Request::Identify { picture: read(picture)? })?;
+    if let Response::Refused { reason } = &answer {
+        return Err(CommandError::Refused(format!("{}: {reason}", picture.display())));
+    }
     if let (Some(target), Response::Identified { faces }) = (annotated, &answer) {
-        annotate::annotate_file(&bytes, faces, target)
+        annotate::annotate_file(&read(picture)?, faces, target)
             .map_err(|problem| CommandError::File { path: target.to_owned(), source: io::Error::other(problem) })?;
     }
     print::identified(&answer, json)
@@ -249,7 +251,7 @@ fn unknown(config: Config, action: Option<&UnknownAction>, json: bool) -> Result
         UnknownAction::Picture { id, .. } => Request::UnknownPicture { id: *id, look: 0 },
         UnknownAction::Forget { id } => Request::ForgetUnknown { id: *id },
     };
-    let answer = ask(config, &request)?;
+    let answer = ask(config, request)?;
     if let (Some(UnknownAction::Picture { file, .. }), Response::Picture { picture }) = (action, &answer) {
         fs::write(file, picture).map_err(|source| CommandError::File { path: file.clone(), source })?;
         return Ok(exit::DONE);
@@ -287,15 +289,15 @@ impl Answerer {
         }
     }
 
-    fn ask(&self, request: &Request) -> Result<Response, CommandError> {
+    fn ask(&self, request: Request) -> Result<Response, CommandError> {
         understood(match self {
-            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(request)?,
-            Answerer::Store(services) => services.answer(request.clone(), "the command line"),
+            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(&request)?,
+            Answerer::Store(services) => services.answer(request, "the command line"),
         })
     }
 }
 
-fn ask(config: Config, request: &Request) -> Result<Response, CommandError> {
+fn ask(config: Config, request: Request) -> Result<Response, CommandError> {
     Answerer::find(config)?.ask(request)
 }
 
@@ -320,7 +322,7 @@ fn events(
     let since_ms = since.map(print::parse_since).transpose().map_err(CommandError::Usage)?;
     let request = Request::Events { since_ms, limit, follow };
     if !follow {
-        return print::events(&ask(config, &request)?, json);
+        return print::events(&ask(config, request)?, json);
     }
     let mut client = ControlClient::connect(&config.control.socket)?;
     let mut answer = understood(client.ask(&request)?)?;

@@ -15,14 +15,14 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response as HttpResponse, Sse, sse::KeepAlive},
-    routing::{delete, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use futures_util::StreamExt;
 use jiff::civil::Date;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task,
     time::{sleep, timeout},
 };
@@ -47,6 +47,11 @@ const MOST_PICTURE: usize = 32 << 20;
 const MOST_JSON: usize = 16 << 10;
 /// An answer has to begin within this time, the question's body included.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Pictures of all clients held at a time, in KiB.
+const MOST_HELD: usize = MOST_PICTURE >> 10;
+/// Pictures that may wait to be read, and for how long.
+const MOST_WAITING: usize = 16;
+const WAITING: Duration = Duration::from_secs(15);
 /// Requests of one address: so many at once, and so many a second after that.
 const BURST: f64 = 120.0;
 const PER_SECOND: f64 = 30.0;
@@ -76,8 +81,15 @@ struct App {
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
     /// Passwords are looked at one by one.
     passwords: Semaphore,
+    /// KiB of pictures that may be taken in now.
+    room: Arc<Semaphore>,
+    /// A permit for each picture that waits for room or is worked on.
+    queue: Arc<Semaphore>,
     told_proxy: Mutex<Option<Instant>>,
 }
+
+/// A picture's room; whatever works on the picture keeps it.
+type Held = Arc<(OwnedSemaphorePermit, OwnedSemaphorePermit)>;
 
 /// Requests somebody may still make.
 #[derive(Clone, Copy)]
@@ -98,10 +110,16 @@ pub(super) fn router(services: Arc<Services>, door: Door, feed: Feed, config: &H
         metrics: config.metrics,
         buckets: Mutex::default(),
         passwords: Semaphore::new(1),
+        room: Arc::new(Semaphore::new(MOST_HELD)),
+        queue: Arc::new(Semaphore::new(MOST_WAITING)),
         told_proxy: Mutex::default(),
     });
     let for_who_may = |needs: Option<Scope>, routes: Router<Arc<App>>| {
         routes.layer(middleware::from_fn_with_state((Arc::clone(&app), needs), admit))
+    };
+    let of_pictures = |route: MethodRouter<Arc<App>>| {
+        let in_turn = middleware::from_fn_with_state(Arc::clone(&app), one_after_another);
+        route.layer(DefaultBodyLimit::max(MOST_PICTURE)).layer(in_turn)
     };
     let look = Router::new()
         .route("/api/status", get(status))
@@ -115,9 +133,9 @@ pub(super) fn router(services: Arc<Services>, door: Door, feed: Feed, config: &H
         .route("/api/unknown/{id}/pictures/{look}", get(unknown_picture))
         .route("/api/attendance", get(days))
         .route("/api/attendance.csv", get(days_as_csv))
-        .route("/api/identify", post(identify).layer(DefaultBodyLimit::max(MOST_PICTURE)));
+        .route("/api/identify", of_pictures(post(identify)));
     let enrol = Router::new()
-        .route("/api/people/{name}/pictures", post(add_picture).layer(DefaultBodyLimit::max(MOST_PICTURE)))
+        .route("/api/people/{name}/pictures", of_pictures(post(add_picture)))
         .route("/api/faces/{track}/name", post(name_face))
         .route("/api/unknown/{id}", delete(forget_unknown))
         .route("/api/unknown/{id}/name", post(name_unknown));
@@ -223,6 +241,24 @@ async fn admit(
     }
 }
 
+/// Pictures are taken in as far as there is room for them; the others wait, but not all
+/// of them.
+async fn one_after_another(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
+    let busy = || {
+        let busy = problem(StatusCode::SERVICE_UNAVAILABLE, "other pictures are being read; try again in some seconds");
+        Problem { retry_after: Some(5), ..busy }.into_response()
+    };
+    let Ok(place) = Arc::clone(&app.queue).try_acquire_owned() else { return busy() };
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    // One that does not say its length may be as long as any.
+    let room = length.map_or(MOST_HELD, |bytes: usize| bytes.div_ceil(1 << 10)).clamp(1, MOST_HELD);
+    match timeout(WAITING, Arc::clone(&app.room).acquire_many_owned(room as u32)).await {
+        Ok(Ok(room)) => request.extensions_mut().insert::<Held>(Arc::new((place, room))),
+        _ => return busy(),
+    };
+    next.run(request).await
+}
+
 fn refusal(refused: Refused) -> Problem {
     match refused {
         Refused::Unknown => problem(StatusCode::UNAUTHORIZED, "log in, or send a token (Authorization: Bearer ...)"),
@@ -319,8 +355,23 @@ impl App {
 
     /// Asks as a command would, on a thread that may wait.
     async fn ask(self: &Arc<App>, request: Request, peer: Peer) -> Result<Response, Problem> {
+        self.ask_holding((), request, peer).await
+    }
+
+    /// The same, and keeps something until the answer is there, even if nobody waits for
+    /// it any more.
+    async fn ask_holding<T: Send + 'static>(
+        self: &Arc<App>,
+        held: T,
+        request: Request,
+        peer: Peer,
+    ) -> Result<Response, Problem> {
         let app = Arc::clone(self);
-        let asked = task::spawn_blocking(move || app.services.answer(request, &format!("page ({})", peer.0)));
+        let asked = task::spawn_blocking(move || {
+            let answer = app.services.answer(request, &format!("page ({})", peer.0));
+            drop(held);
+            answer
+        });
         match asked.await {
             Ok(Response::Failed { problem: text, exit_code }) => Err(problem(status_of(exit_code), &text)),
             Ok(Response::Refused { reason }) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, &reason)),
@@ -532,10 +583,11 @@ async fn add_picture(
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
     Query(FileName { file }): Query<FileName>,
+    Extension(held): Extension<Held>,
     picture: Bytes,
 ) -> Answer {
     let file_name = file.unwrap_or_else(|| "page.jpg".into());
-    match app.ask(Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
+    match app.ask_holding(held, Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
         Response::Enrolled { name, picture, face_px } => {
             ok(json!({ "name": name, "picture": picture, "face_px": face_px }))
         }
@@ -543,8 +595,13 @@ async fn add_picture(
     }
 }
 
-async fn identify(State(app): Shared, Extension(peer): Extension<Peer>, picture: Bytes) -> Answer {
-    match app.ask(Request::Identify { picture: picture.into() }, peer).await? {
+async fn identify(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Extension(held): Extension<Held>,
+    picture: Bytes,
+) -> Answer {
+    match app.ask_holding(held, Request::Identify { picture: picture.into() }, peer).await? {
         Response::Identified { faces } => ok(json!({ "faces": faces })),
         other => Err(internal(&other)),
     }

@@ -677,6 +677,67 @@ fn with_a_certificate_it_speaks_https_only_and_the_cookie_is_secure() {
 
 /// Whatever a client does, the door goes on deciding and the page goes on answering others.
 #[test]
+fn what_is_no_picture_is_answered_with_422_and_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 40)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::open(&config);
+    let whole = fs::read(root().join("tests/data").join(KNOWN)).unwrap();
+    for (picture, word) in [
+        (&b"no picture"[..], "not a picture"),
+        (b"", "not complete"),
+        (&whole[..whole.len() / 2], "not complete"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+    ] {
+        let answer = client.send("POST", "/api/identify", picture, "image/jpeg");
+        assert_eq!(answer.status, 422);
+        assert!(answer.json()["error"].as_str().unwrap().contains(word), "{}", answer.json());
+    }
+}
+
+#[test]
+fn pictures_wait_for_their_turn_and_too_many_are_sent_away() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 200)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::open(&config);
+    let whole = fs::read(root().join("tests/data").join(KNOWN)).unwrap();
+    let identify = || client.send("POST", "/api/identify", &whole, "image/png");
+    let answered: Vec<u16> = thread::scope(|scope| {
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| identify().status)).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(answered, [200; 8], "each waits for its turn");
+    // As many that never end what they say: they take all places.
+    let (name, csrf) = &client.headers[0];
+    let idle: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(config.http.listen).unwrap();
+            let head = "POST /api/identify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000000";
+            write!(stream, "{head}\r\n{name}: {csrf}\r\n\r\nxx").unwrap();
+            stream
+        })
+        .collect();
+    let until = Instant::now() + Duration::from_secs(5);
+    let refused = loop {
+        let answer = identify();
+        if answer.status == 503 || Instant::now() > until {
+            break answer;
+        }
+    };
+    assert_eq!(refused.status, 503);
+    assert!(refused.json()["error"].as_str().unwrap().contains("other pictures are being read"));
+    drop(idle);
+    let until = Instant::now() + Duration::from_secs(5);
+    while identify().status != 200 {
+        assert!(Instant::now() < until, "there is room again when they have gone");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn hostile_clients_stall_nothing() {
     let dir = tempfile::tempdir().unwrap();
     enroll(dir_of(&dir), KNOWN, "Second Picture");
