@@ -383,10 +383,11 @@ pub enum EventName {
     CameraLost,
     CameraBack,
     ClockSet,
+    ShutOut,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 12] = [
+    pub const ALL: [EventName; 13] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -399,6 +400,7 @@ impl EventName {
         EventName::CameraLost,
         EventName::CameraBack,
         EventName::ClockSet,
+        EventName::ShutOut,
     ];
 }
 
