@@ -321,7 +321,10 @@ impl Enroller {
         let keys: HashSet<&str> = found.pictures.iter().map(|picture| picture.key.as_str()).collect();
         self.waiting.retain(|path, _| present.contains(path.as_path()));
         self.incomplete.retain(|path, _| present.contains(path.as_path()));
-        self.begun.forget_others(&found.pictures);
+        for changed in self.begun.forget_others(&found.pictures) {
+            // Even with the same content it is read again: it was touched.
+            self.readings.remove(&changed);
+        }
         self.told.retain(|key, _| keys.contains(key.as_str()));
     }
 
