@@ -92,6 +92,7 @@ impl CommandError {
                 RunError::Control(error) => control_code(error),
                 RunError::Confusable(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
+                RunError::RelayStuck(_) => exit::UNAVAILABLE,
             },
             CommandError::Lock(LockError::Config(_)) => exit::CONFIG,
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),

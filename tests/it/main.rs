@@ -13,5 +13,6 @@ mod manual;
 mod models;
 mod mosquitto;
 mod page;
+mod relay;
 mod sight;
 mod support;
