@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -264,6 +265,11 @@ fn a_reload_brings_a_new_configuration_into_force_and_refuses_a_bad_one() {
         running.reload_until(socket, |status| status.mode == "attendance" && status.people == 1);
     }
     fs::write(&file, text("unlock", models, "")).unwrap();
+    // Nor does one that anybody may have written.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    running.reload_until(socket, |_| !running.signals.reload.load(Ordering::Relaxed));
+    running.reload_until(socket, |status| status.mode == "attendance");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     running.reload_until(socket, |status| status.mode == "unlock");
     drop(running);
     assert!(!dir.path().join("relay.json").exists());
