@@ -230,6 +230,9 @@ pub struct Status {
     pub false_match_rate: f64,
     pub people: usize,
     pub templates: usize,
+    /// What keeps people out who are enrolled, with the remedies.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Named counters of this run: frames, broken_frames, faces, granted, denied, ...
     pub counters: std::collections::BTreeMap<String, u64>,
 }

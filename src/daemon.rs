@@ -29,15 +29,15 @@ use crate::{
     http::HttpServer,
     latch::{Latch, Lines, Settings},
     mqtt::Mqtt,
-    service::{Kept, Services, StartError},
+    service::{Kept, Services, ShutOut, StartError},
     store::EventKind,
     telemetry::{self, ServiceManager},
     unknown::UnknownFaces,
 };
 use door::{Door, Ended};
 
-/// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read beside.
-const ENROLL_AT_START: Duration = Duration::from_secs(20);
+/// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read in the background.
+const ENROLL_AT_START: Duration = Duration::from_secs(3);
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +50,9 @@ pub enum RunError {
     Control(#[from] ControlError),
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
-    /// Two people are nearer to each other than a match may be far, see [`Services::confusable`].
-    #[error("in unlock mode this must not be: {0}")]
-    Confusable(String),
+    /// A new configuration by which nobody at all could be let in any more.
+    #[error("{0}")]
+    NoThreshold(String),
     /// A part ended that never should; the relay is inactive, and the service manager starts everything anew.
     #[error("the {0} ended unexpectedly; the log above says why")]
     Died(&'static str),
@@ -75,7 +75,7 @@ pub struct Signals {
 /// # Errors
 /// Something needed is missing or in use, or a part died. The relay is inactive on every return.
 pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
-    let mut running = Running::start(config, None, signals, Confusable::Refused)?;
+    let mut running = Running::start(config, None, signals)?;
     loop {
         let ended = running.serve(signals);
         let old = running.services.config.clone();
@@ -84,11 +84,11 @@ pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
             Ok(Ended::Reload(new)) => {
                 // The start takes the line of a stuck relay again.
                 let (kept, _) = running.stop();
-                running = match Running::start(*new, Some(&kept), signals, Confusable::Refused) {
+                running = match Running::start(*new, Some(&kept), signals).and_then(Running::with_threshold) {
                     Ok(running) => running,
                     Err(error) => {
                         log::error!("the new configuration does not start, the old one stays in force: {error}");
-                        Running::start(old, Some(&kept), signals, Confusable::Borne)?
+                        Running::start(old, Some(&kept), signals)?
                     }
                 };
             }
@@ -107,14 +107,6 @@ pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
     }
 }
 
-/// What becomes of a start in unlock mode when two people are so near to each other that one may be taken for the other.
-#[derive(Clone, Copy, PartialEq)]
-enum Confusable {
-    Refused,
-    /// It was so before a reload that failed: the door stays what it was, and somebody who is told can mend it.
-    Borne,
-}
-
 /// Everything that works while a configuration is in force. Dropping it locks first, then ends the rest.
 struct Running {
     // In this order they are dropped.
@@ -131,12 +123,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(
-        config: Config,
-        kept: Option<&Kept>,
-        signals: &Signals,
-        confusable: Confusable,
-    ) -> Result<Running, RunError> {
+    fn start(config: Config, kept: Option<&Kept>, signals: &Signals) -> Result<Running, RunError> {
         telemetry::init_logging(&config.log.level);
         let mode = if config.mode == Mode::Unlock { "unlock" } else { "attendance" };
         log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
@@ -148,13 +135,10 @@ impl Running {
         let (services, changes) = Services::open_keeping(config, kept, go_on)?;
         services.set_running(latch.handle(), relay);
         tell_start(&services);
+        services.record_shut_out();
         let same_store = kept.is_none_or(|kept| kept.keeps_store(&services.config));
-        let unlock = services.config.mode == Mode::Unlock;
-        if let Some(problem) = services.confusable().filter(|_| unlock && confusable == Confusable::Refused) {
-            return Err(RunError::Confusable(problem));
-        }
         if changes.unsettled {
-            log::info!("the enroll folder is not all read yet; that goes on beside");
+            log::info!("enroll folder: still reading in the background");
         }
         let service = Arc::clone(&services) as Arc<dyn Service>;
         let control = ControlServer::start(&services.config.control.socket, Arc::clone(&service))?;
@@ -175,6 +159,17 @@ impl Running {
             UnknownFaces::start(services.store.clone(), services.unknown_rules()).map_err(RunError::Thread)?;
         let door = Door::new(Arc::clone(&services), latch.handle(), unknown, same_store);
         Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, record, services })
+    }
+
+    /// Ends at once where nobody at all can be let in.
+    fn with_threshold(self) -> Result<Running, RunError> {
+        match self.services.roster().shut_out {
+            Some(ShutOut { names: None, reason }) => {
+                let _ = self.stop();
+                Err(RunError::NoThreshold(reason))
+            }
+            _ => Ok(self),
+        }
     }
 
     fn serve(&mut self, signals: &Signals) -> Result<Ended, RunError> {
@@ -312,7 +307,7 @@ fn tell_start(services: &Services) {
         rules.window
     );
     let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
-    if people == 0 {
+    if people == 0 && roster.shut_out.is_none() {
         log::warn!("nobody is enrolled: drop pictures into {}", config.enroll.folder.display());
     } else {
         log::info!("{people} people enrolled with {templates} pictures");
@@ -323,7 +318,7 @@ fn start_watcher(services: &Arc<Services>) -> Result<EnrollWatcher, RunError> {
     let told = Arc::clone(services);
     EnrollWatcher::start(Arc::clone(&services.enroller), move |result| match result {
         Ok(changes) => told.note_changes(&changes),
-        Err(error) => log::error!("enroll folder: {error}"),
+        Err(error) => log::error!("enroll folder: {error}; retrying every 30 s"),
     })
     .map_err(RunError::Thread)
 }

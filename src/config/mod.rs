@@ -397,12 +397,13 @@ pub enum EventName {
     CameraLost,
     CameraBack,
     ClockSet,
+    ShutOut,
     RelayStuck,
     RelayFreed,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 14] = [
+    pub const ALL: [EventName; 15] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -415,6 +416,7 @@ impl EventName {
         EventName::CameraLost,
         EventName::CameraBack,
         EventName::ClockSet,
+        EventName::ShutOut,
         EventName::RelayStuck,
         EventName::RelayFreed,
     ];

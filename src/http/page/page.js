@@ -224,6 +224,7 @@ const TOLD = {
   camera_lost: (d) => ["!", "Camera lost", d.problem],
   camera_back: () => ["✓", "Camera back", ""],
   clock_set: () => ["·", "The clock was set", ""],
+  shut_out: (d) => ["!", "Not let in", d.reason],
   relay_stuck: (d) => ["!", "Relay stuck", d.problem],
   relay_freed: () => ["✓", "Relay released", ""],
   refused: (d) => ["–", `Picture refused`, `${d.picture}: ${d.reason}`],
