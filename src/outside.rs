@@ -61,6 +61,12 @@ pub fn notice(event: &Event) -> Map<String, Value> {
             put("people", json!(names));
             put("reason", reason.as_str().into());
         }
+        EventKind::RelayStuck { problem } => {
+            put("problem", problem.as_str().into());
+        }
+        EventKind::RelayFreed { after } => {
+            put("after_s", rounded(after.as_secs_f32()));
+        }
     }
     notice
 }
@@ -80,6 +86,8 @@ pub fn name_of(kind: &EventKind) -> EventName {
         EventKind::CameraBack { .. } => EventName::CameraBack,
         EventKind::ClockSet { .. } => EventName::ClockSet,
         EventKind::ShutOut { .. } => EventName::ShutOut,
+        EventKind::RelayStuck { .. } => EventName::RelayStuck,
+        EventKind::RelayFreed { .. } => EventName::RelayFreed,
     }
 }
 

@@ -507,6 +507,7 @@ impl Talk {
             "mode": status.mode,
             "relay": status.relay,
             "relay_active": status.relay_active,
+            "relay_problem": status.relay_problem,
             "camera": printable(&status.camera),
             "camera_ok": !self.camera_lost,
             "people": status.people,

@@ -15,5 +15,6 @@ mod manual;
 mod models;
 mod mosquitto;
 mod page;
+mod relay;
 mod sight;
 mod support;
