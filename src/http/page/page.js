@@ -348,6 +348,7 @@ async function loadStatus() {
     ["Model", status.model],
     ["Calculated as", status.precision],
     ["Enrolled", `${status.people} people, ${status.templates} pictures`],
+    ...status.problems.map((problem) => ["Not let in", problem]),
     ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken`],
     ["Decided", `${counters.granted || 0} let in, ${counters.denied || 0} not`],
     ["Events lost", counters.events_lost || 0],
