@@ -295,6 +295,9 @@ fn tell_start(services: &Services) {
         log::warn!("{note}");
     }
     let (config, rules, roster) = (&services.config, &services.rules, services.roster());
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
     log::info!(
         "embedder {} calculated as {}; {}; {} of {} frames must agree",
         config.models.embedder,

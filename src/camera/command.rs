@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Camera, CameraError, STEP, mjpeg::MjpegSplitter};
 use crate::{
-    config::{CameraConfig, CommandStream, secret::with_credentials},
+    config::{CameraConfig, CommandStream, secret::arguments_with_credentials},
     program::{Program, listen::LastWords},
     vision::frame::{Frame, PixelFormat},
 };
@@ -59,17 +59,16 @@ impl CommandCamera {
         };
         let unavailable = |problem: String| CameraError::Unavailable { device: program.clone(), problem };
         // A network camera's password stands in no configuration file.
-        let arguments: Result<Vec<String>, String> =
-            arguments.iter().map(|argument| with_credentials(argument, "camera.command")).collect();
+        let (arguments, secrets) = arguments_with_credentials(arguments, "camera.command").map_err(&unavailable)?;
         let mut command = Command::new(program);
-        command.args(arguments.map_err(&unavailable)?);
+        command.args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = Program::start(&mut command)
             .map_err(|error| unavailable(format!("{error}; is it installed, and camera.command right?")))?;
         let (Some(output), Some(errors)) = (running.child.stdout.take(), running.child.stderr.take()) else {
             return Err(unavailable("its output cannot be read".into()));
         };
-        let last_words = LastWords::listen(errors, program.clone());
+        let last_words = LastWords::listen(errors, program.clone(), secrets);
         let stream = match config.stream {
             CommandStream::Mjpeg => Stream::Mjpeg(MjpegSplitter::default()),
             CommandStream::Yuv420 => Stream::Yuv420 { width: config.width, height: config.height, bytes: Vec::new() },

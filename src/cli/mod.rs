@@ -185,8 +185,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Run => run_daemon(config()?, &arguments.config),
         Command::Demo { pictures, models, out } => demo::run(pictures, models, out),
         Command::Check => {
-            config()?;
-            print::checked(&arguments.config, json);
+            print::checked(&arguments.config, &config()?.warnings(), json);
             Ok(exit::DONE)
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),

@@ -68,11 +68,13 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-pub(super) fn checked(path: &Path, json: bool) {
-    match json {
-        true => emit_json(&json!({ "configuration": path, "ok": true })),
-        false => emit(&format!("{}: ok\n", path.display())),
-    };
+pub(super) fn checked(path: &Path, warnings: &[String], json: bool) {
+    if json {
+        emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings }));
+        return;
+    }
+    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    emit(&format!("{}: ok\n{warnings}", path.display()));
 }
 
 pub(super) fn people(response: &Response, json: bool) -> Result<u8, CommandError> {

@@ -461,6 +461,11 @@ impl Config {
         Err(ConfigError::Wrong(problems.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join("\n")))
     }
 
+    /// What works and is not wise, with the remedy.
+    pub fn warnings(&self) -> Vec<String> {
+        check::warnings(self)
+    }
+
     fn resolve(&mut self, folder: &Path) {
         let paths = [
             &mut self.models.dir,
