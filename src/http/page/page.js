@@ -349,7 +349,7 @@ async function loadStatus() {
     ["Calculated as", status.precision],
     ["Enrolled", `${status.people} people, ${status.templates} pictures`],
     ...status.problems.map((problem) => ["Not let in", problem]),
-    ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken`],
+    ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken, ${counters.frames_torn || 0} torn, ${counters.frames_late || 0} late`],
     ["Decided", `${counters.granted || 0} let in, ${counters.denied || 0} not`],
     ["Events lost", counters.events_lost || 0],
     ["Running for", hours ? `${hours} h ${Math.floor((status.uptime_s % 3600) / 60)} min` : `${Math.floor(status.uptime_s / 60)} min`],
