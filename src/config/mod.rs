@@ -2,6 +2,7 @@
 
 mod check;
 mod defaults;
+mod place;
 pub mod secret;
 pub mod units;
 
@@ -198,6 +199,8 @@ pub struct StoreConfig {
     /// Events older than this are forgotten.
     #[serde(deserialize_with = "units::duration")]
     pub keep_events: Duration,
+    /// Of more events than this the oldest are forgotten.
+    pub max_events: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -381,10 +384,12 @@ pub enum EventName {
     CameraLost,
     CameraBack,
     ClockSet,
+    DeniedMore,
+    StoreDamaged,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 12] = [
+    pub const ALL: [EventName; 14] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -397,6 +402,8 @@ impl EventName {
         EventName::CameraLost,
         EventName::CameraBack,
         EventName::ClockSet,
+        EventName::DeniedMore,
+        EventName::StoreDamaged,
     ];
 }
 
@@ -425,10 +432,18 @@ impl Config {
     /// Reads and checks a configuration file. Relative paths in it are relative to its folder.
     ///
     /// # Errors
-    /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory.
+    /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory; a
+    /// store where others can write.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Config::parse(&text, path)
+        let config = Config::parse(&text, path)?;
+        match check::store_place(&config) {
+            None => Ok(config),
+            Some(problem) => {
+                let line = span_of(&text, "store.path").map_or(1, |span| line_of(&text, &span));
+                Err(ConfigError::Wrong(format!("{}:{line}: store.path: {problem}", path.display())))
+            }
+        }
     }
 
     /// As [`Config::load`], from a text; `path` is where it came from.
