@@ -29,6 +29,8 @@ use crate::{attendance::Attendance, calibrate::Calibration, store::Event};
 /// Longest JSON and longest picture of a message.
 const MOST_JSON: u32 = 16 << 20;
 const MOST_PICTURE: u32 = 64 << 20;
+/// Events in one answer.
+pub const MOST_EVENTS: usize = 2_000;
 /// Connections served at the same time; more are turned away.
 const MOST_CONNECTIONS: usize = 16;
 /// A client that says nothing for this long is left.
@@ -39,11 +41,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
     People,
-    /// Events since a moment (milliseconds since 1970; None: all), at most `limit`, oldest first; the newest ones when there are more.
+    /// Events since a moment (milliseconds since 1970; None: all), at most `limit` and
+    /// [`MOST_EVENTS`], oldest first; the newest ones when there are more.
     Events {
         since_ms: Option<i64>,
         limit: Option<usize>,
         follow: bool,
+    },
+    /// Events with a higher number, oldest first, at most [`MOST_EVENTS`]: to read them
+    /// all, ask on from the last one.
+    EventsAfter {
+        id: u64,
+        since_ms: Option<i64>,
     },
     Status,
     /// Takes a picture into the enroll folder and answers with its verdict.

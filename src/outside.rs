@@ -57,6 +57,14 @@ pub fn notice(event: &Event) -> Map<String, Value> {
         EventKind::ClockSet { by_ms } => {
             put("by_ms", (*by_ms).into());
         }
+        EventKind::DeniedMore { count, over } => {
+            put("count", (*count).into());
+            put("over_s", rounded(over.as_secs_f32()));
+        }
+        EventKind::StoreDamaged { problem, events_missing } => {
+            put("problem", problem.as_str().into());
+            put("events_missing", (*events_missing).into());
+        }
     }
     notice
 }
@@ -75,6 +83,8 @@ pub fn name_of(kind: &EventKind) -> EventName {
         EventKind::CameraLost { .. } => EventName::CameraLost,
         EventKind::CameraBack { .. } => EventName::CameraBack,
         EventKind::ClockSet { .. } => EventName::ClockSet,
+        EventKind::DeniedMore { .. } => EventName::DeniedMore,
+        EventKind::StoreDamaged { .. } => EventName::StoreDamaged,
     }
 }
 

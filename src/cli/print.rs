@@ -256,6 +256,10 @@ pub(super) fn event_line(event: &Event) -> String {
         EventKind::ClockSet { by_ms } => {
             format!("the clock was set {} by {}", if *by_ms > 0 { "forward" } else { "back" }, span_in_words(*by_ms))
         }
+        EventKind::DeniedMore { count, over } => {
+            format!("nobody let in: {count} more times within {over:.0?}, not listed one by one")
+        }
+        EventKind::StoreDamaged { problem, .. } => printable(problem),
     };
     format!("{}  {what}", local_time(event.at_ms))
 }

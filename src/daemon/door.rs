@@ -9,10 +9,10 @@ use std::{
 
 use jiff::Zoned;
 
-use super::{RunError, Signals};
+use super::{RunError, Signals, denials::Denials};
 use crate::{
     camera::capture::{Capture, Captured},
-    clock::{self, ClockWatch, span_in_words},
+    clock::{ClockWatch, span_in_words},
     config::{Config, Mode},
     gallery::Match,
     latch::{Latch, LatchCommand, LatchHandle, LatchReport},
@@ -22,7 +22,7 @@ use crate::{
     sight::{Sight, SightError, Spent},
     store::EventKind,
     telemetry::{ServiceManager, printable},
-    unknown::{self, Looks, UnknownFaces},
+    unknown::{Looks, UnknownFaces},
     vision::{
         frame::Frame,
         fuse::Fuser,
@@ -39,7 +39,6 @@ const LATCH_PATIENCE: Duration = Duration::from_millis(500);
 const MOST_LOOKED_AT: usize = 16;
 /// How often the wall clock is compared with the time since boot.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
-const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Why a running daemon stopped serving.
 pub(super) enum Ended {
@@ -64,7 +63,7 @@ pub(super) struct Door {
     manager: ServiceManager,
     camera_lost: Option<String>,
     last_visit: String,
-    housekeeping_due: Instant,
+    denials: Denials,
     clock: ClockWatch,
     clock_due: Instant,
     first_decision_told: bool,
@@ -103,7 +102,7 @@ impl Door {
             manager: ServiceManager::new(),
             camera_lost: None,
             last_visit: "no visit yet".into(),
-            housekeeping_due: now,
+            denials: Denials::default(),
             clock: ClockWatch::default(),
             clock_due: now,
             first_decision_told: false,
@@ -112,6 +111,12 @@ impl Door {
     }
 
     pub(super) fn serve(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
+        let ended = self.watch(capture, latch, signals);
+        self.tell_more_denials(true);
+        ended
+    }
+
+    fn watch(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
         self.manager.ready();
         self.tell_status();
         while !signals.stop.load(Ordering::Relaxed) {
@@ -132,7 +137,7 @@ impl Door {
             }
             self.manager.cycle_completed(Instant::now());
             self.watch_clock();
-            self.keep_house();
+            self.tell_more_denials(false);
             // A pulse that has begun is carried out first.
             if !self.latch.relay_active()
                 && signals.reload.swap(false, Ordering::Relaxed)
@@ -367,7 +372,11 @@ impl Door {
 
     fn deny(&mut self, denial: &Denial, roster: &Roster) {
         let (reason, nearest) = self.words(&denial.reason, roster);
-        log::info!("nobody let in: {reason} ({} frames)", denial.frames);
+        self.tell_more_denials(false);
+        let listed = self.denials.listed(Instant::now());
+        if listed {
+            log::info!("nobody let in: {reason} ({} frames)", denial.frames);
+        }
         let looks = self.looks.remove(&denial.track).unwrap_or_default();
         let stranger = matches!(denial.reason, Reason::Unknown(..) | Reason::NobodyEnrolled);
         if stranger && !self.unknown.note(looks, now_ms()) {
@@ -377,12 +386,21 @@ impl Door {
         self.services.denials.increment(denial.reason.word());
         self.latch.send(LatchCommand::ShowDenied);
         self.visited("nobody let in");
-        self.services.record(EventKind::Denied {
-            reason,
-            nearest: nearest.map(|(person, _)| (person, roster.name(person))),
-            distance: nearest.map(|(_, distance)| distance),
-            frames: denial.frames,
-        });
+        if listed {
+            self.services.record(EventKind::Denied {
+                reason,
+                nearest: nearest.map(|(person, _)| (person, roster.name(person))),
+                distance: nearest.map(|(_, distance)| distance),
+                frames: denial.frames,
+            });
+        }
+    }
+
+    /// Denials past some a minute are one event.
+    fn tell_more_denials(&mut self, at_once: bool) {
+        let Some((count, over)) = self.denials.over(Instant::now(), at_once) else { return };
+        log::info!("nobody let in: {count} more times within {over:.0?}, not listed one by one");
+        self.services.record(EventKind::DeniedMore { count, over });
     }
 
     /// A reason in words, and the nearest person with the distance if somebody was near.
@@ -441,7 +459,8 @@ impl Door {
         self.tell_status();
     }
 
-    /// What was recorded under the clock as it was is dated by the clock as it is, see [`clock::corrected`].
+    /// What was recorded under the clock as it was is dated by the clock as it is, see
+    /// [`crate::clock::History`].
     fn watch_clock(&mut self) {
         let now = Instant::now();
         if now < self.clock_due {
@@ -454,29 +473,6 @@ impl Door {
             log::warn!("the clock was set {direction} by {}", span_in_words(by_ms));
             self.services.counters.increment("clock_set");
             self.services.record(EventKind::ClockSet { by_ms });
-        }
-    }
-
-    fn keep_house(&mut self) {
-        if Instant::now() < self.housekeeping_due {
-            return;
-        }
-        self.housekeeping_due = Instant::now() + A_DAY;
-        match unknown::tidy(&self.services.store, self.services.unknown_rules(), now_ms()) {
-            Ok(0) => {}
-            Ok(count) => log::info!("{count} unknown faces forgotten"),
-            Err(error) => log::error!("unknown faces could not be forgotten: {error}"),
-        }
-        let before = now_ms() - self.services.config.store.keep_events.as_millis() as i64;
-        let store = &self.services.store;
-        let forgotten = store.events(None, None).and_then(|events| match clock::newest_before(&events, before) {
-            Some(id) => store.forget_events_up_to(id),
-            None => Ok(0),
-        });
-        match forgotten {
-            Ok(0) => {}
-            Ok(count) => log::info!("{count} old events forgotten"),
-            Err(error) => log::error!("old events could not be forgotten: {error}"),
         }
     }
 }

@@ -51,12 +51,12 @@ const MAY_IMPORT: [(&str, &[&str]); 29] = [
     ("latch", &["gpio"]),
     ("program", &["telemetry"]),
     ("camera", &["config", "program", "vision", "telemetry"]),
-    ("store", &["gallery", "vision"]),
+    ("store", &["clock", "gallery", "vision"]),
     ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
     ("eval", &["enroll", "vision"]),
     ("triplet", &[]),
     // Who was there, and what the clock should have shown.
-    ("clock", &["store"]),
+    ("clock", &[]),
     ("attendance", &["clock", "config", "gallery", "store", "telemetry"]),
     ("control", &["attendance", "calibrate", "store"]),
     // They see events and ask; they cannot reach what recognises or drives.

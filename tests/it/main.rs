@@ -4,6 +4,7 @@ mod architecture;
 mod commands;
 mod crash;
 mod door;
+mod events;
 mod facenet;
 mod fusion;
 mod golden;

@@ -223,6 +223,8 @@ const TOLD = {
   opened: (d) => ["→", "Opened by hand", d.by],
   camera_lost: (d) => ["!", "Camera lost", d.problem],
   camera_back: () => ["✓", "Camera back", ""],
+  denied_more: (d) => ["✗", "Nobody let in", `${d.count} more times, not listed one by one`],
+  store_damaged: (d) => ["!", "The store was damaged", d.problem],
   clock_set: () => ["·", "The clock was set", ""],
   refused: (d) => ["–", `Picture refused`, `${d.picture}: ${d.reason}`],
 };
