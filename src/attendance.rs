@@ -26,6 +26,7 @@ use crate::{
     clock::{History, Stretch},
     config::{AttendanceConfig, Direction},
     gallery::PersonId,
+    names::canonical,
     store::{Event, EventKind},
     telemetry::printable,
 };
@@ -167,7 +168,7 @@ pub struct Count<'a> {
     rules: &'a Rules,
     history: &'a History,
     names: &'a HashMap<PersonId, String>,
-    /// A name in lower case; None: everybody.
+    /// A name as it is compared; None: everybody.
     wanted: Option<String>,
     from: Date,
     to: Date,
@@ -194,9 +195,9 @@ impl<'a> Count<'a> {
         if from > to {
             return Err(AttendanceError::Backwards { from, to });
         }
-        let wanted = question.person.as_ref().map(|name| name.trim().to_lowercase());
+        let wanted = question.person.as_ref().map(|name| spelled(name));
         if let Some(wanted) = &wanted
-            && !names.values().any(|name| name.trim().to_lowercase() == *wanted)
+            && !names.values().any(|name| spelled(name) == *wanted)
         {
             return Err(AttendanceError::Nobody);
         }
@@ -221,7 +222,7 @@ impl<'a> Count<'a> {
     pub fn add(&mut self, event: &Event) -> bool {
         let EventKind::Granted { person, name, .. } = &event.kind else { return true };
         let name = self.names.get(person).unwrap_or(name);
-        if self.wanted.as_ref().is_some_and(|wanted| name.trim().to_lowercase() != *wanted) {
+        if self.wanted.as_ref().is_some_and(|wanted| spelled(name) != *wanted) {
             return true;
         }
         let time = self.history.time(event.stamp());
@@ -271,6 +272,11 @@ impl Attendance {
     pub fn csv(&self) -> String {
         csv(&self.days)
     }
+}
+
+/// A name as it is compared.
+fn spelled(name: &str) -> String {
+    canonical(name).to_lowercase()
 }
 
 /// What is known of one person.

@@ -68,10 +68,13 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-pub(super) fn checked(path: &Path, json: bool) {
+pub(super) fn checked(path: &Path, warnings: &[String], json: bool) {
     match json {
-        true => emit_json(&json!({ "configuration": path, "ok": true })),
-        false => emit(&format!("{}: ok\n", path.display())),
+        true => emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings })),
+        false => {
+            warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
+            emit(&format!("{}: ok\n", path.display()))
+        }
     };
 }
 
@@ -164,7 +167,9 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
             status.counters.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "),
         ),
     ];
-    emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text])));
+    let problems = status.problems.iter().map(|problem| ("PROBLEM", printable(problem)));
+    let rows = rows.into_iter().chain(problems);
+    emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text]).collect::<Vec<_>>()));
     Ok(exit::DONE)
 }
 
@@ -256,6 +261,7 @@ pub(super) fn event_line(event: &Event) -> String {
         EventKind::ClockSet { by_ms } => {
             format!("the clock was set {} by {}", if *by_ms > 0 { "forward" } else { "back" }, span_in_words(*by_ms))
         }
+        EventKind::ShutOut { reason, .. } => printable(reason),
         EventKind::DeniedMore { count, over } => {
             format!("nobody let in: {count} more times within {over:.0?}, not listed one by one")
         }

@@ -226,6 +226,7 @@ const TOLD = {
   denied_more: (d) => ["✗", "Nobody let in", `${d.count} more times, not listed one by one`],
   store_damaged: (d) => ["!", "The store was damaged", d.problem],
   clock_set: () => ["·", "The clock was set", ""],
+  shut_out: (d) => ["!", "Not let in", d.reason],
   refused: (d) => ["–", `Picture refused`, `${d.picture}: ${d.reason}`],
 };
 
