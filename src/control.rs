@@ -41,6 +41,8 @@ use crate::{attendance::Attendance, calibrate::Calibration, store::Event};
 const MOST_REQUEST: u32 = 64 << 10;
 const MOST_JSON: u32 = 16 << 20;
 const MOST_PICTURE: u32 = 64 << 20;
+/// Events in one answer.
+pub const MOST_EVENTS: usize = 2_000;
 /// A larger picture waits for its turn.
 const LARGE: u32 = 1 << 20;
 /// A client that takes longer for its whole request is left ...
@@ -53,11 +55,18 @@ const LONG_PATIENCE: Duration = Duration::from_secs(15);
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
     People,
-    /// Events since a moment (milliseconds since 1970; None: all), at most `limit`, oldest first; the newest ones when there are more.
+    /// Events since a moment (milliseconds since 1970; None: all), at most `limit` and
+    /// [`MOST_EVENTS`], oldest first; the newest ones when there are more.
     Events {
         since_ms: Option<i64>,
         limit: Option<usize>,
         follow: bool,
+    },
+    /// Events with a higher number, oldest first, at most [`MOST_EVENTS`]: to read them
+    /// all, ask on from the last one.
+    EventsAfter {
+        id: u64,
+        since_ms: Option<i64>,
     },
     Status,
     /// Takes a picture into the enroll folder and answers with its verdict.

@@ -4,7 +4,9 @@
 //! out of [`run`]: the relay first. The latch thread, which owns it, does that by itself whatever happens here. A reload of the
 //! configuration is a shutdown and a start in one process; models and store are kept open if they stay the same.
 
+mod denials;
 mod door;
+mod house;
 mod visits;
 
 use std::{
@@ -35,6 +37,7 @@ use crate::{
     unknown::UnknownFaces,
 };
 use door::{Door, Ended};
+use house::House;
 
 /// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read in the background.
 const ENROLL_AT_START: Duration = Duration::from_secs(3);
@@ -118,6 +121,7 @@ struct Running {
     http: Option<HttpServer>,
     mqtt: Option<Mqtt>,
     hooks: Hooks,
+    house: House,
     record: PathBuf,
     services: Arc<Services>,
 }
@@ -146,6 +150,7 @@ impl Running {
         let hooks = Hooks::start(&services.config.hooks, services.follow(), &services.counters);
         let hooks = hooks.map_err(RunError::Thread)?;
         let mqtt = Mqtt::start(&services.config, service, services.counters.clone()).map_err(RunError::Thread)?;
+        services.opening.iter().for_each(|event| services.store.tell(event));
         services.record(EventKind::Started);
         let http = HttpServer::start(&services).unwrap_or_else(|error| {
             log::error!("page: {error}; the door works without it");
@@ -157,8 +162,9 @@ impl Running {
             .map_err(RunError::Thread)?;
         let unknown =
             UnknownFaces::start(services.store.clone(), services.unknown_rules()).map_err(RunError::Thread)?;
+        let house = House::start(Arc::clone(&services)).map_err(RunError::Thread)?;
         let door = Door::new(Arc::clone(&services), latch.handle(), unknown, same_store);
-        Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, record, services })
+        Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, house, record, services })
     }
 
     /// Ends at once where nobody at all can be let in.
@@ -178,11 +184,11 @@ impl Running {
 
     /// The relay first; whether it is inactive.
     fn stop(self) -> (Kept, Result<(), RunError>) {
-        let Running { latch, mut door, capture, watcher, control, http, mqtt, hooks, record, services } = self;
+        let Running { latch, mut door, capture, watcher, control, http, mqtt, hooks, house, record, services } = self;
         let released = latch.stop();
         door.watch_relay(Instant::now());
         services.record(EventKind::Stopped);
-        drop((door, capture, watcher, control, http, mqtt, hooks));
+        drop((door, capture, watcher, control, http, mqtt, hooks, house));
         if released.is_ok() {
             // Nothing drives it any more: there is nothing left to do for `lock`.
             let _ = fs::remove_file(record);

@@ -67,6 +67,14 @@ pub fn notice(event: &Event) -> Map<String, Value> {
         EventKind::RelayFreed { after } => {
             put("after_s", rounded(after.as_secs_f32()));
         }
+        EventKind::DeniedMore { count, over } => {
+            put("count", (*count).into());
+            put("over_s", rounded(over.as_secs_f32()));
+        }
+        EventKind::StoreDamaged { problem, events_missing } => {
+            put("problem", problem.as_str().into());
+            put("events_missing", (*events_missing).into());
+        }
     }
     notice
 }
@@ -88,6 +96,8 @@ pub fn name_of(kind: &EventKind) -> EventName {
         EventKind::ShutOut { .. } => EventName::ShutOut,
         EventKind::RelayStuck { .. } => EventName::RelayStuck,
         EventKind::RelayFreed { .. } => EventName::RelayFreed,
+        EventKind::DeniedMore { .. } => EventName::DeniedMore,
+        EventKind::StoreDamaged { .. } => EventName::StoreDamaged,
     }
 }
 

@@ -12,10 +12,10 @@ use std::{
 };
 
 use crate::{
-    attendance::{self, Attendance, AttendanceError, Question},
+    attendance::{self, Attendance, AttendanceError, Count, Question},
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
-    control::{PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
+    control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
     enroll::{Changes, EnrollError, Enroller, Examiner, LimitsFor, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
     latch::{LatchHandle, Refusal},
@@ -176,6 +176,8 @@ pub struct Services {
     pub live: Arc<Live>,
     /// What was repaired when the store was opened.
     pub notes: Vec<RecoveryNote>,
+    /// The events of them, for followers who come later.
+    pub opening: Vec<Event>,
     pub rules: Rules,
     /// The embedder's.
     pub precision: Precision,
@@ -232,6 +234,7 @@ impl Services {
             Some(kept) => (kept.store.clone(), Vec::new()),
             None => Store::open(&config.store.path, now_ms())?,
         };
+        let opening = record_notes(&store, &notes);
         let Loaded { vision, precision, precisions } = match kept.filter(|kept| kept.config.models == config.models) {
             Some(Kept { loaded, .. }) => {
                 Loaded { vision: loaded.vision.with_settings(detector_settings(&config.detection)), ..loaded.clone() }
@@ -267,6 +270,7 @@ impl Services {
             config,
             store,
             notes,
+            opening,
             precision,
             precisions,
             vision,
@@ -437,8 +441,14 @@ impl Services {
     /// Who was there, and when.
     fn attendance(&self, question: Question) -> Result<Result<Attendance, AttendanceError>, StoreError> {
         let rules = attendance::Rules::new(&self.config.attendance);
-        let people = self.roster().people.iter().map(|person| (person.id, person.name.clone())).collect::<Vec<_>>();
-        Ok(Attendance::of(&self.store.events(None, None)?, &people, &rules, &question, now_ms()))
+        let (history, mut names) = (self.store.history()?, self.store.names()?);
+        names.extend(self.roster().people.iter().map(|person| (person.id, person.name.clone())));
+        let mut count = match Count::new(&rules, &history, &names, &question, now_ms()) {
+            Ok(count) => count,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.store.read_events(count.stretches(), |event| count.add(event))?;
+        Ok(count.finish())
     }
 
     /// Two people in the gallery who are nearer to each other than a match may be far, in words with the remedy.
@@ -626,6 +636,17 @@ fn exit_code(refusal: &Refusal) -> u8 {
     }
 }
 
+/// What opening the store showed becomes events; only once, as the numbers go on behind
+/// what is missing.
+pub(crate) fn record_notes(store: &Store, notes: &[RecoveryNote]) -> Vec<Event> {
+    let record = |note: &RecoveryNote| {
+        let (problem, events_missing) = (note.to_string(), note.events_missing());
+        let recorded = store.append_event(moment(), EventKind::StoreDamaged { problem, events_missing });
+        recorded.inspect_err(|error| log::error!("an event could not be recorded: {error}")).ok()
+    };
+    notes.iter().filter_map(record).collect()
+}
+
 /// Not for what the picture shows: folder or store cannot be written.
 fn not_enrolled(error: &EnrollError) -> Response {
     let denied =
@@ -642,7 +663,11 @@ impl Service for Services {
             }
             Request::Events { since_ms, limit, .. } => self
                 .store
-                .events(since_ms, limit)
+                .events(since_ms, Some(limit.unwrap_or(MOST_EVENTS).min(MOST_EVENTS)))
+                .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
+            Request::EventsAfter { id, since_ms } => self
+                .store
+                .events_after(id, since_ms, MOST_EVENTS)
                 .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
             Request::Status => Response::Status { status: Box::new(self.status()) },
             Request::Enroll { name, file_name, picture } => {

@@ -291,9 +291,10 @@ fn store(config: &Config, running: bool) -> Check {
             "chmod 700 it: templates are personal data",
         ),
         Ok(_) if running => ok("store", format!("{}, open in the daemon", path.display())),
-        Ok(_) => match Store::open(path, crate::service::now_ms())
-            .and_then(|(store, notes)| Ok((store.people()?.len(), notes)))
-        {
+        Ok(_) => match Store::open(path, crate::service::now_ms()).and_then(|(store, notes)| {
+            crate::service::record_notes(&store, &notes);
+            Ok((store.people()?.len(), notes))
+        }) {
             Ok((people, notes)) if notes.is_empty() => ok("store", format!("{}, {people} people", path.display())),
             Ok((people, notes)) => check(
                 "store",

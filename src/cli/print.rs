@@ -269,6 +269,10 @@ pub(super) fn event_line(event: &Event) -> String {
         EventKind::ShutOut { reason, .. } => printable(reason),
         EventKind::RelayStuck { problem } => format!("relay stuck: {}", printable(problem)),
         EventKind::RelayFreed { after } => format!("relay released after {after:.1?}"),
+        EventKind::DeniedMore { count, over } => {
+            format!("nobody let in: {count} more times within {over:.0?}, not listed one by one")
+        }
+        EventKind::StoreDamaged { problem, .. } => printable(problem),
     };
     format!("{}  {what}", local_time(event.at_ms))
 }

@@ -1,8 +1,8 @@
 //! What cannot be right: ranges of single keys and contradictions between them.
 
-use std::{borrow::Cow, path::Path, time::Duration};
+use std::{borrow::Cow, fs, path::Path, time::Duration};
 
-use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, secret::holds_secret};
+use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, place, secret::holds_secret};
 
 /// A key and what is wrong with it, with the remedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,22 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.mqtt(&config.mqtt);
     found.hooks(&config.hooks);
     found.0
+}
+
+/// What is wrong with where the store lies, on this machine and now; in words with the
+/// remedy.
+pub(super) fn store_place(config: &Config) -> Option<String> {
+    // By what links lead to: as they are written they were compared before.
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let inside = real(&config.store.path).zip(real(&config.enroll.folder)).is_some_and(|(a, b)| within(&a, &b));
+    if inside {
+        return Some("it leads into the enroll folder; give a folder apart from it".into());
+    }
+    place::exposed(&config.store.path)
+}
+
+fn within(a: &Path, b: &Path) -> bool {
+    a.starts_with(b) || b.starts_with(a)
 }
 
 /// What can be right and is seldom meant.
@@ -181,7 +197,7 @@ impl Findings {
             Duration::from_secs(86_400),
             Duration::from_secs(3650 * 86_400),
         );
-        let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+        self.range("store.max_events", config.store.max_events, 1_000, 10_000_000, " events");
         if within(&enroll.folder, &config.store.path) {
             self.add("enroll.folder", "the enroll folder and store.path must be folders apart from each other");
         }

@@ -102,7 +102,11 @@ impl Default for EnrollConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { path: "/var/lib/facelatch/store".into(), keep_events: Duration::from_secs(365 * 86_400) }
+        StoreConfig {
+            path: "/var/lib/facelatch/store".into(),
+            keep_events: Duration::from_secs(365 * 86_400),
+            max_events: 1_000_000,
+        }
     }
 }
 

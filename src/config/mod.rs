@@ -3,6 +3,7 @@
 mod access;
 mod check;
 mod defaults;
+mod place;
 pub mod secret;
 pub mod token;
 pub mod units;
@@ -200,6 +201,8 @@ pub struct StoreConfig {
     /// Events older than this are forgotten.
     #[serde(deserialize_with = "units::duration")]
     pub keep_events: Duration,
+    /// Of more events than this the oldest are forgotten.
+    pub max_events: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -400,10 +403,12 @@ pub enum EventName {
     ShutOut,
     RelayStuck,
     RelayFreed,
+    DeniedMore,
+    StoreDamaged,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 15] = [
+    pub const ALL: [EventName; 17] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -419,6 +424,8 @@ impl EventName {
         EventName::ShutOut,
         EventName::RelayStuck,
         EventName::RelayFreed,
+        EventName::DeniedMore,
+        EventName::StoreDamaged,
     ];
 }
 
@@ -461,9 +468,9 @@ impl Config {
     ///
     /// # Errors
     /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory; or users other than root and the
-    /// daemon's can write the file, or replace it.
+    /// daemon's can write the file, or replace it; or others can write where the store lies.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        Config::parse(&access::read(path, Owner::Daemon)?, path)
+        Config::checked(&access::read(path, Owner::Daemon)?, path)
     }
 
     /// As [`Config::load`], for a command that asks the daemon: it cannot know the daemon's user, so any may own the file.
@@ -471,7 +478,15 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_to_ask(path: &Path) -> Result<Config, ConfigError> {
-        Config::parse(&access::read(path, Owner::Any)?, path)
+        Config::checked(&access::read(path, Owner::Any)?, path)
+    }
+
+    /// And the store lies where others cannot write.
+    fn checked(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let config = Config::parse(text, path)?;
+        let Some(problem) = check::store_place(&config) else { return Ok(config) };
+        let line = span_of(text, "store.path").map_or(1, |span| line_of(text, &span));
+        Err(ConfigError::Wrong(format!("{}:{line}: store.path: {problem}", path.display())))
     }
 
     /// What is accepted and seldom meant, each with its key and the remedy.

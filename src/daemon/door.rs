@@ -9,10 +9,10 @@ use std::{
 
 use jiff::Zoned;
 
-use super::{RunError, Signals, visits::Visits};
+use super::{RunError, Signals, denials::Denials, visits::Visits};
 use crate::{
     camera::capture::{Capture, Captured},
-    clock::{self, ClockWatch, span_in_words},
+    clock::{ClockWatch, span_in_words},
     config::{Config, Mode},
     gallery::{Match, PersonId},
     latch::{Latch, LatchCommand, LatchHandle, Refusal},
@@ -22,7 +22,7 @@ use crate::{
     sight::{Sight, SightError, Spent},
     store::EventKind,
     telemetry::{ServiceManager, printable},
-    unknown::{self, Looks, UnknownFaces},
+    unknown::{Looks, UnknownFaces},
     vision::{
         frame::{Frame, FrameError},
         fuse::Fuser,
@@ -37,7 +37,6 @@ const LOOK_UP: Duration = Duration::from_millis(200);
 const MOST_LOOKED_AT: usize = 16;
 /// How often the wall clock is compared with the time since boot.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
-const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Why a running daemon stopped serving.
 pub(super) enum Ended {
@@ -66,7 +65,7 @@ pub(super) struct Door {
     manager: ServiceManager,
     camera_lost: Option<String>,
     last_visit: String,
-    housekeeping_due: Instant,
+    denials: Denials,
     clock: ClockWatch,
     clock_due: Instant,
     first_decision_told: bool,
@@ -104,7 +103,7 @@ impl Door {
             manager: ServiceManager::new(),
             camera_lost: None,
             last_visit: "no visit yet".into(),
-            housekeeping_due: now,
+            denials: Denials::default(),
             clock: ClockWatch::default(),
             clock_due: now,
             first_decision_told: false,
@@ -113,6 +112,12 @@ impl Door {
     }
 
     pub(super) fn serve(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
+        let ended = self.watch(capture, latch, signals);
+        self.tell_more_denials(true);
+        ended
+    }
+
+    fn watch(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
         self.manager.ready();
         self.tell_status();
         while !signals.stop.load(Ordering::Relaxed) {
@@ -141,7 +146,7 @@ impl Door {
                 self.visits.keep(self.policy.visitors(), Instant::now(), now_ms());
             }
             self.watch_clock();
-            self.keep_house();
+            self.tell_more_denials(false);
             // A pulse that has begun is carried out first.
             if (!self.latch.relay_active() || self.stuck_since.is_some())
                 && signals.reload.swap(false, Ordering::Relaxed)
@@ -406,7 +411,11 @@ impl Door {
 
     fn deny(&mut self, denial: &Denial, roster: &Roster) {
         let (reason, nearest) = self.words(&denial.reason, roster);
-        log::info!("nobody let in: {reason} ({} frames)", denial.frames);
+        self.tell_more_denials(false);
+        let listed = self.denials.listed(Instant::now());
+        if listed {
+            log::info!("nobody let in: {reason} ({} frames)", denial.frames);
+        }
         let looks = self.looks.remove(&denial.track).unwrap_or_default();
         let stranger = matches!(denial.reason, Reason::Unknown(..) | Reason::NobodyEnrolled);
         if stranger && !self.unknown.note(looks, now_ms()) {
@@ -416,12 +425,21 @@ impl Door {
         self.services.denials.increment(denial.reason.word());
         self.latch.send(LatchCommand::ShowDenied);
         self.visited("nobody let in");
-        self.services.record(EventKind::Denied {
-            reason,
-            nearest: nearest.map(|(person, _)| (person, roster.name(person))),
-            distance: nearest.map(|(_, distance)| distance),
-            frames: denial.frames,
-        });
+        if listed {
+            self.services.record(EventKind::Denied {
+                reason,
+                nearest: nearest.map(|(person, _)| (person, roster.name(person))),
+                distance: nearest.map(|(_, distance)| distance),
+                frames: denial.frames,
+            });
+        }
+    }
+
+    /// Denials past some a minute are one event.
+    fn tell_more_denials(&mut self, at_once: bool) {
+        let Some((count, over)) = self.denials.over(Instant::now(), at_once) else { return };
+        log::info!("nobody let in: {count} more times within {over:.0?}, not listed one by one");
+        self.services.record(EventKind::DeniedMore { count, over });
     }
 
     /// A reason in words, and the nearest person with the distance if somebody was near.
@@ -482,7 +500,8 @@ impl Door {
         self.tell_status();
     }
 
-    /// What was recorded under the clock as it was is dated by the clock as it is, see [`clock::corrected`].
+    /// What was recorded under the clock as it was is dated by the clock as it is, see
+    /// [`crate::clock::History`].
     fn watch_clock(&mut self) {
         let now = Instant::now();
         if now < self.clock_due {
@@ -495,29 +514,6 @@ impl Door {
             log::warn!("the clock was set {direction} by {}", span_in_words(by_ms));
             self.services.counters.increment("clock_set");
             self.services.record(EventKind::ClockSet { by_ms });
-        }
-    }
-
-    fn keep_house(&mut self) {
-        if Instant::now() < self.housekeeping_due {
-            return;
-        }
-        self.housekeeping_due = Instant::now() + A_DAY;
-        match unknown::tidy(&self.services.store, self.services.unknown_rules(), now_ms()) {
-            Ok(0) => {}
-            Ok(count) => log::info!("{count} unknown faces forgotten"),
-            Err(error) => log::error!("unknown faces could not be forgotten: {error}"),
-        }
-        let before = now_ms() - self.services.config.store.keep_events.as_millis() as i64;
-        let store = &self.services.store;
-        let forgotten = store.events(None, None).and_then(|events| match clock::newest_before(&events, before) {
-            Some(id) => store.forget_events_up_to(id),
-            None => Ok(0),
-        });
-        match forgotten {
-            Ok(0) => {}
-            Ok(count) => log::info!("{count} old events forgotten"),
-            Err(error) => log::error!("old events could not be forgotten: {error}"),
         }
     }
 }

@@ -1,7 +1,12 @@
-//! People and events on disk, in sled. What a function here acknowledged is flushed.
+//! People and events on disk. What a function here acknowledged is flushed.
 //!
-//! A person is one record, so nobody is ever half enrolled. Every record carries a format version and a checksum.
+//! People are in sled, events in an [`eventlog`]. A person is one record, so nobody is
+//! ever half enrolled. Every record carries a format version and a checksum.
 
+mod eventlog;
+mod events;
+mod index;
+mod mark;
 mod record;
 mod recovery;
 
@@ -10,10 +15,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, Mutex, mpsc::Sender},
     time::Duration,
 };
 
@@ -21,10 +23,12 @@ use serde::{Deserialize, Serialize};
 
 pub use recovery::RecoveryNote;
 
-use crate::{gallery::PersonId, vision::embed::ModelId};
+use self::{eventlog::EventLog, events::Writer};
+use crate::{clock::Stamp, gallery::PersonId, vision::embed::ModelId};
 
-/// Layout of trees and keys; a store of a newer one is not touched.
-const SCHEMA: u32 = 1;
+/// Layout of trees and keys; a store of a newer one is not touched. 1: events in sled; 2:
+/// in a log.
+const SCHEMA: u32 = 2;
 
 /// One person: everything about them in one record, so that nobody is ever half enrolled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,6 +200,36 @@ pub enum EventKind {
     RelayFreed {
         after: Duration,
     },
+    /// More visits that ended in no pulse than are listed one by one.
+    DeniedMore {
+        count: u32,
+        over: Duration,
+    },
+    /// Opening the store showed that it was damaged, emptied or put back.
+    StoreDamaged {
+        problem: String,
+        events_missing: u64,
+    },
+}
+
+impl Event {
+    /// What the clocks said.
+    pub fn stamp(&self) -> Stamp<'_> {
+        Stamp { id: self.id, at_ms: self.at_ms, boot_id: &self.boot_id, since_boot: self.since_boot }
+    }
+}
+
+impl EventKind {
+    /// The person it speaks of, as they are called from then on.
+    pub fn names(&self) -> Option<(PersonId, &str)> {
+        match self {
+            EventKind::Granted { person, name, .. }
+            | EventKind::Enrolled { person, name, .. }
+            | EventKind::Forgotten { person, name, .. }
+            | EventKind::Renamed { person, to: name, .. } => Some((*person, name)),
+            _ => None,
+        }
+    }
 }
 
 /// The moment of an event, by every clock there is.
@@ -241,11 +275,11 @@ pub struct Store {
     meta: sled::Tree,
     people: sled::Tree,
     readings: sled::Tree,
-    events: sled::Tree,
     strangers: sled::Tree,
     followers: Arc<Mutex<Vec<Sender<Event>>>>,
-    /// Taken while an event gets its number, so that numbers rise in the order of writing.
-    writing: Arc<Mutex<()>>,
+    writer: Arc<Mutex<Writer>>,
+    /// Given back last.
+    _lock: Arc<fs::File>,
 }
 
 impl Store {
@@ -256,33 +290,41 @@ impl Store {
     pub fn open(path: &Path, now_ms: i64) -> Result<(Store, Vec<RecoveryNote>), StoreError> {
         refuse_foreign(path)?;
         create_private(path).map_err(|error| StoreError::io(path, error))?;
+        let lock = recovery::lock(path)?;
         let (db, mut notes) = recovery::open(path, now_ms)?;
+        check_schema(path, &db)?;
+        let folder = path.join("events");
+        let mut log = EventLog::open(&folder).map_err(|error| StoreError::io(&folder, error))?;
+        let db = recovery::move_events(path, db, &mut log)?;
+        let (writer, note) = Writer::open(path, &db, log, &notes)?;
+        notes.extend(note);
         let tree = |name: &str| db.open_tree(name).map_err(|error| write_error(path, &error));
         let store = Store {
             path: path.to_owned(),
             meta: tree("meta")?,
             people: tree("people")?,
             readings: tree("readings")?,
-            events: tree("events")?,
             strangers: tree("strangers")?,
-            db: db.clone(),
+            db,
             followers: Arc::default(),
-            writing: Arc::default(),
+            _lock: Arc::new(lock),
+            writer: Arc::new(Mutex::new(writer)),
         };
-        store.check_schema()?;
+        store.write(&store.meta, b"schema", SCHEMA.to_be_bytes().to_vec())?;
         let count = store.drop_bad_people()?;
         if count > 0 {
             notes.push(RecoveryNote::RecordsSkipped { count });
         }
+        // After a crash this is all there is; only a store of an older program takes more
+        // steps.
+        store.index_some()?;
         Ok((store, notes))
     }
 
-    fn check_schema(&self) -> Result<(), StoreError> {
-        match self.read_meta("schema")?.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?))) {
-            None => self.write(&self.meta, b"schema", SCHEMA.to_be_bytes().to_vec()),
-            Some(found) if found > SCHEMA => Err(StoreError::Newer { path: self.path.clone(), found }),
-            Some(_) => Ok(()),
-        }
+    /// Whether opening it moves the events of an older program, for which sled takes
+    /// memory that it keeps.
+    pub fn is_outdated(path: &Path) -> bool {
+        path.join("db").exists() && !path.join("events").exists()
     }
 
     fn drop_bad_people(&self) -> Result<usize, StoreError> {
@@ -416,7 +458,8 @@ impl Store {
     pub fn fresh_person_id(&self) -> Result<PersonId, StoreError> {
         let last =
             self.read_meta("last_person")?.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?)));
-        let next = last.unwrap_or(0) + 1;
+        // Where the people were lost, the events still speak of them.
+        let next = last.unwrap_or(0).max(self.last_person_seen()?) + 1;
         self.write(&self.meta, b"last_person", next.to_be_bytes().to_vec())?;
         Ok(PersonId(next))
     }
@@ -459,83 +502,15 @@ impl Store {
         self.strangers.remove(id.to_be_bytes()).map_err(|error| write_error(&self.path, &error))?;
         self.flush()
     }
+}
 
-    /// Writes an event and tells the followers.
-    ///
-    /// # Errors
-    /// Not written; nobody was told.
-    pub fn append_event(&self, moment: Moment, kind: EventKind) -> Result<Event, StoreError> {
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = self.events.last().map_err(|error| write_error(&self.path, &error))?;
-        let id = last.and_then(|(key, _)| Some(u64::from_be_bytes(key.as_ref().try_into().ok()?))).unwrap_or(0) + 1;
-        let event = Event { id, at_ms: moment.at_ms, boot_id: moment.boot_id, since_boot: moment.since_boot, kind };
-        let value = record::encode(&event)
-            .map_err(|error| StoreError::Write { path: self.path.clone(), problem: error.to_string() })?;
-        self.write(&self.events, &id.to_be_bytes(), value)?;
-        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        followers.retain(|follower| follower.send(event.clone()).is_ok());
-        Ok(event)
-    }
-
-    /// Events since a moment (milliseconds since 1970), oldest first; of more than `limit` the newest.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn events(&self, since_ms: Option<i64>, limit: Option<usize>) -> Result<Vec<Event>, StoreError> {
-        let mut events = Vec::new();
-        for entry in self.events.iter().rev() {
-            let (_, value) = entry.map_err(|error| write_error(&self.path, &error))?;
-            match record::decode::<Event>(&value) {
-                // Not a stop at the first older one: a clock that was set back leaves events out of order.
-                Ok(event) if since_ms.is_none_or(|since| event.at_ms >= since) => events.push(event),
-                Ok(_) => {}
-                Err(problem) => log::warn!("{}: an event's record is skipped: {problem}", self.path.display()),
-            }
-            if limit.is_some_and(|limit| events.len() >= limit) {
-                break;
-            }
-        }
-        events.reverse();
-        Ok(events)
-    }
-
-    /// When each person was last granted, milliseconds since 1970.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn last_granted(&self) -> Result<HashMap<PersonId, i64>, StoreError> {
-        let mut last = HashMap::new();
-        for event in self.events(None, None)? {
-            if let EventKind::Granted { person, .. } = event.kind {
-                last.insert(person, event.at_ms);
-            }
-        }
-        Ok(last)
-    }
-
-    /// Every event from now on.
-    pub fn follow(&self) -> Receiver<Event> {
-        let (sender, receiver) = mpsc::channel();
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        receiver
-    }
-
-    /// Forgets the events up to a number; how many. The newest one stays, for its number.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    pub fn forget_events_up_to(&self, id: u64) -> Result<usize, StoreError> {
-        let last = self.events.last().map_err(|error| write_error(&self.path, &error))?.map(|(key, _)| key);
-        let mut forgotten = 0;
-        for entry in self.events.range(..=id.to_be_bytes()) {
-            let (key, _) = entry.map_err(|error| write_error(&self.path, &error))?;
-            if last.as_ref() != Some(&key) {
-                self.events.remove(key).map_err(|error| write_error(&self.path, &error))?;
-                forgotten += 1;
-            }
-        }
-        self.flush()?;
-        Ok(forgotten)
+/// A store of another layout than this or older ones is not touched.
+fn check_schema(path: &Path, db: &sled::Db) -> Result<(), StoreError> {
+    let schema = db.open_tree("meta").and_then(|meta| meta.get("schema"));
+    let schema = schema.map_err(|error| write_error(path, &error))?;
+    match schema.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?))) {
+        Some(found) if found > SCHEMA => Err(StoreError::Newer { path: path.to_owned(), found }),
+        _ => Ok(()),
     }
 }
 

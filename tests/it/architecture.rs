@@ -52,12 +52,12 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("latch", &["gpio"]),
     ("program", &["telemetry"]),
     ("camera", &["config", "program", "vision", "telemetry"]),
-    ("store", &["gallery", "vision"]),
+    ("store", &["clock", "gallery", "vision"]),
     ("enroll", &["config", "gallery", "names", "policy", "store", "telemetry", "vision"]),
     ("eval", &["enroll", "vision"]),
     ("triplet", &[]),
     // Who was there, and what the clock should have shown.
-    ("clock", &["store"]),
+    ("clock", &[]),
     ("attendance", &["clock", "config", "gallery", "names", "store", "telemetry"]),
     ("control", &["attendance", "calibrate", "store"]),
     // They see events and ask; they cannot reach what recognises or drives.

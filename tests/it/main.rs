@@ -6,6 +6,7 @@ mod commands;
 mod crash;
 mod door;
 mod enroll;
+mod events;
 mod facenet;
 mod fusion;
 mod golden;
