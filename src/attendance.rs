@@ -23,6 +23,7 @@ use crate::{
     clock,
     config::{AttendanceConfig, Direction},
     gallery::PersonId,
+    names::canonical,
     store::{Event, EventKind},
     telemetry::printable,
 };
@@ -175,7 +176,8 @@ impl Attendance {
         let names = names(events, people);
         let mut sightings = Sightings::of(events, &names);
         if let Some(wanted) = &question.person {
-            let is_meant = |name: &str| name.to_lowercase() == wanted.trim().to_lowercase();
+            let spelled = |name: &str| canonical(name).to_lowercase();
+            let is_meant = |name: &str| spelled(name) == spelled(wanted);
             if !names.values().any(|name| is_meant(name)) {
                 return Err(AttendanceError::Nobody);
             }

@@ -135,6 +135,7 @@ impl Running {
         telemetry::init_logging(&config.log.level);
         let mode = if config.mode == Mode::Unlock { "unlock" } else { "attendance" };
         log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
+        config.warnings().iter().for_each(|warning| log::warn!("configuration: {warning}"));
         let record = RelayRecord::path(&config);
         let (latch, relay, reports) = start_latch(&config, &record)?;
         let begun = Instant::now();
@@ -295,9 +296,6 @@ fn tell_start(services: &Services) {
         log::warn!("{note}");
     }
     let (config, rules, roster) = (&services.config, &services.rules, services.roster());
-    for warning in config.warnings() {
-        log::warn!("{warning}");
-    }
     log::info!(
         "embedder {} calculated as {}; {}; {} of {} frames must agree",
         config.models.embedder,

@@ -450,3 +450,13 @@ proptest! {
         prop_assert!((rules.begin(date).unwrap()..rules.end(date).unwrap()).contains(&moment));
     }
 }
+
+#[test]
+fn a_person_is_asked_for_in_any_spelling_of_the_name() {
+    let events = [granted(1, ADA, "Zoe\u{308} ", at("2026-03-02T08:00"))];
+    for wanted in ["Zo\u{eb}", "zoe\u{308}", "Zo\u{eb} ", "ZO\u{cb}"] {
+        let question = Question { person: Some(wanted.into()), ..question("2026-03-02", "2026-03-02") };
+        let found = Attendance::of(&events, &[], &rules(Direction::Both), &question, 0);
+        assert_eq!(found.map(|found| found.days.len()), Ok(1), "{wanted:?}");
+    }
+}

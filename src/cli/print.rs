@@ -69,12 +69,13 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 }
 
 pub(super) fn checked(path: &Path, warnings: &[String], json: bool) {
-    if json {
-        emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings }));
-        return;
-    }
-    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    emit(&format!("{}: ok\n{warnings}", path.display()));
+    match json {
+        true => emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings })),
+        false => {
+            warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
+            emit(&format!("{}: ok\n", path.display()))
+        }
+    };
 }
 
 pub(super) fn people(response: &Response, json: bool) -> Result<u8, CommandError> {

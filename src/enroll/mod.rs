@@ -4,6 +4,8 @@
 //! forgotten, a renamed folder renames the person. A refused picture gets a sidecar `PICTURE.rejected.txt` with reason and
 //! remedy. All that changes about one person in a scan is written as one record.
 
+mod begun;
+mod folder;
 mod picture;
 mod scan;
 mod verdict;
@@ -11,9 +13,7 @@ pub mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs::{self, File},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -22,18 +22,24 @@ use std::{
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-pub use picture::decode as decode_picture;
+pub use picture::{decode as decode_picture, decode_at_once as decode_picture_at_once};
 pub use scan::check_name;
 pub use verdict::Refusal;
 
 use crate::{
     config::EnrollConfig,
     gallery::{PersonId, Template},
+    names::canonical,
     store::{EnrolledPicture, Person, Store, StoreError},
     telemetry::printable,
     vision::embed::{Embedding, ModelId},
 };
-use scan::{Found, SIDECAR, Stamp, scan};
+use begun::Begun;
+use folder::{Folder, sidecar_of};
+use scan::{Found, Stamp, scan};
+
+/// So long a file that is not complete is taken for one that is still being written.
+const SLOW_UPLOAD: Duration = Duration::from_secs(60);
 
 /// Finds the one face of a picture. The vision part implements it; tests have one of their own.
 pub trait FaceReader: Send + Sync {
@@ -58,6 +64,7 @@ pub enum EnrollError {
 fn folder_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room; nothing was changed",
+        io::ErrorKind::NotADirectory => "a link or a file is in the place of a folder; put the folder itself there",
         _ => "enroll.folder must be a folder this program can read and write",
     }
 }
@@ -89,10 +96,14 @@ pub struct Enroller {
     reader: Arc<dyn FaceReader>,
     /// A picture nearer than this to somebody else is refused.
     lookalike_distance: f32,
+    folder: Folder,
     /// Files that need no second look while they have this stamp.
     settled: HashMap<PathBuf, Stamp>,
     /// Files that were seen once, and when; their stamp must stay.
     waiting: HashMap<PathBuf, (Stamp, SystemTime)>,
+    /// Files that were read and are not complete, and when that was first seen.
+    incomplete: HashMap<PathBuf, (Stamp, SystemTime)>,
+    begun: Begun,
 }
 
 impl Enroller {
@@ -106,17 +117,21 @@ impl Enroller {
         reader: Arc<dyn FaceReader>,
         lookalike_distance: f32,
     ) -> Result<Enroller, EnrollError> {
-        let folder_error = |source| EnrollError::Folder { path: config.folder.clone(), source };
-        if !config.folder.exists() {
-            fs::DirBuilder::new().recursive(true).mode(0o770).create(&config.folder).map_err(folder_error)?;
-            fs::set_permissions(&config.folder, fs::Permissions::from_mode(0o770)).map_err(folder_error)?;
-        }
-        fs::read_dir(&config.folder).map_err(folder_error)?;
-        Ok(Enroller { config, store, reader, lookalike_distance, settled: HashMap::new(), waiting: HashMap::new() })
+        let mut folder = Folder::new(config.folder.clone());
+        folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
+        folder.leave();
+        let begun = Begun::open(store.folder().join("reading"));
+        let (settled, waiting, incomplete) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Enroller { config, store, reader, lookalike_distance, folder, settled, waiting, incomplete, begun })
     }
 
     pub fn folder(&self) -> &Path {
         &self.config.folder
+    }
+
+    /// The picture that is read now; an orderly end of the program clears its name.
+    fn reading(&self) -> begun::Reading {
+        self.begun.now()
     }
 
     /// Every template of the people enrolled.
@@ -133,11 +148,19 @@ impl Enroller {
     /// # Errors
     /// The folder cannot be read or the store not written; what was done for people before that stands, and the rest is done the next time.
     pub fn sync(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
-        let found = scan(&self.config.folder)
-            .map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })?;
+        let changes = self.look(now, go_on);
+        self.folder.leave();
+        changes
+    }
+
+    fn look(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
+        let found = self.folder.enter().and_then(|()| scan(&self.folder));
+        let found = found.map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })?;
+        found.problems.iter().for_each(|problem| log::warn!("{problem}"));
         let mut changes = Changes::default();
         self.remove_orphans(&found);
         let mut people = self.store.people()?;
+        self.respell(&mut people, &mut changes)?;
         self.follow_moves(&found.pictures, &mut people, &mut changes)?;
         self.forget_missing(&found.pictures, &mut people, &mut changes)?;
         let mut by_name: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
@@ -160,24 +183,46 @@ impl Enroller {
         Ok(changes)
     }
 
-    /// Sidecars whose picture is gone, and memories of files that are gone.
+    /// Sidecars whose picture is gone, files half written, and memories of files that are gone.
     fn remove_orphans(&mut self, found: &scan::Scan) {
         let present: HashSet<&Path> = found.pictures.iter().map(|picture| picture.path.as_path()).collect();
-        for sidecar in &found.sidecars {
-            let picture = sidecar.to_string_lossy().trim_end_matches(SIDECAR).to_owned();
-            let exists = present.iter().any(|path| path.to_string_lossy() == picture);
-            if !exists {
-                let _ = fs::remove_file(sidecar);
-            }
+        let kept: HashSet<PathBuf> = present.iter().map(|picture| sidecar_of(picture)).collect();
+        for left in found.sidecars.iter().filter(|sidecar| !kept.contains(*sidecar)).chain(&found.drafts) {
+            let _ = self.folder.remove(left);
         }
         self.settled.retain(|path, _| present.contains(path.as_path()));
         self.waiting.retain(|path, _| present.contains(path.as_path()));
+        self.incomplete.retain(|path, _| present.contains(path.as_path()));
+        self.begun.forget_others(&found.pictures);
+    }
+
+    /// People whom an older program stored under another spelling of their name get the one there is
+    /// now; two of one name become one person.
+    fn respell(&self, people: &mut Vec<Person>, changes: &mut Changes) -> Result<(), EnrollError> {
+        while let Some(index) = people.iter().position(|person| canonical(&person.name) != person.name) {
+            let mut person = people.remove(index);
+            let (id, old, name) = (person.id, person.name.clone(), canonical(&person.name));
+            match people.iter_mut().find(|other| other.name == name) {
+                Some(other) => {
+                    other.pictures.append(&mut person.pictures);
+                    self.store.put_person(other)?;
+                    self.store.remove_person(id)?;
+                }
+                None => {
+                    person.name.clone_from(&name);
+                    self.store.put_person(&person)?;
+                    people.insert(index, person);
+                }
+            }
+            changes.renamed.push((id, old, name));
+        }
+        Ok(())
     }
 
     /// A picture that is gone from one name and there under another, byte for byte, was moved: the template goes with it,
     /// and a person all of whose pictures went to a new name is renamed.
     fn follow_moves(&self, found: &[Found], people: &mut [Person], changes: &mut Changes) -> Result<(), EnrollError> {
-        let present: HashSet<&str> = found.iter().map(|picture| picture.key.as_str()).collect();
+        let present = keys_of(found);
         let known: HashSet<String> = people.iter().flat_map(|p| p.pictures.iter().map(|e| e.path.clone())).collect();
         let gone = people.iter().flat_map(|p| &p.pictures).any(|picture| !present.contains(picture.path.as_str()));
         if !gone {
@@ -185,7 +230,7 @@ impl Enroller {
         }
         let mut moved_to: HashMap<[u8; 32], &Found> = HashMap::new();
         for picture in found.iter().filter(|picture| !known.contains(&picture.key) && picture.name.is_ok()) {
-            if let Ok(bytes) = picture::read_file(&picture.path) {
+            if let Ok(bytes) = self.folder.read(&picture.path) {
                 moved_to.insert(digest(&bytes), picture);
             }
         }
@@ -224,7 +269,7 @@ impl Enroller {
         people: &mut Vec<Person>,
         changes: &mut Changes,
     ) -> Result<(), EnrollError> {
-        let present: HashSet<&str> = found.iter().map(|picture| picture.key.as_str()).collect();
+        let present = keys_of(found);
         for person in people.iter_mut() {
             let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut person.pictures)
                 .into_iter()
@@ -263,7 +308,9 @@ impl Enroller {
                 Some((stamp, since)) if *stamp == picture.stamp => *since,
                 _ => picture.modified().min(now),
             };
-            if now.duration_since(since).unwrap_or(Duration::ZERO) >= self.config.settle {
+            let judged = self.incomplete.get(&picture.path).filter(|(stamp, _)| *stamp == picture.stamp);
+            let patience = judged.map_or(self.config.settle, |_| SLOW_UPLOAD);
+            if now.duration_since(since).unwrap_or(Duration::ZERO) >= patience {
                 self.waiting.remove(&picture.path);
                 due.push(picture);
             } else {
@@ -300,8 +347,12 @@ impl Enroller {
                         accepted.push(found.key.clone());
                     }
                     person.pictures.push(picture);
-                    let _ = fs::remove_file(sidecar_of(&found.path));
+                    self.folder.remove_sidecar(&found.path);
                     self.settled.insert(found.path.clone(), found.stamp);
+                }
+                Err(Refusal::Incomplete(_)) if self.may_grow(found, now) => {
+                    person.pictures.extend(earlier);
+                    changes.unsettled = true;
                 }
                 Err(refusal) => {
                     if let Some(lost) = earlier {
@@ -334,6 +385,26 @@ impl Enroller {
         Ok(())
     }
 
+    /// Whether a file that is not complete may still be being written; then it is read
+    /// again later, or when it changed.
+    fn may_grow(&mut self, found: &Found, now: SystemTime) -> bool {
+        let seen = match self.incomplete.get(&found.path) {
+            Some((stamp, seen)) if *stamp == found.stamp => *seen,
+            _ => now,
+        };
+        // A clock that was set back makes no file young.
+        let age = |since: SystemTime| now.duration_since(since).unwrap_or(Duration::ZERO);
+        let may_grow = age(seen).max(age(found.modified())) < SLOW_UPLOAD;
+        match may_grow {
+            true => self.incomplete.insert(found.path.clone(), (found.stamp, seen)),
+            false => self.incomplete.remove(&found.path),
+        };
+        if may_grow {
+            self.waiting.insert(found.path.clone(), (found.stamp, seen));
+        }
+        may_grow
+    }
+
     /// The picture's record, and whether it was not there before with the same content.
     fn judge_file(
         &self,
@@ -343,11 +414,14 @@ impl Enroller {
         earlier: Option<&EnrolledPicture>,
         now: SystemTime,
     ) -> Result<(EnrolledPicture, bool), Refusal> {
-        let bytes = picture::read_file(&found.path)?;
+        if self.begun.ended_in(found) {
+            return Err(Refusal::EndedProgram);
+        }
+        let bytes = self.folder.read(&found.path)?;
         if let Some(earlier) = earlier.filter(|e| e.sha256 == digest(&bytes) && e.model == self.reader.model()) {
             return Ok((earlier.clone(), false));
         }
-        let picture = self.judge(&bytes, &found.key, person, people, now)?;
+        let picture = self.begun.during(found, || self.judge(&bytes, &found.key, person, people, now))?;
         let fresh = earlier.is_none_or(|earlier| earlier.sha256 != picture.sha256);
         Ok((picture, fresh))
     }
@@ -372,7 +446,7 @@ impl Enroller {
             return Err(Refusal::Duplicate(same.path.clone()));
         }
         let picture = picture::decode(bytes, self.config.max_megapixels)?;
-        let (embedding, face_px) = self.reader.read(&picture, self.config.min_face)?;
+        let (embedding, face_px) = self.reader.read(&picture.picture, self.config.min_face)?;
         let distance_to = |known: &EnrolledPicture| {
             let known = Embedding::new(known.embedding.clone(), known.model).ok()?;
             known.distance(&embedding)
@@ -402,18 +476,13 @@ impl Enroller {
     /// Notes the refusal and writes the sidecar; a refusal that the sidecar says already is not reported again.
     fn refuse(&mut self, found: &Found, name: &str, refusal: &Refusal, changes: &mut Changes) {
         self.settled.insert(found.path.clone(), found.stamp);
-        let sidecar = sidecar_of(&found.path);
-        let text = format!("{refusal}.\n");
-        if fs::read_to_string(&sidecar).is_ok_and(|old| old == text) {
-            return;
-        }
-        if let Err(error) =
-            fs::write(&sidecar, &text).and_then(|()| fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o660)))
-        {
-            log::warn!(
+        match self.folder.write_sidecar(&found.path, &format!("{refusal}.\n")) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => log::warn!(
                 "{}: the reason of a refusal cannot be written: {error}",
-                printable(&sidecar.display().to_string())
-            );
+                printable(&sidecar_of(&found.path).display().to_string())
+            ),
         }
         changes.refused.push((name.to_owned(), found.key.clone(), refusal.to_string()));
     }
@@ -430,33 +499,44 @@ impl Enroller {
         bytes: &[u8],
         now: SystemTime,
     ) -> Result<Result<(EnrolledPicture, PersonId), Refusal>, EnrollError> {
-        if let Err(refusal) = scan::check_name(name) {
-            return Ok(Err(refusal));
-        }
+        let added = self.add(name, file_name, bytes, now);
+        self.folder.leave();
+        added
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        file_name: &str,
+        bytes: &[u8],
+        now: SystemTime,
+    ) -> Result<Result<(EnrolledPicture, PersonId), Refusal>, EnrollError> {
+        let name = match check_name(name) {
+            Ok(name) => name,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let people = self.store.people()?;
         let known = people.iter().find(|person| person.name == name);
-        let mut person =
-            known.cloned().unwrap_or(Person { id: PersonId(0), name: name.to_owned(), pictures: Vec::new() });
-        let folder = self.config.folder.join(name);
-        let path = unused_path(&folder, file_name, bytes);
-        let key = path.strip_prefix(&self.config.folder).unwrap_or(&path).to_string_lossy().into_owned();
-        // Its name comes from its content then.
-        if path.exists() {
-            return Ok(Err(Refusal::Duplicate(key)));
-        }
+        let mut person = known.cloned().unwrap_or(Person { id: PersonId(0), name: name.clone(), pictures: Vec::new() });
+        let failed = |source| EnrollError::Folder { path: self.config.folder.join(&name), source };
+        self.folder.enter().map_err(failed)?;
+        let path = match self.folder.free_place(&name, file_name, bytes) {
+            Ok(free) => free,
+            Err(taken) => return Ok(Err(Refusal::Duplicate(taken.to_string_lossy().into_owned()))),
+        };
+        let key = path.to_string_lossy().into_owned();
         let picture = match self.judge(bytes, &key, &person, &people, now) {
             Ok(picture) => picture,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        write_new(&folder, &path, bytes).map_err(|source| EnrollError::Folder { path: path.clone(), source })?;
+        self.folder.add(&path, bytes).map_err(failed)?;
         person.pictures.push(picture.clone());
         let stored = match person.id {
             PersonId(0) => self.store.fresh_person_id().map(|id| person.id = id),
             _ => Ok(()),
         };
         if let Err(error) = stored.and_then(|()| self.store.put_person(&person)) {
-            let _ = fs::remove_file(&path);
-            let _ = fs::remove_dir(&folder);
+            self.folder.take_back(&path);
             return Err(error.into());
         }
         Ok(Ok((picture, person.id)))
@@ -488,13 +568,6 @@ impl Progress {
     }
 }
 
-impl Found {
-    /// When the file was last written, as its own time stamp says.
-    fn modified(&self) -> SystemTime {
-        fs::metadata(&self.path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
-    }
-}
-
 /// Every template of these people.
 pub fn templates_of(people: &[Person]) -> Vec<Template> {
     let of = |person: &Person| {
@@ -512,55 +585,9 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-fn sidecar_of(picture: &Path) -> PathBuf {
-    let mut name = picture.as_os_str().to_owned();
-    name.push(SIDECAR);
-    PathBuf::from(name)
-}
-
-/// A place for a picture: its own file name as far as that is one, made unique by its content.
-fn unused_path(folder: &Path, file_name: &str, bytes: &[u8]) -> PathBuf {
-    let file = Path::new(file_name);
-    let stem: String = file
-        .file_stem()
-        .and_then(|s| s.to_str())
-        .unwrap_or("picture")
-        .chars()
-        .filter(|c| !crate::telemetry::is_unprintable(*c))
-        .take(40)
-        .collect();
-    let stem = stem.trim_start_matches('.');
-    let stem = if stem.is_empty() { "picture" } else { stem };
-    let extension = if bytes.starts_with(b"\x89PNG") { "png" } else { "jpg" };
-    let plain = folder.join(format!("{stem}.{extension}"));
-    if !plain.exists() {
-        return plain;
-    }
-    let mark: String = digest(bytes)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.join(format!("{stem}-{mark}.{extension}"))
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-fn write_new(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if !folder.exists() {
-        fs::DirBuilder::new().mode(0o770).create(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o770))?;
-    }
-    let hidden = folder.join(format!(".{}.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&hidden)?;
-        // Whatever the umask is: the folder is shared with its group.
-        file.set_permissions(fs::Permissions::from_mode(0o640))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&hidden, path)?;
-        File::open(folder)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&hidden);
-        let _ = fs::remove_dir(folder);
-    }
-    written
+/// The pictures that can be somebody's. Where a link took a picture's place, the picture is gone.
+fn keys_of(found: &[Found]) -> HashSet<&str> {
+    found.iter().filter(|picture| picture.name.is_ok()).map(|picture| picture.key.as_str()).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::{
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::{Changes, EnrollError, Enroller};
+use super::{Changes, EnrollError, Enroller, begun::Reading};
 
 /// After a notification, so that a burst of them is one look.
 const BURST: Duration = Duration::from_millis(100);
@@ -30,6 +30,7 @@ pub struct EnrollWatcher {
     wake: Sender<Wake>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    reading: Reading,
 }
 
 enum Wake {
@@ -50,6 +51,7 @@ impl EnrollWatcher {
         let sender = wake.clone();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let reading = enroller.lock().unwrap_or_else(PoisonError::into_inner).reading();
         let thread = thread::Builder::new().name("enroll".into()).spawn(move || {
             let folder = enroller.lock().unwrap_or_else(PoisonError::into_inner).folder().to_owned();
             let _watcher = notifications(&folder, sender);
@@ -76,7 +78,7 @@ impl EnrollWatcher {
                 }
             }
         })?;
-        Ok(EnrollWatcher { wake, stop, thread })
+        Ok(EnrollWatcher { wake, stop, thread, reading })
     }
 }
 
@@ -102,5 +104,6 @@ impl Drop for EnrollWatcher {
         while !self.thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
+        self.reading.end();
     }
 }

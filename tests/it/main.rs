@@ -8,6 +8,7 @@ mod door;
 mod facenet;
 mod fusion;
 mod golden;
+mod large;
 mod learn;
 mod lfw;
 mod manual;
