@@ -73,7 +73,7 @@ impl CommandCamera {
         let (Some(output), Some(errors)) = (running.child.stdout.take(), running.child.stderr.take()) else {
             return Err(unavailable("its output cannot be read".into()));
         };
-        let last_words = LastWords::listen(errors, program.clone(), secrets);
+        let last_words = LastWords::listen(errors, program.clone(), move |line| secrets.kept_out(line));
         let stream = match config.stream {
             CommandStream::Mjpeg => Stream::Mjpeg(MjpegSplitter::default()),
             CommandStream::Yuv420 => Stream::Yuv420 { width: config.width, height: config.height, bytes: Vec::new() },
