@@ -221,12 +221,18 @@ pub struct Status {
     pub camera_ok: bool,
     pub relay: String,
     pub relay_active: bool,
+    /// Why the relay cannot be released; None: it can.
+    #[serde(default)]
+    pub relay_problem: Option<String>,
     pub model: String,
     pub precision: String,
     pub max_distance: f32,
     pub false_match_rate: f64,
     pub people: usize,
     pub templates: usize,
+    /// What keeps people out who are enrolled, with the remedies.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Named counters of this run: frames, broken_frames, faces, granted, denied, ...
     pub counters: std::collections::BTreeMap<String, u64>,
 }

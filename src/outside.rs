@@ -57,6 +57,16 @@ pub fn notice(event: &Event) -> Map<String, Value> {
         EventKind::ClockSet { by_ms } => {
             put("by_ms", (*by_ms).into());
         }
+        EventKind::ShutOut { names, reason } => {
+            put("people", json!(names));
+            put("reason", reason.as_str().into());
+        }
+        EventKind::RelayStuck { problem } => {
+            put("problem", problem.as_str().into());
+        }
+        EventKind::RelayFreed { after } => {
+            put("after_s", rounded(after.as_secs_f32()));
+        }
     }
     notice
 }
@@ -75,6 +85,9 @@ pub fn name_of(kind: &EventKind) -> EventName {
         EventKind::CameraLost { .. } => EventName::CameraLost,
         EventKind::CameraBack { .. } => EventName::CameraBack,
         EventKind::ClockSet { .. } => EventName::ClockSet,
+        EventKind::ShutOut { .. } => EventName::ShutOut,
+        EventKind::RelayStuck { .. } => EventName::RelayStuck,
+        EventKind::RelayFreed { .. } => EventName::RelayFreed,
     }
 }
 

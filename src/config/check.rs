@@ -202,7 +202,8 @@ impl Findings {
         if http.enabled && http.proxied && http.password.is_empty() {
             self.add("http.proxied", "what a proxy hands on comes from other machines, which needs http.password; `facelatch password` makes one");
         }
-        let hash = http.password.starts_with("${credential:") || argon2::PasswordHash::new(&http.password).is_ok();
+        let hash = http.password.starts_with("${credential:")
+            || argon2::password_hash::phc::PasswordHash::new(&http.password).is_ok();
         if !http.password.is_empty() && !hash {
             self.add(
                 "http.password",
@@ -250,6 +251,13 @@ impl Findings {
         self.duration("latch.max_hold", latch.max_hold, Duration::from_millis(100), Duration::from_secs(60));
         if latch.hold > latch.max_hold {
             self.add("latch.hold", format!("{:?} is longer than latch.max_hold ({:?})", latch.hold, latch.max_hold));
+        }
+        if let Some(budget) = latch.max_active_per_minute {
+            self.duration("latch.max_active_per_minute", budget, Duration::from_millis(100), Duration::from_secs(60));
+            if latch.hold > budget {
+                let problem = format!("{budget:?} is shorter than latch.hold ({:?}): nothing would open", latch.hold);
+                self.add("latch.max_active_per_minute", problem);
+            }
         }
         if config.mode == Mode::Unlock && latch.line.is_none() {
             self.add("mode", "mode = \"unlock\" needs latch.line, the line of the relay; set it, or mode = \"attendance\" for a door that is not driven");

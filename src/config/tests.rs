@@ -21,6 +21,17 @@ fn the_shipped_file_loads_and_says_the_defaults() {
 }
 
 #[test]
+fn the_relays_budget_is_half_a_minute_or_one_long_pulse() {
+    let latch =
+        |keys: &str| parse(&format!("[latch]\nline = 17\n{keys}\n")).map(|config| config.latch.budget().as_secs());
+    assert_eq!(latch("").unwrap(), 30);
+    assert_eq!(latch("hold = \"50s\"\nmax_hold = \"60s\"").unwrap(), 60, "as before there was a budget");
+    assert_eq!(latch("max_active_per_minute = \"12s\"").unwrap(), 12);
+    assert!(latch("hold = \"5s\"\nmax_active_per_minute = \"4s\"").unwrap_err().to_string().contains("latch.hold"));
+    assert!(latch("max_active_per_minute = \"61s\"").is_err());
+}
+
+#[test]
 fn every_shipped_file_loads() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
         let path = entry.unwrap().path();

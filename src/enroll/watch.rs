@@ -22,6 +22,11 @@ use super::{Changes, EnrollError, Enroller, begun::Reading};
 const BURST: Duration = Duration::from_millis(100);
 /// While a picture is being written.
 const UNSETTLED: Duration = Duration::from_millis(250);
+/// So long pictures are read before what was found counts and the folder is looked at again. What is removed meanwhile waits
+/// for that, and so does a command that enrols.
+const ROUND: Duration = Duration::from_millis(400);
+/// Between two rounds: time for whoever waits for the enroller.
+const BETWEEN: Duration = Duration::from_millis(20);
 /// Without any notification.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -67,9 +72,16 @@ impl EnrollWatcher {
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                 }
-                let go_on = || !stopped.load(Ordering::Relaxed);
-                let result = enroller.lock().unwrap_or_else(PoisonError::into_inner).sync(SystemTime::now(), go_on);
-                pause = if result.as_ref().is_ok_and(|changes| changes.unsettled) { UNSETTLED } else { IDLE };
+                let mut enroller = enroller.lock().unwrap_or_else(PoisonError::into_inner);
+                let begun = Instant::now();
+                let go_on = || !stopped.load(Ordering::Relaxed) && begun.elapsed() < ROUND;
+                let result = enroller.round(SystemTime::now(), go_on);
+                drop(enroller);
+                pause = match &result {
+                    Ok(changes) if changes.more => BETWEEN,
+                    Ok(changes) if changes.unsettled => UNSETTLED,
+                    _ => IDLE,
+                };
                 // A folder that cannot be read is said once, not every half minute.
                 let said = failing && result.is_err();
                 failing = result.is_err();

@@ -28,7 +28,7 @@ pub trait OutputLine: Send {
 }
 
 /// Why a line cannot be used. The message names chip, line, what is wrong and what to do.
-#[derive(Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{line}: {problem}")]
 pub struct GpioError {
     pub line: String,
