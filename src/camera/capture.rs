@@ -16,7 +16,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// So many broken frames in a row are not bad luck: the camera is opened anew.
 const BROKEN_IN_A_ROW: u32 = 30;
-/// So many are enough if none was whole for the camera's timeout.
+/// Fewer are enough if no frame was whole within the camera's timeout.
 const BROKEN_FOR_LONG: u32 = 5;
 
 /// How a camera is opened; called again after each loss.
@@ -205,7 +205,7 @@ struct Loop {
     backoff: Duration,
 }
 
-/// Why a camera is opened anew.
+/// Why a camera is reopened.
 struct Loss {
     problem: String,
     /// It sent frames that could not be decoded.
@@ -520,7 +520,7 @@ mod tests {
         (Capture::start(opener, counters.clone()).unwrap(), counters)
     }
 
-    /// What is told besides frames, each of which is `judge`d, until there are so many.
+    /// The first `count` news besides frames, each of which is `judge`d.
     fn news(capture: &Capture, count: usize, judge: impl Fn(&Frame) -> Result<(), FrameError>) -> Vec<String> {
         let (mut news, until) = (Vec::new(), Instant::now() + Duration::from_secs(20));
         while news.len() < count && Instant::now() < until {

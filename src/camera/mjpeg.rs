@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(splitter.next_picture(), Some(Ok(begin)), "and it goes on afterwards");
     }
 
-    /// Damage to a stream of whole pictures: at so many thousandths of it, what, how much.
+    /// Damage to a stream of whole pictures: where (in thousandths of it), what, how much.
     type Damage = (u32, u32, u8);
 
     fn damaged(mut stream: Vec<u8>, damages: &[Damage]) -> Vec<u8> {

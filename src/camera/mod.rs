@@ -26,7 +26,7 @@ pub trait Camera: Send {
     /// # Errors
     /// [`CameraError::NotYet`], [`CameraError::BrokenFrame`], [`CameraError::Torn`] and
     /// [`CameraError::Late`] concern one frame only: ask again. After any other error the camera
-    /// is to be dropped and opened anew.
+    /// is to be dropped and reopened.
     fn next_frame(&mut self) -> Result<Frame, CameraError>;
 
     /// What was chosen, for people: device, format, size, rate. One line.

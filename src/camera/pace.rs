@@ -21,7 +21,7 @@ const WINDOW: f64 = 1.0;
 const FASTER: f64 = 0.9;
 /// Rates that differ by less are the same.
 const SAME_RATE: f64 = 0.15;
-/// The period is a mean over the last so many seconds, roughly.
+/// The period is a mean over about as many seconds.
 const MEMORY: f64 = 20.0;
 
 /// See the module. Times are in seconds.
@@ -172,13 +172,13 @@ mod tests {
     /// When a frame was taken and when it came, in seconds.
     type Arrival = (f64, f64);
 
-    /// A camera of so many frames per second, without delay.
+    /// A camera without delay.
     fn live(fps: f64, from: f64, until: f64) -> Vec<Arrival> {
         let count = ((until - from) * fps) as usize;
         (0..count).map(|i| from + i as f64 / fps).map(|at| (at, at)).collect()
     }
 
-    /// Nothing gets through from `stall` until `resume`, then at most `drain` frames a second.
+    /// Nothing gets through from `stall` until `resume`, then at most `drain` frames per second.
     fn stalled(frames: &[Arrival], stall: f64, resume: f64, drain: f64) -> Vec<Arrival> {
         let mut free = 0.0f64;
         let delay = |&(taken, came): &Arrival| {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Fewer frames than this prove nothing, however long they took.
 const FEWEST: u32 = 20;
-/// So many places of a frame are looked at first, and so many bytes of each.
+/// Places of a frame that are compared first, and the bytes of each.
 const PLACES: usize = 64;
 const BYTES: usize = 16;
 

@@ -12,7 +12,7 @@
 
 /// Codes of up to so many bits are looked up, longer ones searched for: they are rare.
 const LOOKUP_BITS: u32 = 9;
-/// So many bytes too many some cameras write where the data stop.
+/// Bytes that some cameras write too many where the data stop.
 const MOST_PADDING: u32 = 16;
 /// A block's side in pixels.
 pub(super) const BLOCK: usize = 8;

@@ -54,7 +54,7 @@ fn scene(dir: &Path, name: &str, person: Option<&str>) {
     }
 }
 
-/// Shell words that write so many frames of a scene.
+/// Shell words that write `frames` frames of a scene.
 fn write(name: &str, frames: u32, pause: &str) -> String {
     format!("i=0; while [ $i -lt {frames} ]; do cat {name}-$((i%8)).jpg; sleep {pause}; i=$((i+1)); done; ")
 }
