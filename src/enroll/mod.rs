@@ -321,10 +321,7 @@ impl Enroller {
         let keys: HashSet<&str> = found.pictures.iter().map(|picture| picture.key.as_str()).collect();
         self.waiting.retain(|path, _| present.contains(path.as_path()));
         self.incomplete.retain(|path, _| present.contains(path.as_path()));
-        for changed in self.begun.forget_others(&found.pictures) {
-            // Even with the same content it is read again: it was touched.
-            self.readings.remove(&changed);
-        }
+        self.begun.forget_others(&found.pictures);
         self.told.retain(|key, _| keys.contains(key.as_str()));
     }
 
@@ -428,6 +425,10 @@ impl Enroller {
         };
         if matches!(found, Err(Refusal::Incomplete(_))) && self.may_grow(picture, now) {
             return false;
+        }
+        // Says nothing of the content: once it is touched, the same file is read again.
+        if found == Err(Refusal::EndedProgram) {
+            sha256 = [0; 32];
         }
         // What may be otherwise tomorrow is not kept for then.
         if found.as_ref().err().is_none_or(Refusal::lasts) {

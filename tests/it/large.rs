@@ -244,11 +244,12 @@ fn a_picture_that_was_read_when_it_was_killed_is_set_aside() {
         daemon.child = Daemon::run(daemon.dir.path());
         let text = fs::read_to_string(&verdict).expect("it is named at the start");
         assert!(text.contains("facelatch ended while it read this picture"), "{text}");
+        thread::sleep(Duration::from_millis(500));
         daemon.child.kill().unwrap();
         daemon.child.wait().unwrap();
     }
-    fs::File::options().append(true).open(&picture).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     daemon.child = Daemon::run(daemon.dir.path());
+    fs::File::options().append(true).open(&picture).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     let until = Instant::now() + Duration::from_secs(60);
     while !fs::read_to_string(&verdict).is_ok_and(|text| text.contains("looks like Barack Obama")) {
         assert!(Instant::now() < until, "touched, it is read again");
