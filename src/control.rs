@@ -211,6 +211,9 @@ pub struct Status {
     pub false_match_rate: f64,
     pub people: usize,
     pub templates: usize,
+    /// Why nobody can be enrolled or removed now: the folder is lost, or its thread hangs.
+    #[serde(default)]
+    pub enroll_problem: Option<String>,
     /// Named counters of this run: frames, broken_frames, faces, granted, denied, ...
     pub counters: std::collections::BTreeMap<String, u64>,
 }

@@ -16,7 +16,7 @@ use crate::{
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
     control::{PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{Changes, EnrollError, Enroller, check_name, templates_of},
+    enroll::{self, Changes, EnrollError, Enroller, FolderNews, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
     latch::{LatchCommand, LatchHandle},
     live::Live,
@@ -90,6 +90,7 @@ pub struct Services {
     pub config: Config,
     pub store: Store,
     pub enroller: Arc<Mutex<Enroller>>,
+    pub enroll_health: Arc<enroll::Health>,
     pub counters: Counters,
     /// Visits that ended in no pulse, by the reason's word.
     pub denials: Counters,
@@ -160,6 +161,7 @@ impl Services {
         let services = Services {
             rules: rules(&config),
             embedder,
+            enroll_health: enroller.health(),
             enroller: Arc::new(Mutex::new(enroller)),
             counters: Counters::default(),
             denials: Counters::default(),
@@ -265,6 +267,18 @@ impl Services {
     /// Takes changes of the enroll folder into the gallery, the log and the events.
     pub fn note_changes(&self, changes: &Changes) {
         self.renew_roster();
+        match &changes.folder {
+            Some(FolderNews::Lost(problem)) => {
+                log::error!("enroll folder lost: {problem}; those known stay known");
+                self.counters.increment("folder_lost");
+                self.record(EventKind::FolderLost { problem: problem.clone() });
+            }
+            Some(FolderNews::Back) => {
+                log::info!("enroll folder back");
+                self.record(EventKind::FolderBack);
+            }
+            None => {}
+        }
         for (person, from, to) in &changes.renamed {
             log::info!("{} is called {} now", printable(from), printable(to));
             self.record(EventKind::Renamed { person: *person, from: from.clone(), to: to.clone() });
@@ -360,6 +374,7 @@ impl Services {
             false_match_rate: self.config.recognition.false_match_rate.0,
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
+            enroll_problem: self.enroll_health.problem(Instant::now()),
             counters: self.counters.snapshot(),
         }
     }

@@ -381,10 +381,12 @@ pub enum EventName {
     CameraLost,
     CameraBack,
     ClockSet,
+    FolderLost,
+    FolderBack,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 12] = [
+    pub const ALL: [EventName; 14] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -397,6 +399,8 @@ impl EventName {
         EventName::CameraLost,
         EventName::CameraBack,
         EventName::ClockSet,
+        EventName::FolderLost,
+        EventName::FolderBack,
     ];
 }
 

@@ -130,7 +130,10 @@ impl Door {
                     return Ok(Ended::Stopped);
                 }
             }
-            self.manager.cycle_completed(Instant::now());
+            // Not for a service in which nobody can be removed any more.
+            if self.services.enroll_health.is_alive(Instant::now()) {
+                self.manager.cycle_completed(Instant::now());
+            }
             self.watch_clock();
             self.keep_house();
             // A pulse that has begun is carried out first.

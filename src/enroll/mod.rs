@@ -5,7 +5,9 @@
 //! remedy. All that changes about one person in a scan is written as one record.
 
 mod folder;
+mod health;
 mod picture;
+mod root;
 mod scan;
 mod verdict;
 pub mod watch;
@@ -21,6 +23,7 @@ use std::{
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
+pub use health::Health;
 pub use picture::decode as decode_picture;
 pub use scan::check_name;
 pub use verdict::Refusal;
@@ -34,7 +37,7 @@ use crate::{
     vision::embed::{Embedding, ModelId},
 };
 use folder::{Folder, sidecar_of};
-use scan::{Found, Stamp, scan};
+use scan::{Found, Stamp};
 
 /// Finds the one face of a picture. The vision part implements it; tests have one of their own.
 pub trait FaceReader: Send + Sync {
@@ -60,8 +63,17 @@ fn folder_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room; nothing was changed",
         io::ErrorKind::NotADirectory => "a link or a file is in the place of a folder; put the folder itself there",
+        io::ErrorKind::Other => "mount or restore the folder there was; nothing was changed",
         _ => "enroll.folder must be a folder this program can read and write",
     }
+}
+
+/// What became of the folder itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FolderNews {
+    /// It is not there, cannot be read, or is another one; those known stay known.
+    Lost(String),
+    Back,
 }
 
 /// What one look at the folder changed.
@@ -74,6 +86,7 @@ pub struct Changes {
     pub forgotten: Vec<(PersonId, String, String)>,
     /// Person, old name, new name.
     pub renamed: Vec<(PersonId, String, String)>,
+    pub folder: Option<FolderNews>,
     /// Pictures that are still being written: look again soon.
     pub unsettled: bool,
 }
@@ -92,6 +105,11 @@ pub struct Enroller {
     /// A picture nearer than this to somebody else is refused.
     lookalike_distance: f32,
     folder: Folder,
+    health: Arc<Health>,
+    /// The folders in it that could be read at the last look.
+    folders: Vec<PathBuf>,
+    /// What could not be read at the last look.
+    problems: Vec<String>,
     /// Files that need no second look while they have this stamp.
     settled: HashMap<PathBuf, Stamp>,
     /// Files that were seen once, and when; their stamp must stay.
@@ -99,25 +117,35 @@ pub struct Enroller {
 }
 
 impl Enroller {
-    /// Creates the folder (writable by owner and group) if it is not there.
+    /// Creates the folder (writable by owner and group) if it is not there. If people are known, a
+    /// folder that is not there is lost instead, which the first look says.
     ///
     /// # Errors
-    /// It cannot be created or read.
+    /// It cannot be created or read, or the store cannot be read.
     pub fn new(
         config: EnrollConfig,
         store: Store,
         reader: Arc<dyn FaceReader>,
         lookalike_distance: f32,
     ) -> Result<Enroller, EnrollError> {
-        let mut folder = Folder::new(config.folder.clone());
-        folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
-        folder.leave();
+        let health = Arc::new(Health::default());
+        let mut folder = Folder::new(config.folder.clone(), Arc::clone(&health));
+        if store.people()?.is_empty() {
+            folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
+            folder.leave();
+        }
         let (settled, waiting) = (HashMap::new(), HashMap::new());
-        Ok(Enroller { config, store, reader, lookalike_distance, folder, settled, waiting })
+        let (folders, problems) = (Vec::new(), Vec::new());
+        Ok(Enroller { config, store, reader, lookalike_distance, folder, health, folders, problems, settled, waiting })
     }
 
     pub fn folder(&self) -> &Path {
         &self.config.folder
+    }
+
+    /// How enrolment goes; it can be asked while a look lasts.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
     }
 
     /// Every template of the people enrolled.
@@ -132,7 +160,8 @@ impl Enroller {
     /// left for the next time (`Changes::unsettled`); what has to be forgotten is forgotten before.
     ///
     /// # Errors
-    /// The folder cannot be read or the store not written; what was done for people before that stands, and the rest is done the next time.
+    /// The store cannot be written, or the folder went during the look; what was done for people before
+    /// that stands, and the rest is done the next time.
     pub fn sync(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
         let changes = self.look(now, go_on);
         self.folder.leave();
@@ -140,10 +169,8 @@ impl Enroller {
     }
 
     fn look(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
-        let found = self.folder.enter().and_then(|()| scan(&self.folder));
-        let found = found.map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })?;
-        found.problems.iter().for_each(|problem| log::warn!("{problem}"));
         let mut changes = Changes::default();
+        let Some(found) = self.survey(&mut changes)? else { return Ok(changes) };
         self.remove_orphans(&found);
         let mut people = self.store.people()?;
         self.respell(&mut people, &mut changes)?;
@@ -333,6 +360,7 @@ impl Enroller {
                     self.settled.insert(found.path.clone(), found.stamp);
                 }
                 Err(refusal) => {
+                    self.still_there()?;
                     if let Some(lost) = earlier {
                         changes.forgotten.push((person.id, name.to_owned(), lost.path));
                     }
@@ -472,10 +500,9 @@ impl Enroller {
         };
         let people = self.store.people()?;
         let known = people.iter().find(|person| person.name == name);
-        let mut person =
-            known.cloned().unwrap_or(Person { id: PersonId(0), name: name.clone(), pictures: Vec::new() });
+        let mut person = known.cloned().unwrap_or(Person { id: PersonId(0), name: name.clone(), pictures: Vec::new() });
+        self.enter()?;
         let failed = |source| EnrollError::Folder { path: self.config.folder.join(&name), source };
-        self.folder.enter().map_err(failed)?;
         let path = match self.folder.free_place(&name, file_name, bytes) {
             Ok(free) => free,
             Err(taken) => return Ok(Err(Refusal::Duplicate(taken.to_string_lossy().into_owned()))),

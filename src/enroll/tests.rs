@@ -93,6 +93,11 @@ impl Room {
         Enroller::new(config, store.clone(), Arc::clone(reader) as Arc<dyn FaceReader>, 0.3).unwrap()
     }
 
+    /// As after a restart of the program.
+    pub(super) fn restart(&mut self) {
+        self.enroller = Room::enroller(self.dir.path(), &self.store, &self.reader);
+    }
+
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join("enroll").join(name)
     }

@@ -143,6 +143,11 @@ pub enum EventKind {
     ClockSet {
         by_ms: i64,
     },
+    /// The enroll folder is not there, cannot be read, or is another one; those known stay known.
+    FolderLost {
+        problem: String,
+    },
+    FolderBack,
 }
 
 /// The moment of an event, by every clock there is.

@@ -5,6 +5,7 @@ mod commands;
 mod crash;
 mod door;
 mod facenet;
+mod folder;
 mod fusion;
 mod golden;
 mod learn;

@@ -190,7 +190,7 @@ function happened(event) {
   if (["enrolled", "forgotten", "renamed"].includes(kind)) later(refresh);
   if (kind === "denied") later(loadUnknown);
   if (kind === "granted") [loadPeople, loadDay].forEach(later);
-  if (["granted", "camera_lost", "camera_back", "opened"].includes(kind)) later(loadStatus);
+  if (["granted", "camera_lost", "camera_back", "folder_lost", "folder_back", "opened"].includes(kind)) later(loadStatus);
 }
 
 // Several events at once lead to one request.
@@ -223,6 +223,8 @@ const TOLD = {
   opened: (d) => ["→", "Opened by hand", d.by],
   camera_lost: (d) => ["!", "Camera lost", d.problem],
   camera_back: () => ["✓", "Camera back", ""],
+  folder_lost: (d) => ["!", "Enroll folder lost", d.problem],
+  folder_back: () => ["✓", "Enroll folder back", ""],
   clock_set: () => ["·", "The clock was set", ""],
   refused: (d) => ["–", `Picture refused`, `${d.picture}: ${d.reason}`],
 };
@@ -344,7 +346,7 @@ async function loadStatus() {
     ["Relay", `${status.relay}${status.relay_active ? ", active" : ""}`],
     ["Model", status.model],
     ["Calculated as", status.precision],
-    ["Enrolled", `${status.people} people, ${status.templates} pictures`],
+    ["Enrolled", status.enroll_problem || `${status.people} people, ${status.templates} pictures`],
     ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken`],
     ["Decided", `${counters.granted || 0} let in, ${counters.denied || 0} not`],
     ["Events lost", counters.events_lost || 0],
