@@ -135,6 +135,7 @@ impl Running {
         telemetry::init_logging(&config.log.level);
         let mode = if config.mode == Mode::Unlock { "unlock" } else { "attendance" };
         log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
+        config.warnings().iter().for_each(|warning| log::warn!("configuration: {warning}"));
         let record = RelayRecord::path(&config);
         let (latch, relay, reports) = start_latch(&config, &record)?;
         let begun = Instant::now();

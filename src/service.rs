@@ -535,9 +535,10 @@ impl Service for Services {
             Request::Enroll { name, file_name, picture } => {
                 self.enroll(&name, &file_name, &picture).unwrap_or_else(|error| not_enrolled(&error))
             }
-            Request::Identify { picture } => {
-                self.identify(&picture).map_or_else(failed, |faces| Response::Identified { faces })
-            }
+            Request::Identify { picture } => self.identify(&picture).map_or_else(
+                |refusal| Response::Refused { reason: refusal.to_string() },
+                |faces| Response::Identified { faces },
+            ),
             Request::Calibrate => self.calibrate().map_or_else(
                 |e| failed(e.to_string()),
                 |calibration| Response::Calibrated { calibration: Box::new(calibration) },

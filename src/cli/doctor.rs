@@ -50,7 +50,7 @@ fn ok(name: &'static str, seen: impl Into<String>) -> Check {
     check(name, Verdict::Ok, seen, "")
 }
 
-/// Prints the examination; 0 when nothing failed, 78 for a wrong configuration, else 69.
+/// Prints the examination; 0 when nothing failed, 78 for a wrong configuration (77 for an unreadable one), else 69.
 pub(super) fn run(path: &Path, json: bool) -> u8 {
     let (checks, code) = match Config::load(path) {
         Err(error) => (
@@ -60,7 +60,7 @@ pub(super) fn run(path: &Path, json: bool) -> u8 {
                 error.to_string(),
                 "mend the file; `facelatch check` reads it again",
             )],
-            exit::CONFIG,
+            super::config_code(&error),
         ),
         Ok(config) => {
             let checks = examine(path, &config);
@@ -88,6 +88,14 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
     let running =
         ControlClient::connect(&config.control.socket).and_then(|mut client| client.ask(&Request::Status)).ok();
     let mut checks = vec![ok("configuration", path.display().to_string())];
+    checks.extend(config.warnings().into_iter().map(|warning| {
+        check(
+            "configuration",
+            Verdict::Warn,
+            warning,
+            "facelatch check reads the file again; docs/page.md, docs/home-automation.md",
+        )
+    }));
     let pid = match &running {
         Some(Response::Status { status }) => Some(status.pid),
         _ => None,

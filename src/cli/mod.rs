@@ -85,7 +85,7 @@ impl CommandError {
     /// The exit code that tells a script what kind of trouble this is.
     pub fn exit_code(&self) -> u8 {
         match self {
-            CommandError::Config(_) => exit::CONFIG,
+            CommandError::Config(error) | CommandError::Lock(LockError::Config(error)) => config_code(error),
             CommandError::Run(error) => match error {
                 RunError::Start(error) => start_code(error),
                 RunError::Gpio(error) => gpio_code(error),
@@ -93,7 +93,6 @@ impl CommandError {
                 RunError::Confusable(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
             },
-            CommandError::Lock(LockError::Config(_)) => exit::CONFIG,
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),
             CommandError::Start(error) => start_code(error),
             CommandError::Control(error) => control_code(error),
@@ -108,6 +107,10 @@ impl CommandError {
             CommandError::Answer { exit_code, .. } => *exit_code,
         }
     }
+}
+
+fn config_code(error: &ConfigError) -> u8 {
+    if matches!(error, ConfigError::Denied { .. }) { exit::PERMISSION } else { exit::CONFIG }
 }
 
 fn gpio_code(error: &GpioError) -> u8 {
@@ -179,19 +182,22 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<u8, CommandError> {
-    let config = || Config::load(&arguments.config);
+    // What drives the door, or says whether it can be driven, asks whose the file is.
+    let config = || match arguments.command {
+        Command::Run | Command::Check | Command::Lock => Config::load(&arguments.config),
+        _ => Config::load_to_ask(&arguments.config),
+    };
     let json = arguments.json;
     match &arguments.command {
         Command::Run => run_daemon(config()?, &arguments.config),
         Command::Demo { pictures, models, out } => demo::run(pictures, models, out),
         Command::Check => {
-            config()?;
-            print::checked(&arguments.config, json);
+            print::checked(&arguments.config, &config()?.warnings(), json);
             Ok(exit::DONE)
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),
         Command::Models { models, action } => models::run(config, models.as_deref(), action.as_ref(), json),
-        Command::People => print::people(&ask(config()?, &Request::People)?, json),
+        Command::People => print::people(&ask(config()?, Request::People)?, json),
         Command::Status => print::status(&ask_daemon(&config_or_default(config()), &Request::Status)?, json),
         Command::Eval(measurement) => eval::run(measurement, &arguments.config, json),
         Command::Train(training) => train::run(training, json),
@@ -205,7 +211,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
             let config = config()?;
             let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let request = Request::Enroll { name: name.clone(), file_name, picture: read(file)? };
-            print::enrolled(&ask(config, &request)?, json)
+            print::enrolled(&ask(config, request)?, json)
         }
         Command::Identify { picture, annotate } => identify(config()?, picture, annotate.as_deref(), json),
         Command::Calibrate { strangers, plot } => {
@@ -227,10 +233,12 @@ fn config_or_default(config: Result<Config, ConfigError>) -> Config {
 }
 
 fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool) -> Result<u8, CommandError> {
-    let bytes = read(picture)?;
-    let answer = ask(config, &Request::Identify { picture: bytes.clone() })?;
+    let answer = ask(config, Request::Identify { picture: read(picture)? })?;
+    if let Response::Refused { reason } = &answer {
+        return Err(CommandError::Refused(format!("{}: {reason}", picture.display())));
+    }
     if let (Some(target), Response::Identified { faces }) = (annotated, &answer) {
-        annotate::annotate_file(&bytes, faces, target)
+        annotate::annotate_file(&read(picture)?, faces, target)
             .map_err(|problem| CommandError::File { path: target.to_owned(), source: io::Error::other(problem) })?;
     }
     print::identified(&answer, json)
@@ -243,7 +251,7 @@ fn unknown(config: Config, action: Option<&UnknownAction>, json: bool) -> Result
         UnknownAction::Picture { id, .. } => Request::UnknownPicture { id: *id, look: 0 },
         UnknownAction::Forget { id } => Request::ForgetUnknown { id: *id },
     };
-    let answer = ask(config, &request)?;
+    let answer = ask(config, request)?;
     if let (Some(UnknownAction::Picture { file, .. }), Response::Picture { picture }) = (action, &answer) {
         fs::write(file, picture).map_err(|source| CommandError::File { path: file.clone(), source })?;
         return Ok(exit::DONE);
@@ -281,15 +289,15 @@ impl Answerer {
         }
     }
 
-    fn ask(&self, request: &Request) -> Result<Response, CommandError> {
+    fn ask(&self, request: Request) -> Result<Response, CommandError> {
         understood(match self {
-            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(request)?,
-            Answerer::Store(services) => services.answer(request.clone(), "the command line"),
+            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(&request)?,
+            Answerer::Store(services) => services.answer(request, "the command line"),
         })
     }
 }
 
-fn ask(config: Config, request: &Request) -> Result<Response, CommandError> {
+fn ask(config: Config, request: Request) -> Result<Response, CommandError> {
     Answerer::find(config)?.ask(request)
 }
 
@@ -314,7 +322,7 @@ fn events(
     let since_ms = since.map(print::parse_since).transpose().map_err(CommandError::Usage)?;
     let request = Request::Events { since_ms, limit, follow };
     if !follow {
-        return print::events(&ask(config, &request)?, json);
+        return print::events(&ask(config, request)?, json);
     }
     let mut client = ControlClient::connect(&config.control.socket)?;
     let mut answer = understood(client.ask(&request)?)?;

@@ -68,10 +68,13 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-pub(super) fn checked(path: &Path, json: bool) {
+pub(super) fn checked(path: &Path, warnings: &[String], json: bool) {
     match json {
-        true => emit_json(&json!({ "configuration": path, "ok": true })),
-        false => emit(&format!("{}: ok\n", path.display())),
+        true => emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings })),
+        false => {
+            warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
+            emit(&format!("{}: ok\n", path.display()))
+        }
     };
 }
 

@@ -27,6 +27,29 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.0
 }
 
+/// What can be right and is seldom meant.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let (http, mqtt) = (&config.http, &config.mqtt);
+    let mut found = Vec::new();
+    if http.enabled && http.certificate.as_os_str().is_empty() && !http.proxied && !http.listen.ip().is_loopback() {
+        found.push(
+            "http.certificate: none, so others in the network can read the password; give certificate and key".into(),
+        );
+    }
+    for (i, _) in http.tokens.iter().enumerate().filter(|(_, token)| token.may.is_none()) {
+        found.push(format!(
+            "http.tokens.{i}: a hash alone allows everything, opening too; write {{ token = \"...\", may = [\"metrics\"] }}"
+        ));
+    }
+    let plain = mqtt.broker.as_ref().filter(|broker| !broker.tls && !broker.is_this_machine());
+    if let Some(broker) = plain.filter(|_| mqtt.allow_open && config.mode == Mode::Unlock) {
+        found.push(format!(
+            "mqtt.allow_open: {broker} is not encrypted, so others in the network can open the door; use mqtts://"
+        ));
+    }
+    found
+}
+
 struct Findings(Vec<Problem>);
 
 impl Findings {
@@ -169,11 +192,15 @@ impl Findings {
                 "this is no hash; give what `facelatch password` prints, never the password itself",
             );
         }
-        if http.tokens.iter().any(|token| token.len() != 64 || !token.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-            self.add(
-                "http.tokens",
-                "each must be a SHA-256 hash in hex; give what `facelatch password --token` prints",
-            );
+        for (i, token) in http.tokens.iter().enumerate() {
+            if token.hash.len() != 64 || !token.hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                let remedy = "give what `facelatch password --token` prints";
+                self.add(format!("http.tokens.{i}"), format!("no SHA-256 hash in hex; {remedy}"));
+            }
+            if token.may.as_ref().is_some_and(Vec::is_empty) {
+                let scopes = "give some of \"metrics\", \"look\", \"enrol\", \"open\"";
+                self.add(format!("http.tokens.{i}"), format!("may = [] allows nothing; {scopes}"));
+            }
         }
         if !http.tokens.is_empty() && http.password.is_empty() {
             self.add(

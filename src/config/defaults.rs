@@ -92,7 +92,7 @@ impl Default for EnrollConfig {
             folder: "/var/lib/facelatch/enroll".into(),
             settle: Duration::from_millis(500),
             min_face: 80,
-            max_megapixels: 50,
+            max_megapixels: 200,
             max_spread: 1.3,
             keep_unknown: 0,
             unknown_expiry: Duration::from_secs(14 * 86_400),

@@ -1,12 +1,13 @@
 //! The one TOML file: sections, units, defaults, and what cannot be right.
 
+mod access;
 mod check;
 mod defaults;
 pub mod secret;
+pub mod token;
 pub mod units;
 
 use std::{
-    fs,
     net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
@@ -20,6 +21,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use self::{access::Owner, token::Token};
 use crate::gallery::TemplateFusion;
 
 /// Everything a person may set. Every key has a default, so an empty file is a valid configuration of the default paths.
@@ -298,8 +300,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// What `facelatch password` printed (argon2, PHC string), or `${credential:NAME}`. Empty: whoever reaches the port may do everything.
     pub password: String,
-    /// SHA-256 hashes (hex) of bearer tokens for programs, as `facelatch password --token` prints them.
-    pub tokens: Vec<String>,
+    /// Bearer tokens of programs, as `facelatch password --token` prints them.
+    pub tokens: Vec<Token>,
     /// PEM files; both or none.
     pub certificate: PathBuf,
     pub key: PathBuf,
@@ -411,13 +413,21 @@ pub struct LogConfig {
     pub level: String,
 }
 
-/// Why a configuration is not accepted; the program then exits with 78 and changes nothing.
+/// Why a configuration is not accepted; the program then changes nothing and exits with 78, or 77 where it may not read it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(
         "{path}: {source}; an annotated example is config/facelatch.toml (installed as /etc/facelatch/facelatch.toml)"
     )]
     Read { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{path}: Permission denied; commands need the group facelatch (usermod -aG facelatch NAME), \
+         the daemon a file of mode 0640 that belongs to root:facelatch"
+    )]
+    Denied { path: PathBuf },
+    /// Others can write or replace it.
+    #[error("{0}")]
+    Exposed(String),
     #[error("{path}: the file is empty; start from the annotated example, config/facelatch.toml")]
     Empty { path: PathBuf },
     /// One line per problem, each with file, line, key, what is wrong and the remedy.
@@ -429,10 +439,23 @@ impl Config {
     /// Reads and checks a configuration file. Relative paths in it are relative to its folder.
     ///
     /// # Errors
-    /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory.
+    /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory; or users other than root and the
+    /// daemon's can write the file, or replace it.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Config::parse(&text, path)
+        Config::parse(&access::read(path, Owner::Daemon)?, path)
+    }
+
+    /// As [`Config::load`], for a command that asks the daemon: it cannot know the daemon's user, so any may own the file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_to_ask(path: &Path) -> Result<Config, ConfigError> {
+        Config::parse(&access::read(path, Owner::Any)?, path)
+    }
+
+    /// What is accepted and seldom meant, each with its key and the remedy.
+    pub fn warnings(&self) -> Vec<String> {
+        check::warnings(self)
     }
 
     /// As [`Config::load`], from a text; `path` is where it came from.

@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 const SHIPPED: &str = include_str!("../../config/facelatch.toml");
@@ -23,7 +25,8 @@ fn every_shipped_file_loads() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            Config::load(&path).unwrap();
+            // As text: a checkout may belong to anybody.
+            Config::parse(&fs::read_to_string(&path).unwrap(), &path).unwrap();
         }
     }
 }
@@ -113,7 +116,11 @@ fn a_page_that_everybody_could_reach_is_refused() {
         ("listen = \"door:8420\"", "http.listen"),
         ("proxied = true", ":4: http.proxied"),
         ("password = \"correct horse\"", "never the password itself"),
-        ("tokens = [\"secret\"]", "a SHA-256 hash in hex"),
+        ("tokens = [\"secret\"]", "no SHA-256 hash in hex"),
+        ("tokens = [{ token = \"secret\", may = [] }]", ":4: http.tokens.0: may = [] allows nothing"),
+        ("tokens = [{ token = \"\", may = [\"opne\"] }]", "did you mean `open`"),
+        ("tokens = [{ may = [\"open\"] }]", "missing field `token`"),
+        ("tokens = [7]", "a token such as { token = "),
         ("certificate = \"a.pem\"", "certificate and key belong together"),
         ("fps = 0", "http.fps: 0 is out of range"),
     ] {
@@ -173,6 +180,48 @@ fn a_broker_that_cannot_be_right_is_refused() {
         let message = refusal(&format!("mode = \"attendance\"\n[mqtt]\n{keys}\n"));
         assert!(message.contains(words), "{keys}: {message}");
     }
+}
+
+#[test]
+fn what_is_seldom_meant_is_warned_of() {
+    let hash = "0".repeat(64);
+    let warned = |text: &str| parse(text).unwrap().warnings().join("\n");
+    let door = |mqtt: &str| warned(&format!("[latch]\nline = 17\n[mqtt]\n{mqtt}\n"));
+    let plain = door("broker = \"mqtt://pi.local\"\nallow_open = true");
+    assert!(plain.starts_with("mqtt.allow_open: ") && plain.contains("mqtts://"), "{plain}");
+    for fine in [
+        "broker = \"mqtts://pi.local\"\nallow_open = true",
+        "broker = \"mqtt://pi.local\"",
+        "broker = \"mqtt://localhost\"\nallow_open = true",
+        "broker = \"mqtt://[::1]\"\nallow_open = true",
+        "allow_open = true",
+    ] {
+        assert_eq!(door(fine), "", "{fine}");
+    }
+    let page = |keys: &str| {
+        let password = crate::http::auth::hash_of_password("correct horse").unwrap();
+        warned(&format!("mode = \"attendance\"\n[http]\nenabled = true\npassword = \"{password}\"\n{keys}\n"))
+    };
+    assert!(page("listen = \"0.0.0.0:8420\"").starts_with("http.certificate: "));
+    assert_eq!(page("listen = \"0.0.0.0:8420\"\nproxied = true"), "");
+    assert!(page(&format!("tokens = [\"{hash}\"]")).starts_with("http.tokens.0: "));
+    assert_eq!(page(&format!("tokens = [{{ token = \"{hash}\" }}]")), "");
+}
+
+#[test]
+fn a_token_without_scopes_may_as_before_and_a_new_one_the_least() {
+    let hash = "a".repeat(64);
+    let password = crate::http::auth::hash_of_password("correct horse").unwrap();
+    let text = format!(
+        "mode = \"attendance\"\n[http]\npassword = \"{password}\"\n\
+         tokens = [\"{hash}\", {{ token = \"{hash}\" }}, {{ token = \"{hash}\", may = [\"look\", \"enrol\", \"enroll\"] }}]\n"
+    );
+    let tokens = parse(&text).unwrap().http.tokens;
+    use token::Scope;
+    let may = |token: &Token| [Scope::Metrics, Scope::Look, Scope::Enrol, Scope::Open].map(|scope| token.allows(scope));
+    assert_eq!(may(&tokens[0]), [true; 4]);
+    assert_eq!(may(&tokens[1]), [true, false, false, false]);
+    assert_eq!(may(&tokens[2]), [false, true, true, false]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How durations, rates and a broker's address are written.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use jiff::civil::Time;
 use serde::{
@@ -127,6 +127,14 @@ pub fn parse_broker(text: &str) -> Result<Option<Broker>, String> {
 /// For `#[serde(deserialize_with)]`.
 pub(super) fn broker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Broker>, D::Error> {
     parse_broker(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+impl Broker {
+    /// Whether it runs here, so that nothing leaves this machine.
+    pub(super) fn is_this_machine(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
 }
 
 impl fmt::Display for Broker {

@@ -33,7 +33,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Refusal, digest, health::Health, scan::SIDECAR};
+use super::{Refusal, digest, health::Health, picture::too_large, scan::SIDECAR};
 use crate::telemetry::printable;
 
 /// Largest picture file that is read.
@@ -164,7 +164,7 @@ impl Folder {
         }
         let mut bytes = Vec::new();
         file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > MOST_BYTES { Err(Refusal::TooLargeFile) } else { Ok(bytes) }
+        if bytes.len() as u64 > MOST_BYTES { Err(too_large(&bytes)) } else { Ok(bytes) }
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {

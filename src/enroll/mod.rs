@@ -4,6 +4,7 @@
 //! forgotten, a renamed folder renames the person. A refused picture gets a sidecar `PICTURE.rejected.txt` with reason and
 //! remedy. All that changes about one person in a scan is written as one record.
 
+mod begun;
 mod folder;
 mod health;
 mod picture;
@@ -24,7 +25,7 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 pub use health::Health;
-pub use picture::decode as decode_picture;
+pub use picture::{decode as decode_picture, decode_at_once as decode_picture_at_once};
 pub use scan::check_name;
 pub use verdict::Refusal;
 
@@ -36,8 +37,12 @@ use crate::{
     telemetry::printable,
     vision::embed::{Embedding, ModelId},
 };
+use begun::Begun;
 use folder::{Folder, sidecar_of};
 use scan::{Found, Stamp};
+
+/// So long a file that is not complete is taken for one that is still being written.
+const SLOW_UPLOAD: Duration = Duration::from_secs(60);
 
 /// Finds the one face of a picture. The vision part implements it; tests have one of their own.
 pub trait FaceReader: Send + Sync {
@@ -114,6 +119,9 @@ pub struct Enroller {
     settled: HashMap<PathBuf, Stamp>,
     /// Files that were seen once, and when; their stamp must stay.
     waiting: HashMap<PathBuf, (Stamp, SystemTime)>,
+    /// Files that were read and are not complete, and when that was first seen.
+    incomplete: HashMap<PathBuf, (Stamp, SystemTime)>,
+    begun: Begun,
 }
 
 impl Enroller {
@@ -134,9 +142,21 @@ impl Enroller {
             folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
             folder.leave();
         }
-        let (settled, waiting) = (HashMap::new(), HashMap::new());
-        let (folders, problems) = (Vec::new(), Vec::new());
-        Ok(Enroller { config, store, reader, lookalike_distance, folder, health, folders, problems, settled, waiting })
+        let begun = Begun::open(store.folder().join("reading"));
+        Ok(Enroller {
+            config,
+            store,
+            reader,
+            lookalike_distance,
+            folder,
+            health,
+            folders: Vec::new(),
+            problems: Vec::new(),
+            settled: HashMap::new(),
+            waiting: HashMap::new(),
+            incomplete: HashMap::new(),
+            begun,
+        })
     }
 
     pub fn folder(&self) -> &Path {
@@ -146,6 +166,11 @@ impl Enroller {
     /// How enrolment goes; it can be asked while a look lasts.
     pub fn health(&self) -> Arc<Health> {
         Arc::clone(&self.health)
+    }
+
+    /// The picture that is read now; an orderly end of the program clears its name.
+    fn reading(&self) -> begun::Reading {
+        self.begun.now()
     }
 
     /// Every template of the people enrolled.
@@ -205,6 +230,8 @@ impl Enroller {
         }
         self.settled.retain(|path, _| present.contains(path.as_path()));
         self.waiting.retain(|path, _| present.contains(path.as_path()));
+        self.incomplete.retain(|path, _| present.contains(path.as_path()));
+        self.begun.forget_others(&found.pictures);
     }
 
     /// People whom an older program stored under another spelling of their name get the one there is
@@ -319,7 +346,9 @@ impl Enroller {
                 Some((stamp, since)) if *stamp == picture.stamp => *since,
                 _ => picture.modified().min(now),
             };
-            if now.duration_since(since).unwrap_or(Duration::ZERO) >= self.config.settle {
+            let judged = self.incomplete.get(&picture.path).filter(|(stamp, _)| *stamp == picture.stamp);
+            let patience = judged.map_or(self.config.settle, |_| SLOW_UPLOAD);
+            if now.duration_since(since).unwrap_or(Duration::ZERO) >= patience {
                 self.waiting.remove(&picture.path);
                 due.push(picture);
             } else {
@@ -359,6 +388,10 @@ impl Enroller {
                     self.folder.remove_sidecar(&found.path);
                     self.settled.insert(found.path.clone(), found.stamp);
                 }
+                Err(Refusal::Incomplete(_)) if self.may_grow(found, now) => {
+                    person.pictures.extend(earlier);
+                    changes.unsettled = true;
+                }
                 Err(refusal) => {
                     self.still_there()?;
                     if let Some(lost) = earlier {
@@ -391,6 +424,26 @@ impl Enroller {
         Ok(())
     }
 
+    /// Whether a file that is not complete may still be being written; then it is read
+    /// again later, or when it changed.
+    fn may_grow(&mut self, found: &Found, now: SystemTime) -> bool {
+        let seen = match self.incomplete.get(&found.path) {
+            Some((stamp, seen)) if *stamp == found.stamp => *seen,
+            _ => now,
+        };
+        // A clock that was set back makes no file young.
+        let age = |since: SystemTime| now.duration_since(since).unwrap_or(Duration::ZERO);
+        let may_grow = age(seen).max(age(found.modified())) < SLOW_UPLOAD;
+        match may_grow {
+            true => self.incomplete.insert(found.path.clone(), (found.stamp, seen)),
+            false => self.incomplete.remove(&found.path),
+        };
+        if may_grow {
+            self.waiting.insert(found.path.clone(), (found.stamp, seen));
+        }
+        may_grow
+    }
+
     /// The picture's record, and whether it was not there before with the same content.
     fn judge_file(
         &self,
@@ -400,11 +453,14 @@ impl Enroller {
         earlier: Option<&EnrolledPicture>,
         now: SystemTime,
     ) -> Result<(EnrolledPicture, bool), Refusal> {
+        if self.begun.ended_in(found) {
+            return Err(Refusal::EndedProgram);
+        }
         let bytes = self.folder.read(&found.path)?;
         if let Some(earlier) = earlier.filter(|e| e.sha256 == digest(&bytes) && e.model == self.reader.model()) {
             return Ok((earlier.clone(), false));
         }
-        let picture = self.judge(&bytes, &found.key, person, people, now)?;
+        let picture = self.begun.during(found, || self.judge(&bytes, &found.key, person, people, now))?;
         let fresh = earlier.is_none_or(|earlier| earlier.sha256 != picture.sha256);
         Ok((picture, fresh))
     }
@@ -429,7 +485,7 @@ impl Enroller {
             return Err(Refusal::Duplicate(same.path.clone()));
         }
         let picture = picture::decode(bytes, self.config.max_megapixels)?;
-        let (embedding, face_px) = self.reader.read(&picture, self.config.min_face)?;
+        let (embedding, face_px) = self.reader.read(&picture.picture, self.config.min_face)?;
         let distance_to = |known: &EnrolledPicture| {
             let known = Embedding::new(known.embedding.clone(), known.model).ok()?;
             known.distance(&embedding)

@@ -171,7 +171,7 @@ fn is_reserved(name: &OsStr) -> bool {
 
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    super::picture::kind::is_picture_ending(extension)
 }
 
 fn check_name_of(name: &OsStr) -> Result<String, Refusal> {

@@ -14,7 +14,7 @@ use image::Rgb;
 use super::{scan::SIDECAR, *};
 
 /// Sees a face in the colour of the middle: its direction is the embedding, 100 px its size. Black is no face, white are
-/// two; pictures less than 50 px wide are faces of 43 px.
+/// two; pictures less than 50 px wide are faces of 43 px; one colour ends the program.
 pub(super) struct ColourReader {
     model: ModelId,
     reads: AtomicUsize,
@@ -39,6 +39,7 @@ impl FaceReader for ColourReader {
             return Err(Refusal::Flawed { flaw });
         }
         match colour.iter().sum::<f32>() {
+            _ if colour == FATAL.map(f32::from) => panic!("this picture ends the program"),
             sum if sum < 30.0 => Err(Refusal::NoFace),
             sum if sum > 740.0 => Err(Refusal::SeveralFaces(2)),
             _ => Ok((Embedding::new(colour.to_vec(), self.model).expect("not black"), 100)),
@@ -50,6 +51,7 @@ pub(super) const RED: [u8; 3] = [200, 20, 20];
 pub(super) const DARK_RED: [u8; 3] = [100, 12, 10];
 pub(super) const GREEN: [u8; 3] = [20, 200, 20];
 pub(super) const BLUE: [u8; 3] = [20, 20, 200];
+const FATAL: [u8; 3] = [1, 99, 77];
 
 pub(super) fn png(colour: [u8; 3], width: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -186,7 +188,7 @@ fn a_decompression_bomb_is_refused_by_its_header() {
     let checksum = crc32fast::hash(&bomb[12..29]);
     bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
     // 32-bit boards cannot say the size.
-    room.refused("Bomb.png", &bomb, "more than 50 megapixels");
+    room.refused("Bomb.png", &bomb, "more than 200 megapixels");
 }
 
 /// A JPEG's frame header with another precision or number of components.
@@ -387,4 +389,141 @@ fn a_dropped_picture_is_taken_up_within_two_seconds() {
     fs::remove_file(folder.join("Ada.png")).unwrap();
     assert_eq!(reports.recv_timeout(Duration::from_secs(10)).unwrap().forgotten.len(), 1);
     assert!(taken < Duration::from_secs(2), "{taken:?}");
+}
+
+/// Looks some seconds after now.
+fn sync_after(room: &mut Room, seconds: u64) -> Changes {
+    room.enroller.sync(SystemTime::now() + Duration::from_secs(seconds), || true).unwrap()
+}
+
+#[test]
+fn a_slow_upload_is_enrolled_once_when_it_is_whole() {
+    let mut room = Room::new();
+    let whole = png(RED, 60);
+    for part in [0, 4, 40, whole.len() / 2, whole.len() - 8] {
+        // The rest is not there yet, or is zeros.
+        for filled in [part, whole.len()] {
+            let mut bytes = whole[..part].to_vec();
+            bytes.resize(filled, 0);
+            room.drop_in("Ada.png", &bytes);
+            let changes = sync_after(&mut room, 5);
+            assert!(changes.is_empty() && changes.unsettled, "{part} of {filled}: {changes:?}");
+            assert_eq!(room.verdict("Ada.png"), None);
+        }
+    }
+    room.drop_in("Ada.png", &whole);
+    assert_eq!(sync_after(&mut room, 5).accepted.len(), 1);
+    assert!(sync_after(&mut room, 70).is_empty());
+}
+
+#[test]
+fn half_a_picture_is_refused_after_a_minute_until_it_grows() {
+    let mut room = Room::new();
+    let whole = png(RED, 60);
+    room.drop_in("Ada.png", &whole[..whole.len() / 2]);
+    assert!(sync_after(&mut room, 5).is_empty());
+    assert!(sync_after(&mut room, 30).is_empty());
+    let changes = sync_after(&mut room, 66);
+    assert_eq!(changes.refused.len(), 1, "{changes:?}");
+    assert!(!changes.unsettled);
+    assert!(room.verdict("Ada.png").unwrap().contains("the file is not complete"));
+    room.drop_in("Ada.png", &whole);
+    assert_eq!(sync_after(&mut room, 70).accepted.len(), 1);
+    assert_eq!(room.verdict("Ada.png"), None);
+}
+
+#[test]
+fn an_overwritten_picture_holds_until_the_new_one_is_whole() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.sync();
+    let next = png(DARK_RED, 80);
+    room.drop_in("Ada.png", &next[..next.len() - 20]);
+    assert!(sync_after(&mut room, 5).is_empty());
+    assert_eq!(room.people(), [person("Ada", 1)]);
+    room.drop_in("Ada.png", &next);
+    assert_eq!(sync_after(&mut room, 5).accepted.len(), 1);
+    room.drop_in("Ada.png", &next[..next.len() - 20]);
+    assert_eq!(sync_after(&mut room, 70).forgotten.len(), 1, "and no longer than a minute");
+    assert_eq!(room.people(), []);
+}
+
+#[test]
+fn pictures_of_other_formats_are_refused_with_a_remedy() {
+    let mut room = Room::new();
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+    for (name, bytes, kind, remedy) in [
+        ("Ann.heic", &heic[..], "HEIC", "Most Compatible"),
+        ("Bob.jpg", heic, "HEIC", "Most Compatible"),
+        ("Cid.webp", b"RIFF\x10\0\0\0WEBPVP8 ", "WebP", "JPEG or PNG"),
+        ("Dora.JPG", b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF", "JPEG or PNG"),
+        ("Eve.tif", b"II*\0\x08\0\0\0", "TIFF", "JPEG or PNG"),
+        ("Fay.bmp", b"BM\x36\0\0\0\0\0\0\0", "BMP", "JPEG or PNG"),
+        ("Gus.gif", b"GIF89a\x01\0\x01\0", "GIF", "JPEG or PNG"),
+        ("Hal.dng", b"MM\0*\0\0\0\x08", "raw file", "JPEG or PNG"),
+        ("Ida.png", b"<!DOCTYPE html><html>", "web page", "JPEG or PNG"),
+    ] {
+        room.refused(name, bytes, kind);
+        room.refused(name, bytes, remedy);
+    }
+    for name in ["Jim.mp4", "Kay.txt", "Lea.mov", "Max.pdf", "Ned"] {
+        room.drop_in(name, heic);
+        room.sync();
+        assert_eq!(room.verdict(name), None, "{name} is not named like a picture");
+    }
+}
+
+#[test]
+fn every_ending_of_a_jpeg_is_read() {
+    let mut room = Room::new();
+    for (level, ending) in ["jpg", "jpeg", "JPE", "jfif", "jif"].into_iter().enumerate() {
+        let mut bytes = Vec::new();
+        let picture = RgbImage::from_pixel(60 + level as u32, 60, Rgb(RED));
+        picture.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Jpeg).unwrap();
+        room.drop_in(&format!("Ada/1.{ending}"), &bytes);
+    }
+    assert_eq!(room.sync().accepted.len(), 5);
+}
+
+#[test]
+fn a_picture_that_ended_the_program_is_not_read_again() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(GREEN, 60));
+    room.drop_in("Eve.png", &png(FATAL, 60));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| room.sync()));
+    assert!(ended.is_err(), "it ends the program");
+    for _ in 0..2 {
+        room.enroller = Room::enroller(room.dir.path(), &room.store, &room.reader);
+        room.sync();
+        assert!(room.verdict("Eve.png").unwrap().contains("facelatch ended while it read this picture"));
+    }
+    assert_eq!(room.people(), [person("Ada", 1)], "the others are read");
+    room.drop_in("Eve.png", &png(RED, 70));
+    assert_eq!(room.sync().accepted.len(), 1, "it changed");
+    room.enroller = Room::enroller(room.dir.path(), &room.store, &room.reader);
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 1), person("Eve", 1)]);
+    assert_eq!(fs::read_dir(room.dir.path().join("store/reading")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_orderly_end_blames_no_picture() {
+    let room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    let mut folder = Folder::new(room.path(""), Arc::default());
+    folder.enter().unwrap();
+    let found = scan::scan(&folder).unwrap().pictures;
+    let notes = room.dir.path().join("notes");
+    let begun = Begun::open(notes.clone());
+    for orderly in [false, true] {
+        begun.during(&found[0], || {
+            assert!(Begun::open(notes.clone()).ended_in(&found[0]), "as long as it is read");
+            if orderly {
+                begun.now().end();
+                assert!(!Begun::open(notes.clone()).ended_in(&found[0]));
+            }
+        });
+        assert!(!Begun::open(notes.clone()).ended_in(&found[0]));
+    }
+    begun.during(&found[0], || assert!(!Begun::open(notes.clone()).ended_in(&found[0]), "the end is final"));
 }

@@ -13,10 +13,26 @@ pub enum Refusal {
     Unreadable(String),
     #[error("the file is larger than 64 MiB. Save it smaller")]
     TooLargeFile,
-    #[error("the picture has {size}, more than {most} megapixels. Save it smaller")]
+    #[error(
+        "the picture has {size}, more than {most} megapixels (enroll.max_megapixels). Save it smaller, or choose a smaller picture \
+         size in the settings of the phone's camera: 12 megapixels are plenty"
+    )]
     TooManyPixels { size: String, most: u32 },
     #[error("not a picture this program can read: {0}. Save it as a plain RGB JPEG or PNG")]
     NotAPicture(String),
+    #[error("not a picture this program can read: this is {kind}. {remedy}")]
+    Foreign { kind: String, remedy: &'static str },
+    #[error("the picture needs more than {most} MiB of memory. Save it smaller, and not as progressive JPEG")]
+    NeedsMemory { most: u64 },
+    #[error(
+        "not a picture this program can read: the file is not complete ({0}). Copy it here again, or save the picture once more"
+    )]
+    Incomplete(String),
+    #[error(
+        "facelatch ended while it read this picture (killed, out of memory, or a power cut); it is not read again. Save it smaller and \
+         put it here once more; if it was a power cut, touch it"
+    )]
+    EndedProgram,
     #[error("no face found. Take a picture from the front, in good light, in which the face is large")]
     NoFace,
     #[error("{0} faces. Cut the picture so that only one person is on it")]

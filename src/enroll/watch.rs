@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Changes, EnrollError, Enroller};
+use super::{Changes, EnrollError, Enroller, begun::Reading};
 
 /// After a notification, so that a burst of them is one look.
 const BURST: Duration = Duration::from_millis(100);
@@ -38,6 +38,7 @@ pub struct EnrollWatcher {
     wake: Arc<OwnedFd>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    reading: Reading,
 }
 
 impl EnrollWatcher {
@@ -52,6 +53,7 @@ impl EnrollWatcher {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let stop = Arc::new(AtomicBool::new(false));
         let (woken, stopped) = (Arc::clone(&wake), Arc::clone(&stop));
+        let reading = enroller.lock().unwrap_or_else(PoisonError::into_inner).reading();
         let thread = thread::Builder::new().name("enroll".into()).spawn(move || {
             let mut watches = Watches::start();
             watches.follow(enroller.lock().unwrap_or_else(PoisonError::into_inner).folders());
@@ -80,7 +82,7 @@ impl EnrollWatcher {
                 }
             }
         })?;
-        Ok(EnrollWatcher { wake, stop, thread })
+        Ok(EnrollWatcher { wake, stop, thread, reading })
     }
 }
 
@@ -93,6 +95,7 @@ impl Drop for EnrollWatcher {
         while !self.thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
+        self.reading.end();
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use rumqttc::{
-    TlsConfiguration, Transport,
+    Outgoing, TlsConfiguration, Transport,
     v5::{
         AsyncClient, ConnectionError, Event as Heard, MqttOptions, StateError,
         mqttbytes::{
@@ -64,6 +64,10 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A broker notices after one and a half times this that we are gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// The same where a message may open: what the network held up is noticed by the answer to a ping that is missing.
+const KEEP_ALIVE_TO_OPEN: Duration = Duration::from_secs(5);
+/// An answer to a ping, or this thread's own next turn, takes less, or messages may have waited on their way.
+const HELD_UP: Duration = Duration::from_secs(2);
 /// At the end so long is spent on telling the broker what it does not know yet.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Largest packet taken, in bytes: the only message that is listened to has four.
@@ -158,6 +162,11 @@ struct Talk {
     temperature: Option<i32>,
     temperature_due: Instant,
     last_command: Option<Instant>,
+    /// The ping that is not answered yet.
+    pinged_at: Option<Instant>,
+    awake_at: Instant,
+    /// When this thread last went on after a pause that was too long.
+    woke_late_at: Option<Instant>,
     told: Told,
 }
 
@@ -198,6 +207,9 @@ impl Talk {
             temperature: None,
             temperature_due: now,
             last_command: None,
+            pinged_at: None,
+            awake_at: now,
+            woke_late_at: None,
             told: Told::default(),
             stop_seen: None,
             config,
@@ -261,6 +273,7 @@ impl Talk {
                     tokio::select! {
                         heard = &mut heard => break heard,
                         _ = ticks.tick() => {
+                            self.note_pause();
                             self.take_events();
                             self.look_at_state();
                             if self.said_farewell() {
@@ -273,11 +286,13 @@ impl Talk {
                     }
                 }
             };
+            self.note_pause();
             match heard {
                 Ok(Heard::Incoming(packet)) => {
                     self.hear(packet, &client)?;
                     self.send_next(&client)?;
                 }
+                Ok(Heard::Outgoing(Outgoing::PingReq)) => self.pinged_at = Some(Instant::now()),
                 Ok(Heard::Outgoing(_)) => {}
                 Err(error) => {
                     if let ConnectionError::MqttState(StateError::Deserialization(
@@ -297,7 +312,7 @@ impl Talk {
     fn options(&self) -> Result<MqttOptions, String> {
         let Broker { tls, host, port } = &self.broker;
         let mut options = MqttOptions::new(&self.topics.node, host, *port);
-        options.set_keep_alive(KEEP_ALIVE);
+        options.set_keep_alive(if self.opens() { KEEP_ALIVE_TO_OPEN } else { KEEP_ALIVE });
         options.set_max_packet_size(Some(LARGEST_PACKET));
         options.set_outgoing_inflight_upper_limit(8);
         if !self.config.user.is_empty() {
@@ -343,9 +358,24 @@ impl Talk {
                 }
             }
             Packet::Publish(publish) => self.obey(&publish),
+            Packet::PingResp(_) => self.pinged_at = None,
             _ => {}
         }
         Ok(())
+    }
+
+    fn note_pause(&mut self) {
+        let paused = self.awake_at.elapsed();
+        self.awake_at = Instant::now();
+        if paused > HELD_UP {
+            self.woke_late_at = Some(self.awake_at);
+        }
+    }
+
+    /// Whether what comes now may have been sent a while ago: a broker says how long a message may be kept, never how old it is.
+    fn may_be_old(&self) -> bool {
+        self.pinged_at.is_some_and(|at| at.elapsed() > HELD_UP)
+            || self.woke_late_at.is_some_and(|at| at.elapsed() < HELD_UP)
     }
 
     fn opens(&self) -> bool {
@@ -354,6 +384,7 @@ impl Talk {
 
     fn connected(&mut self) {
         self.connected_at = Some(Instant::now());
+        self.pinged_at = None;
         let waiting = self.outbox.events();
         match self.told.lost_at.take() {
             None if !self.told.thrown_out => log::info!("broker {}: connected", self.broker),
@@ -397,10 +428,17 @@ impl Talk {
     fn obey(&mut self, publish: &Publish) {
         let problem = if publish.topic != self.topics.command.as_bytes() {
             "of another topic"
+        } else if publish.dup {
+            // Each connection begins anew, so that it belongs to one before, or came already.
+            "sent once more"
         } else if publish.retain {
             "kept by the broker from before"
         } else if publish.payload != COMMAND.as_bytes() {
             "not to the letter"
+        } else if publish.properties.as_ref().and_then(|all| all.message_expiry_interval) == Some(0) {
+            "expired"
+        } else if self.may_be_old() {
+            "held up on its way"
         } else if self.last_command.is_some_and(|last| last.elapsed() < COMMAND_GAP) {
             "too soon after the last"
         } else {

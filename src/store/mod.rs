@@ -262,6 +262,12 @@ impl Store {
         self.db.flush().map(drop).map_err(|error| write_error(&self.path, &error))
     }
 
+    /// Where the store lies. Other small files of the program may lie there too, under
+    /// names of their own.
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
     /// A short text kept under a name, for what a program wants to remember about this machine.
     ///
     /// # Errors

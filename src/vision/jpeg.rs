@@ -190,7 +190,7 @@ impl<'a> Headers<'a> {
 }
 
 /// A Huffman table. A symbol says how many zeros come before a number (its upper four bits) and how many bits that number has (its lower four).
-struct Table<'a> {
+pub(crate) struct Table<'a> {
     /// By the next bits: how many bits the code that they begin with and the number behind it have together, and the symbol. No bits: the code
     /// is longer.
     lookup: [(u8, u8); 1 << LOOKUP_BITS],
@@ -203,7 +203,7 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// From how many codes there are of each length, and what they stand for. None for what is no prefix code.
-    fn new(counts: &[u8; 16], symbols: &'a [u8]) -> Option<Table<'a>> {
+    pub(crate) fn new(counts: &[u8; 16], symbols: &'a [u8]) -> Option<Table<'a>> {
         let mut table = Table { lookup: [(0, 0); 1 << LOOKUP_BITS], ends: [0; 17], offsets: [0; 17], symbols };
         // Codes of a length are numbered through; those of the next begin behind them, a bit longer.
         let (mut code, mut index) = (0u32, 0usize);
@@ -238,7 +238,7 @@ impl<'a> Table<'a> {
 }
 
 /// The compressed data, bit by bit.
-struct Bits<'a> {
+pub(crate) struct Bits<'a> {
     rest: &'a [u8],
     /// The next bits, from the highest on; zeros behind them.
     ahead: u64,
@@ -247,7 +247,7 @@ struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    fn new(rest: &'a [u8]) -> Bits<'a> {
+    pub(crate) fn new(rest: &'a [u8]) -> Bits<'a> {
         Bits { rest, ahead: 0, count: 0 }
     }
 
@@ -282,7 +282,7 @@ impl<'a> Bits<'a> {
     }
 
     /// Takes a symbol and the number behind it. What comes back is the symbol, and that number in as many bits as it has.
-    fn take(&mut self, table: &Table<'_>) -> Option<(u8, u32)> {
+    pub(crate) fn take(&mut self, table: &Table<'_>) -> Option<(u8, u32)> {
         self.fill()?;
         let looked_up = table.lookup[(self.ahead >> (64 - LOOKUP_BITS)) as usize];
         let (bits, symbol) = if looked_up.0 > 0 { looked_up } else { table.long((self.ahead >> 48) as u32)? };
@@ -320,7 +320,7 @@ impl<'a> Bits<'a> {
     }
 
     /// Behind the next restart marker.
-    fn restart(&mut self) -> Option<()> {
+    pub(crate) fn restart(&mut self) -> Option<()> {
         self.within_data()?;
         (self.ahead, self.count) = (0, 0);
         // Bits that fill the last byte have been taken already; a whole byte too many would be broken data.
@@ -336,8 +336,22 @@ impl<'a> Bits<'a> {
         }
     }
 
-    fn within_data(&self) -> Option<()> {
+    pub(crate) fn within_data(&self) -> Option<()> {
         (self.count >= 0).then_some(())
+    }
+
+    /// Takes up to 16 bits as a number.
+    pub(crate) fn number(&mut self, bits: u32) -> Option<u32> {
+        self.fill()?;
+        let number = (self.ahead >> 32).checked_shr(32 - bits).unwrap_or(0);
+        self.ahead <<= bits;
+        self.count -= bits as i32;
+        Some(number as u32)
+    }
+
+    /// What was not taken: whole bytes read ahead, and the data behind them.
+    pub(crate) fn left(&self) -> (usize, &'a [u8]) {
+        (self.count.max(0) as usize / 8, self.rest)
     }
 }
 

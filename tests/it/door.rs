@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -134,7 +135,7 @@ impl Running {
     }
 
     /// `file`: what a reload reads.
-    fn start_with(config: &Config, file: Option<PathBuf>) -> Running {
+    pub fn start_with(config: &Config, file: Option<PathBuf>) -> Running {
         let signals = Signals { configuration: file, ..Signals::default() };
         let (signalled, mut looped) = (signals.clone(), config.clone());
         looped.camera.repeat = true;
@@ -150,7 +151,7 @@ impl Running {
     }
 
     /// Asks for a reload and waits until `done` is true of the daemon's status.
-    fn reload_until(&self, socket: &Path, done: impl Fn(&Status) -> bool) {
+    pub fn reload_until(&self, socket: &Path, done: impl Fn(&Status) -> bool) {
         self.signals.reload.store(true, Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -251,6 +252,11 @@ fn a_reload_brings_a_new_configuration_into_force_and_refuses_a_bad_one() {
         running.reload_until(socket, |status| status.mode == "attendance" && status.people == 1);
     }
     fs::write(&file, text("unlock", models, "")).unwrap();
+    // Nor does one that anybody may have written.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    running.reload_until(socket, |_| !running.signals.reload.load(Ordering::Relaxed));
+    running.reload_until(socket, |status| status.mode == "attendance");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     running.reload_until(socket, |status| status.mode == "unlock");
     drop(running);
     assert!(!dir.path().join("relay.json").exists());

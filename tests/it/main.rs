@@ -8,6 +8,7 @@ mod facenet;
 mod folder;
 mod fusion;
 mod golden;
+mod large;
 mod learn;
 mod lfw;
 mod manual;
