@@ -380,14 +380,18 @@ impl Services {
     }
 
     fn enroll(&self, name: &str, file_name: &str, picture: &[u8]) -> Result<Response, EnrollError> {
+        let name = match check_name(name) {
+            Ok(name) => name,
+            Err(refusal) => return Ok(Response::Refused { reason: refusal.to_string() }),
+        };
         let mut enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = enroller.add_picture(name, file_name, picture, SystemTime::now())?;
+        let verdict = enroller.add_picture(&name, file_name, picture, SystemTime::now())?;
         drop(enroller);
         Ok(match verdict {
             Ok((picture, person)) => {
-                let accepted = vec![(person, name.to_owned(), picture.path.clone())];
+                let accepted = vec![(person, name.clone(), picture.path.clone())];
                 self.note_changes(&Changes { accepted, ..Changes::default() });
-                Response::Enrolled { name: name.to_owned(), picture: picture.path, face_px: picture.face_px }
+                Response::Enrolled { name, picture: picture.path, face_px: picture.face_px }
             }
             Err(refusal) => Response::Refused { reason: refusal.to_string() },
         })

@@ -1,12 +1,13 @@
-//! Files of the enroll folder, which others can write to and which may therefore be hostile.
+//! Files of the enroll folder, which others can write to and which may therefore be
+//! hostile.
 //!
-//! A look at the folder opens it once; everything below is reached from that handle by relative
-//! names. No link below it is followed, only regular files are read, and no open ever blocks.
-//! What is written gets a fresh name and its mode by handle, then is renamed into place: a
-//! link that lies there is replaced, not written through.
+//! A look at the folder opens it once; everything below is reached from that handle by
+//! relative names. No link below it is followed, only regular files are read, and no open
+//! ever blocks. What is written gets a fresh name and its mode by handle, then is renamed
+//! into place: a link that lies there is replaced, not written through.
 //!
-//! A picture may be a hard link, as backup programs make them. Nothing is written in place, so
-//! it harms no other file; which files a user may link to is the kernel's rule
+//! A picture may be a hard link, as backup programs make them. Nothing is written in
+//! place, so it harms no other file; which files a user may link to is the kernel's rule
 //! (`fs.protected_hardlinks`).
 
 use std::{
@@ -45,7 +46,8 @@ const PICTURE_MODE: u32 = 0o640;
 const SIDECAR_MODE: u32 = 0o660;
 const FOLDER_MODE: u32 = 0o770;
 
-/// The enroll folder; open while a look at it lasts, so that it can be unmounted otherwise.
+/// The enroll folder; open while a look at it lasts, so that it can be unmounted
+/// otherwise.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
@@ -173,7 +175,8 @@ impl Folder {
         Ok(openat(self.directory(folder)?, name, flags, Mode::empty())?.into())
     }
 
-    /// Writes why a picture was refused into its sidecar; false when that stands there already.
+    /// Writes why a picture was refused into its sidecar; false when that stands there
+    /// already.
     ///
     /// # Errors
     /// It cannot be written.
@@ -209,8 +212,8 @@ impl Folder {
         Ok(unlinkat(self.directory(folder)?, name, AtFlags::empty())?)
     }
 
-    /// A place for a picture of `person`: its own file name as far as that is one, made unique by its
-    /// content.
+    /// A place for a picture of `person`: its own file name as far as that is one, made
+    /// unique by its content.
     ///
     /// # Errors
     /// This very picture has the place already.
@@ -231,7 +234,8 @@ impl Folder {
         found.is_ok()
     }
 
-    /// Writes a picture, and its folder if need be: it is there as a whole and on disk, or not at all.
+    /// Writes a picture, and its folder if need be: it is there as a whole and on disk,
+    /// or not at all.
     ///
     /// # Errors
     /// It cannot be written, or the name was taken meanwhile.
@@ -287,8 +291,8 @@ impl Draft {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(&directory, name.as_str(), flags, Mode::from_raw_mode(mode))?);
         let mut draft = Draft { directory, file, name };
-        // Whatever the umask is: the folder is shared with its group. Where a file system has no
-        // modes (vfat, cifs), those of the mount hold.
+        // Whatever the umask is: the folder is shared with its group. Where a file system
+        // has no modes (vfat, cifs), those of the mount hold.
         let _ = fchmod(&draft.file, Mode::from_raw_mode(mode));
         draft.file.write_all(bytes)?;
         Ok(draft)
@@ -356,8 +360,8 @@ fn stat(handle: impl AsFd, name: &OsStr) -> rustix::io::Result<Entry> {
     statx(handle, name, flags, StatxFlags::BASIC_STATS)
 }
 
-/// Device, inode, and the time it was made where the file system knows that: an inode's number is
-/// given again.
+/// Device, inode, and the time it was made where the file system knows that: an inode's
+/// number is given again.
 fn identity(root: &OwnedFd) -> io::Result<String> {
     let it = statx(root, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
     let made = if it.stx_mask & StatxFlags::BTIME.bits() == 0 { None } else { Some(it.stx_btime) };

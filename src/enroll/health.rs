@@ -7,7 +7,8 @@ use std::{
 
 use jiff::Zoned;
 
-/// One picture, or one access to the folder, takes seconds at most, also on the slowest board.
+/// One picture, or one access to the folder, takes seconds at most, also on the slowest
+/// board.
 const SLOW: Duration = Duration::from_secs(60);
 /// From then on the service manager is to restart the service: nobody can be removed.
 const HUNG: Duration = Duration::from_secs(5 * 60);

@@ -1,9 +1,10 @@
 //! Whether the enroll folder is still the one by which people are known.
 //!
-//! An unmounted share leaves an empty folder in its place, or none. That is no removal: those
-//! known stay known, and it is an error until the folder is back. Which folder it was is
-//! remembered in the store. Another one is taken for it if it holds at least half of the
-//! pictures that are known, or if its owner says so by a file in it, see [`ACCEPT`].
+//! An unmounted share leaves an empty folder in its place, or none. That is no removal:
+//! those known stay known, and it is an error until the folder is back. Which folder it
+//! was is remembered in the store. Another one is taken for it if it holds at least half
+//! of the pictures that are known, or if its owner says so by a file in it, see
+//! [`ACCEPT`].
 
 use std::{io, path::PathBuf};
 
@@ -15,7 +16,8 @@ use crate::store::StoreError;
 
 /// Where the store remembers the folder.
 const REMEMBERED: &str = "enroll_folder";
-/// A file of this name (any ending) says that the folder is the right one, whatever it holds.
+/// A file of this name (any ending) says that the folder is the right one, whatever it
+/// holds.
 pub(super) const ACCEPT: &str = "accept-this-folder";
 
 impl Enroller {
@@ -48,7 +50,8 @@ impl Enroller {
         format!("{}: {error}; mount or restore it, or make it and put a file {ACCEPT} into it", self.folder.shown())
     }
 
-    /// Why this is not the folder there was; if nothing speaks against it, it is remembered.
+    /// Why this is not the folder there was; if nothing speaks against it, it is
+    /// remembered.
     fn objection(&self, scan: &Scan) -> Result<Option<String>, StoreError> {
         let identity = self.folder.identity();
         if self.store.recall(REMEMBERED)?.as_ref() != Some(&identity) {

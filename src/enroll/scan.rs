@@ -90,7 +90,7 @@ pub(super) fn scan(folder: &Folder) -> io::Result<Scan> {
                 scan.add_folder(folder, path)?;
             }
         } else {
-            if kind(&entry) == FileType::Symlink && !is_picture(&path) && !is_reserved(&name) {
+            if kind(&entry) == FileType::Symlink && path.extension().is_none() && !is_reserved(&name) {
                 let link = shown(&folder.path().join(&path));
                 scan.problems.push(format!("{link}: a link is not followed; put the folder itself there"));
             }
@@ -115,7 +115,8 @@ impl Scan {
             }
             Err(error) if is_of_the_process(&error) => return Err(error),
             Err(error) => {
-                // A share that is cut off takes its folders along; nobody was removed then.
+                // A share that is cut off takes its folders along; nobody was removed
+                // then.
                 folder.still_there()?;
                 if !is_gone(&error) {
                     let path = shown(&folder.path().join(path));

@@ -1,7 +1,8 @@
 //! Looks at the enroll folder when something happens in it.
 //!
 //! The system's notifications only wake; what is true is read from the folder. So a lost
-//! notification, or a network file system that sends none, costs half a minute and nothing else.
+//! notification, or a network file system that sends none, costs half a minute and
+//! nothing else.
 
 use std::{
     collections::HashSet,
@@ -87,7 +88,8 @@ impl EnrollWatcher {
 }
 
 impl Drop for EnrollWatcher {
-    /// Waits for the picture that is being read, but not for long: nothing half done is ever in the store.
+    /// Waits for the picture that is being read, but not for long: nothing half done is
+    /// ever in the store.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -115,15 +117,16 @@ impl Watches {
         Watches { notifications, watched: HashSet::new(), told: false }
     }
 
-    /// Watches these folders, the first of which is the enroll folder, and no others; whether one of
-    /// them was not watched before.
+    /// Watches these folders, the first of which is the enroll folder, and no others;
+    /// whether one of them was not watched before.
     fn follow(&mut self, folders: impl Iterator<Item = PathBuf>) -> bool {
         let Some(notifications) = &self.notifications else { return false };
         let (mut watched, mut problem) = (HashSet::new(), None);
         for (index, folder) in folders.enumerate() {
             match watch(notifications, &folder, index == 0) {
                 Ok(watch) => drop(watched.insert(watch)),
-                // The look says what cannot be read; what went meanwhile is known by the next one.
+                // The look says what cannot be read; what went meanwhile is known by the
+                // next one.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
                 Err(error) => problem = Some((folder, error)),
             }
@@ -162,7 +165,8 @@ fn polled() -> String {
     format!("it is looked at every {IDLE:?}")
 }
 
-/// Asks for what may change pictures. A file tells when it is closed, not with each of its parts.
+/// Asks for what may change pictures. A file tells when it is closed, not with each of
+/// its parts.
 fn watch(notifications: &OwnedFd, folder: &Path, root: bool) -> rustix::io::Result<i32> {
     let own = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
     let files =
