@@ -227,6 +227,9 @@ pub struct Status {
     pub false_match_rate: f64,
     pub people: usize,
     pub templates: usize,
+    /// What keeps people out who are enrolled, with the remedies.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Why nobody can be enrolled or removed now: the folder is lost, or its thread hangs.
     #[serde(default)]
     pub enroll_problem: Option<String>,

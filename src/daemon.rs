@@ -29,15 +29,15 @@ use crate::{
     http::HttpServer,
     latch::{Latch, LatchReport, Lines, Settings},
     mqtt::Mqtt,
-    service::{Kept, Services, StartError},
+    service::{Kept, Services, ShutOut, StartError},
     store::EventKind,
     telemetry::{self, ServiceManager},
     unknown::UnknownFaces,
 };
 use door::{Door, Ended};
 
-/// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read beside.
-const ENROLL_AT_START: Duration = Duration::from_secs(20);
+/// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read in the background.
+const ENROLL_AT_START: Duration = Duration::from_secs(3);
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +50,9 @@ pub enum RunError {
     Control(#[from] ControlError),
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
-    /// Two people are nearer to each other than a match may be far, see [`Services::confusable`].
-    #[error("in unlock mode this must not be: {0}")]
-    Confusable(String),
+    /// A new configuration by which nobody at all could be let in any more.
+    #[error("{0}")]
+    NoThreshold(String),
     /// A part ended that never should; the relay is inactive, and the service manager starts everything anew.
     #[error("the {0} ended unexpectedly; the log above says why")]
     Died(&'static str),
@@ -72,7 +72,7 @@ pub struct Signals {
 /// # Errors
 /// Something needed is missing or in use, or a part died. The relay is inactive on every return.
 pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
-    let mut running = Running::start(config, None, signals, Confusable::Refused)?;
+    let mut running = Running::start(config, None, signals)?;
     loop {
         let ended = running.serve(signals);
         let old = running.services.config.clone();
@@ -80,11 +80,11 @@ pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
         match ended {
             Ok(Ended::Reload(new)) => {
                 let kept = running.stop();
-                running = match Running::start(*new, Some(&kept), signals, Confusable::Refused) {
+                running = match Running::start(*new, Some(&kept), signals).and_then(Running::with_threshold) {
                     Ok(running) => running,
                     Err(error) => {
                         log::error!("the new configuration does not start, the old one stays in force: {error}");
-                        Running::start(old, Some(&kept), signals, Confusable::Borne)?
+                        Running::start(old, Some(&kept), signals)?
                     }
                 };
             }
@@ -100,14 +100,6 @@ pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
             }
         }
     }
-}
-
-/// What becomes of a start in unlock mode when two people are so near to each other that one may be taken for the other.
-#[derive(Clone, Copy, PartialEq)]
-enum Confusable {
-    Refused,
-    /// It was so before a reload that failed: the door stays what it was, and somebody who is told can mend it.
-    Borne,
 }
 
 /// Everything that works while a configuration is in force. Dropping it locks first, then ends the rest.
@@ -126,12 +118,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(
-        config: Config,
-        kept: Option<&Kept>,
-        signals: &Signals,
-        confusable: Confusable,
-    ) -> Result<Running, RunError> {
+    fn start(config: Config, kept: Option<&Kept>, signals: &Signals) -> Result<Running, RunError> {
         telemetry::init_logging(&config.log.level);
         let mode = if config.mode == Mode::Unlock { "unlock" } else { "attendance" };
         log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
@@ -143,12 +130,9 @@ impl Running {
         let (services, changes) = Services::open_keeping(config, kept, go_on)?;
         services.set_running(latch.handle(), relay);
         tell_start(&services);
-        let unlock = services.config.mode == Mode::Unlock;
-        if let Some(problem) = services.confusable().filter(|_| unlock && confusable == Confusable::Refused) {
-            return Err(RunError::Confusable(problem));
-        }
+        services.record_shut_out();
         if changes.unsettled {
-            log::info!("the enroll folder is not all read yet; that goes on beside");
+            log::info!("enroll folder: still reading in the background");
         }
         let service = Arc::clone(&services) as Arc<dyn Service>;
         let control = ControlServer::start(&services.config.control.socket, Arc::clone(&service))?;
@@ -169,6 +153,17 @@ impl Running {
             UnknownFaces::start(services.store.clone(), services.unknown_rules()).map_err(RunError::Thread)?;
         let door = Door::new(Arc::clone(&services), latch.handle(), reports, unknown);
         Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, record, services })
+    }
+
+    /// Ends at once where nobody at all can be let in.
+    fn with_threshold(self) -> Result<Running, RunError> {
+        match self.services.roster().shut_out {
+            Some(ShutOut { names: None, reason }) => {
+                self.stop();
+                Err(RunError::NoThreshold(reason))
+            }
+            _ => Ok(self),
+        }
     }
 
     fn serve(&mut self, signals: &Signals) -> Result<Ended, RunError> {
@@ -305,7 +300,7 @@ fn tell_start(services: &Services) {
         rules.window
     );
     let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
-    if people == 0 {
+    if people == 0 && roster.shut_out.is_none() {
         log::warn!("nobody is enrolled: drop pictures into {}", config.enroll.folder.display());
     } else {
         log::info!("{people} people enrolled with {templates} pictures");
@@ -316,7 +311,7 @@ fn start_watcher(services: &Arc<Services>) -> Result<EnrollWatcher, RunError> {
     let told = Arc::clone(services);
     EnrollWatcher::start(Arc::clone(&services.enroller), move |result| match result {
         Ok(changes) => told.note_changes(&changes),
-        Err(error) => log::error!("enroll folder: {error}"),
+        Err(error) => log::error!("enroll folder: {error}; retrying every 30 s"),
     })
     .map_err(RunError::Thread)
 }

@@ -57,6 +57,10 @@ pub fn notice(event: &Event) -> Map<String, Value> {
         EventKind::ClockSet { by_ms } => {
             put("by_ms", (*by_ms).into());
         }
+        EventKind::ShutOut { names, reason } => {
+            put("people", json!(names));
+            put("reason", reason.as_str().into());
+        }
     }
     notice
 }
@@ -75,6 +79,7 @@ pub fn name_of(kind: &EventKind) -> EventName {
         EventKind::CameraLost { .. } => EventName::CameraLost,
         EventKind::CameraBack { .. } => EventName::CameraBack,
         EventKind::ClockSet { .. } => EventName::ClockSet,
+        EventKind::ShutOut { .. } => EventName::ShutOut,
         EventKind::FolderLost { .. } => EventName::FolderLost,
         EventKind::FolderBack => EventName::FolderBack,
     }

@@ -4,7 +4,7 @@ mod nets;
 mod pictures;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs, io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc::Receiver},
@@ -16,12 +16,12 @@ use crate::{
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
     control::{PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{self, Changes, EnrollError, Enroller, FolderNews, check_name, templates_of},
+    enroll::{self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
     latch::{LatchCommand, LatchHandle},
     live::Live,
     policy::Rules,
-    store::{Event, EventKind, Moment, RecoveryNote, Store, StoreError, Stranger},
+    store::{Event, EventKind, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
     telemetry::{Counters, Times, printable},
     threshold::{Threshold, ThresholdError},
     unknown::{self, UnknownRules},
@@ -69,9 +69,81 @@ pub struct Roster {
     pub gallery: Arc<Gallery>,
     pub threshold: Threshold,
     names: Arc<HashMap<PersonId, String>>,
+    /// Everybody enrolled, whether the door lets them in or not.
+    people: Arc<Vec<Person>>,
+    /// Who of them is not let in, and why.
+    pub shut_out: Option<ShutOut>,
+}
+
+/// People who are enrolled and are not let in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShutOut {
+    /// None: nobody is let in.
+    pub names: Option<Vec<String>>,
+    /// With the remedy.
+    pub reason: String,
 }
 
 impl Roster {
+    /// Of the people enrolled. Without a threshold nobody is let in; at a door that unlocks, neither is who may be taken for
+    /// another.
+    fn of(config: &Config, embedder: &NetEntry, people: &[Person]) -> Roster {
+        let (model, fusion) = (embedder.model_id(), config.recognition.template_fusion);
+        let names = people.iter().map(|person| (person.id, person.name.clone())).collect();
+        let mut roster = Roster {
+            gallery: Arc::new(Gallery::new(model, fusion, &templates_of(people))),
+            threshold: Threshold::none(0),
+            names: Arc::new(names),
+            people: Arc::new(people.to_vec()),
+            shut_out: None,
+        };
+        let comparisons = roster.gallery.comparisons();
+        match Threshold::choose(embedder, &config.recognition, comparisons) {
+            Ok(threshold) => roster.threshold = threshold,
+            Err(error) => {
+                roster.gallery = Arc::new(Gallery::new(model, fusion, &[]));
+                roster.threshold = Threshold::none(comparisons);
+                roster.shut_out = Some(ShutOut { names: None, reason: format!("nobody is let in: {error}") });
+            }
+        }
+        let pairs = roster.confusable();
+        if config.mode == Mode::Unlock && !pairs.is_empty() {
+            let ids: BTreeSet<PersonId> = pairs.iter().flat_map(|(one, other, _)| [*one, *other]).collect();
+            let rest: Vec<Person> = people.iter().filter(|person| !ids.contains(&person.id)).cloned().collect();
+            let names: Vec<String> = ids.into_iter().map(|person| roster.name(person)).collect();
+            let reason = format!("{} are not let in: {}", names.join(", "), roster.too_near(&pairs));
+            roster.gallery = Arc::new(Gallery::new(model, fusion, &templates_of(&rest)));
+            roster.shut_out = Some(ShutOut { names: Some(names), reason });
+        }
+        roster
+    }
+
+    /// Why a probe is compared with nobody.
+    pub fn nobody(&self) -> String {
+        self.shut_out.as_ref().map_or_else(|| "nobody is enrolled".into(), |shut_out| shut_out.reason.clone())
+    }
+
+    /// People in the gallery who are nearer to each other than a match may be far.
+    fn confusable(&self) -> Vec<(PersonId, PersonId, f32)> {
+        calibrate::confusable(&self.gallery, self.threshold.limits)
+    }
+
+    /// The nearest of these pairs, in words with the remedy.
+    fn too_near(&self, pairs: &[(PersonId, PersonId, f32)]) -> String {
+        let [(one, other, distance), more @ ..] = pairs else { return String::new() };
+        let (one, other) = (self.name(*one), self.name(*other));
+        let more = if more.is_empty() { String::new() } else { format!(" (and {} more pairs)", more.len()) };
+        format!(
+            "a match may be {:.3} away, but {one} and {other} are only {distance:.3} apart{more}: one may be taken for \
+             the other. If they are one person, put the pictures into one folder; else set \
+             recognition.max_distance = {:.2} (or a smaller false_match_rate), or take better pictures of both; \
+             facelatch calibrate says more",
+            self.threshold.limits.single,
+            // What is set has to be smaller.
+            ((distance * 100.0).ceil() - 1.0) / 100.0
+        )
+    }
+
     /// The person's name as it may be printed.
     pub fn name(&self, person: PersonId) -> String {
         self.names.get(&person).map_or_else(|| person.to_string(), |name| printable(name))
@@ -110,6 +182,9 @@ pub struct Services {
     vision: Vision,
     reader: Mutex<Vision>,
     roster: RwLock<Roster>,
+    /// Taken while the roster is renewed: an older list of people must not replace a newer one.
+    renewing: Mutex<()>,
+    examiner: Examiner,
     running: Mutex<Option<Running>>,
     started: Instant,
 }
@@ -154,12 +229,21 @@ impl Services {
         };
         let limits = quality_limits(&config.detection, config.enroll.min_face);
         let reader = PictureReader { vision: Mutex::new(vision.clone()), limits };
-        let lookalike = roster(&config, &store, &embedder)?.threshold.limits.single;
-        let mut enroller = Enroller::new(config.enroll.clone(), store.clone(), Arc::new(reader), lookalike)?;
+        // A rate that cannot be kept for anybody is a fault of the configuration.
+        Threshold::choose(&embedder, &config.recognition, 0)?;
+        let mut enroller = Enroller::new(
+            config.enroll.clone(),
+            store.clone(),
+            Arc::new(reader),
+            config.recognition.template_fusion,
+            limits_for(&embedder, &config.recognition),
+        )?;
         let changes = enroller.sync(SystemTime::now(), go_on)?;
-        let roster = roster(&config, &store, &embedder)?;
         let services = Services {
             rules: rules(&config),
+            roster: RwLock::new(Roster::of(&config, &embedder, &[])),
+            renewing: Mutex::new(()),
+            examiner: enroller.examiner(),
             embedder,
             enroll_health: enroller.health(),
             enroller: Arc::new(Mutex::new(enroller)),
@@ -168,7 +252,6 @@ impl Services {
             times: Times::default(),
             live: Arc::default(),
             reader: Mutex::new(vision.clone()),
-            roster: RwLock::new(roster),
             running: Mutex::new(None),
             started: Instant::now(),
             config,
@@ -244,23 +327,40 @@ impl Services {
         }
     }
 
-    /// Whoever was enrolled a moment ago is recognised from the next frame on, by a limit that counts them too.
+    /// Whoever was enrolled a moment ago is recognised from the next frame on, by a limit that counts them too; whoever was
+    /// removed is not.
     fn renew_roster(&self) {
+        let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        let enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = Roster::of(&self.config, &self.embedder, enroller.people());
+        drop(enroller);
         let before = self.roster();
-        let renewed = match roster(&self.config, &self.store, &self.embedder) {
-            Ok(renewed) => renewed,
-            // The gallery as it was is safe to go on with: it knows nobody who was not enrolled, and its limits fit it.
-            Err(error) => return log::error!("the people enrolled stay as they were: {error}"),
-        };
-        if renewed.threshold != before.threshold {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
+        if renewed.threshold != before.threshold && renewed.threshold.limits.single > 0.0 {
             log::info!("{}", renewed.threshold);
         }
-        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        match &renewed.shut_out {
+            Some(shut_out) if before.shut_out.as_ref() != Some(shut_out) => {
+                log::error!("{}", shut_out.reason);
+                if self.running().is_some() {
+                    self.record_shut_out();
+                }
+            }
+            None if before.shut_out.is_some() => log::info!("everybody enrolled is let in again"),
+            _ => {}
+        }
         if let Err(error) = self.forget_named() {
             log::error!("unknown faces who have a name now could not be forgotten: {error}");
         }
         if let Some(problem) = self.confusable() {
             log::warn!("{problem}");
+        }
+    }
+
+    /// Writes down who is enrolled and is not let in.
+    pub fn record_shut_out(&self) {
+        if let Some(ShutOut { names, reason }) = self.roster().shut_out {
+            self.record(EventKind::ShutOut { names: names.unwrap_or_default(), reason });
         }
     }
 
@@ -278,6 +378,9 @@ impl Services {
                 self.record(EventKind::FolderBack);
             }
             None => {}
+        }
+        if let Some(problem) = &changes.unwritten {
+            log::error!("enroll folder: {problem}; who was removed is not let in, the rest is tried again every 30 s");
         }
         for (person, from, to) in &changes.renamed {
             log::info!("{} is called {} now", printable(from), printable(to));
@@ -299,27 +402,27 @@ impl Services {
 
     fn people(&self) -> Result<Vec<PersonSummary>, StoreError> {
         let last_seen = self.store.last_granted()?;
-        let summary = |person: crate::store::Person| PersonSummary {
+        let summary = |person: &Person| PersonSummary {
             pictures: person.pictures.len(),
             smallest_face_px: person.pictures.iter().map(|p| p.face_px).min().unwrap_or(0),
             enrolled_at_ms: person.pictures.iter().map(|p| p.enrolled_at_ms).min().unwrap_or(0),
             last_seen_ms: last_seen.get(&person.id).copied(),
-            name: person.name,
+            name: person.name.clone(),
         };
-        let mut people: Vec<_> = self.store.people()?.into_iter().map(summary).collect();
+        let mut people: Vec<_> = self.roster().people.iter().map(summary).collect();
         people.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(people)
     }
 
     /// What the threshold means for the people enrolled.
-    fn calibrate(&self) -> Result<Calibration, StoreError> {
+    fn calibrate(&self) -> Calibration {
         let (roster, recognition) = (self.roster(), &self.config.recognition);
         let mut pictures = Vec::new();
-        for person in self.store.people()? {
+        for person in roster.people.iter() {
             // One that has no direction cannot be matched either: nothing is lost by leaving it out.
-            let whole = person.pictures.into_iter().filter_map(|picture| {
-                let embedding = Embedding::new(picture.embedding, picture.model).ok()?;
-                Some(Picture { path: picture.path, template: Template { person: person.id, embedding } })
+            let whole = person.pictures.iter().filter_map(|picture| {
+                let embedding = Embedding::new(picture.embedding.clone(), picture.model).ok()?;
+                Some(Picture { path: picture.path.clone(), template: Template { person: person.id, embedding } })
             });
             pictures.extend(whole);
         }
@@ -330,29 +433,21 @@ impl Services {
         let ceiling = Threshold::choose(&self.embedder, &by_table, roster.threshold.comparisons);
         found.stranger_ceiling = ceiling.ok().map(|threshold| threshold.limits.single);
         found.reason = roster.threshold.to_string();
-        Ok(found)
+        found
     }
 
     /// Who was there, and when.
     fn attendance(&self, question: Question) -> Result<Result<Attendance, AttendanceError>, StoreError> {
         let rules = attendance::Rules::new(&self.config.attendance);
-        let people: Vec<_> = self.store.people()?.into_iter().map(|person| (person.id, person.name)).collect();
+        let people = self.roster().people.iter().map(|person| (person.id, person.name.clone())).collect::<Vec<_>>();
         Ok(Attendance::of(&self.store.events(None, None)?, &people, &rules, &question, now_ms()))
     }
 
-    /// Two people who are nearer to each other than a match may be far, in words with the remedy.
+    /// Two people in the gallery who are nearer to each other than a match may be far, in words with the remedy.
     pub fn confusable(&self) -> Option<String> {
-        let (roster, limits) = (self.roster(), self.roster().threshold.limits);
-        let (one, other, distance) = calibrate::confusable(&roster.gallery, limits)?;
-        let (one, other) = (roster.name(one), roster.name(other));
-        Some(format!(
-            "a match may be {:.3} away, but {one} and {other} are only {distance:.3} apart: one may be taken for the other. If they are one \
-             person, put the pictures into one folder; else set recognition.max_distance = {:.2} (or a smaller false_match_rate), or \
-             take better pictures of both; facelatch calibrate says more",
-            limits.single,
-            // What is set has to be smaller.
-            ((distance * 100.0).ceil() - 1.0) / 100.0
-        ))
+        let roster = self.roster();
+        let pairs = roster.confusable();
+        (!pairs.is_empty()).then(|| roster.too_near(&pairs))
     }
 
     pub fn status(&self) -> Status {
@@ -374,6 +469,7 @@ impl Services {
             false_match_rate: self.config.recognition.false_match_rate.0,
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
+            problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),
             enroll_problem: self.enroll_health.problem(Instant::now()),
             counters: self.counters.snapshot(),
         }
@@ -384,13 +480,14 @@ impl Services {
             Ok(name) => name,
             Err(refusal) => return Ok(Response::Refused { reason: refusal.to_string() }),
         };
+        // Examined before the enroller is asked for: a removal never waits for this.
+        let found = self.examiner.examine(picture);
         let mut enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = enroller.add_picture(&name, file_name, picture, SystemTime::now())?;
+        let verdict = enroller.add_examined(&name, file_name, picture, found, SystemTime::now())?;
         drop(enroller);
         Ok(match verdict {
-            Ok((picture, person)) => {
-                let accepted = vec![(person, name.clone(), picture.path.clone())];
-                self.note_changes(&Changes { accepted, ..Changes::default() });
+            Ok((picture, changes)) => {
+                self.note_changes(&changes);
                 Response::Enrolled { name, picture: picture.path, face_px: picture.face_px }
             }
             Err(refusal) => Response::Refused { reason: refusal.to_string() },
@@ -543,10 +640,7 @@ impl Service for Services {
                 |refusal| Response::Refused { reason: refusal.to_string() },
                 |faces| Response::Identified { faces },
             ),
-            Request::Calibrate => self.calibrate().map_or_else(
-                |e| failed(e.to_string()),
-                |calibration| Response::Calibrated { calibration: Box::new(calibration) },
-            ),
+            Request::Calibrate => Response::Calibrated { calibration: Box::new(self.calibrate()) },
             Request::EnrollFace { track, name } => self.enroll_face(track, &name),
             Request::Unknown => {
                 self.unknown().map_or_else(|e| failed(e.to_string()), |faces| Response::Unknown { faces })
@@ -589,7 +683,7 @@ pub fn why_not(rules: &Rules, roster: &Roster, quality: Result<(), Flaw>, matche
     if let Err(flaw) = quality {
         return Some(flaw.to_string());
     }
-    let Some(matched) = matched else { return Some("nobody is enrolled".into()) };
+    let Some(matched) = matched else { return Some(roster.nobody()) };
     let limit = roster.threshold.limits.at(matched.spread);
     let near = matched.distance <= limit;
     if !near {
@@ -615,13 +709,13 @@ fn nearest(roster: &Roster, stranger: &Stranger) -> Option<Match> {
     roster.gallery.search(&Embedding::new(best.embedding.clone(), best.model).ok()?)
 }
 
-fn roster(config: &Config, store: &Store, embedder: &NetEntry) -> Result<Roster, StartError> {
-    let people = store.people()?;
-    let recognition = &config.recognition;
-    let gallery = Gallery::new(embedder.model_id(), recognition.template_fusion, &templates_of(&people));
-    let threshold = Threshold::choose(embedder, recognition, gallery.comparisons())?;
-    let names = people.into_iter().map(|person| (person.id, person.name)).collect();
-    Ok(Roster { gallery: Arc::new(gallery), threshold, names: Arc::new(names) })
+/// What people are told apart by at enrolment: the very threshold that the door has for so many.
+fn limits_for(embedder: &NetEntry, recognition: &RecognitionConfig) -> LimitsFor {
+    let (embedder, recognition) = (embedder.clone(), recognition.clone());
+    Box::new(move |comparisons| {
+        let threshold = Threshold::choose(&embedder, &recognition, comparisons);
+        threshold.map(|threshold| threshold.limits).map_err(|error| error.to_string())
+    })
 }
 
 fn rules(config: &Config) -> Rules {

@@ -108,6 +108,10 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
         }
         _ => check("daemon", Verdict::Warn, "not running", "systemctl start facelatch"),
     });
+    if let Some(Response::Status { status }) = &running {
+        let failed = |problem: &String| check("people", Verdict::Fail, printable(problem), "see the reason");
+        checks.extend(status.problems.iter().map(failed));
+    }
     checks.extend(camera(config));
     checks.extend(lines(config));
     checks.extend(models(config));

@@ -90,7 +90,7 @@ impl CommandError {
                 RunError::Start(error) => start_code(error),
                 RunError::Gpio(error) => gpio_code(error),
                 RunError::Control(error) => control_code(error),
-                RunError::Confusable(_) => exit::CONFIG,
+                RunError::NoThreshold(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
             },
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),

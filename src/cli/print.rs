@@ -168,7 +168,9 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
             status.counters.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "),
         ),
     ];
-    emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text])));
+    let problems = status.problems.iter().map(|problem| ("PROBLEM", printable(problem)));
+    let rows = rows.into_iter().chain(problems);
+    emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text]).collect::<Vec<_>>()));
     Ok(exit::DONE)
 }
 
@@ -262,6 +264,7 @@ pub(super) fn event_line(event: &Event) -> String {
         EventKind::ClockSet { by_ms } => {
             format!("the clock was set {} by {}", if *by_ms > 0 { "forward" } else { "back" }, span_in_words(*by_ms))
         }
+        EventKind::ShutOut { reason, .. } => printable(reason),
     };
     format!("{}  {what}", local_time(event.at_ms))
 }

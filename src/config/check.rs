@@ -185,7 +185,8 @@ impl Findings {
         if http.enabled && http.proxied && http.password.is_empty() {
             self.add("http.proxied", "what a proxy hands on comes from other machines, which needs http.password; `facelatch password` makes one");
         }
-        let hash = http.password.starts_with("${credential:") || argon2::PasswordHash::new(&http.password).is_ok();
+        let hash = http.password.starts_with("${credential:")
+            || argon2::password_hash::phc::PasswordHash::new(&http.password).is_ok();
         if !http.password.is_empty() && !hash {
             self.add(
                 "http.password",

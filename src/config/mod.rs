@@ -383,12 +383,13 @@ pub enum EventName {
     CameraLost,
     CameraBack,
     ClockSet,
+    ShutOut,
     FolderLost,
     FolderBack,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 14] = [
+    pub const ALL: [EventName; 15] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -401,6 +402,7 @@ impl EventName {
         EventName::CameraLost,
         EventName::CameraBack,
         EventName::ClockSet,
+        EventName::ShutOut,
         EventName::FolderLost,
         EventName::FolderBack,
     ];

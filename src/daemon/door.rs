@@ -394,7 +394,7 @@ impl Door {
         match *reason {
             Reason::Stale => ("every frame came too late; the board is too slow or too busy".into(), None),
             Reason::SeveralFaces(count) => (format!("{count} faces in view"), None),
-            Reason::NobodyEnrolled => ("nobody is enrolled".into(), None),
+            Reason::NobodyEnrolled => (roster.nobody(), None),
             Reason::NotGoodEnough(flaw) => (flaw.to_string(), None),
             Reason::Decided => ("decided on before".into(), None),
             Reason::Unknown(person, distance, limit) => (

@@ -9,10 +9,9 @@
 use std::{io, path::PathBuf};
 
 use super::{
-    Changes, EnrollError, Enroller, FolderNews,
+    Changes, EnrollError, Enroller, FolderNews, keys_of, pictures_of,
     scan::{Scan, scan},
 };
-use crate::store::StoreError;
 
 /// Where the store remembers the folder.
 const REMEMBERED: &str = "enroll_folder";
@@ -22,28 +21,36 @@ pub(super) const ACCEPT: &str = "accept-this-folder";
 
 impl Enroller {
     /// What lies in the folder; None: it is lost.
-    pub(super) fn survey(&mut self, changes: &mut Changes) -> Result<Option<Scan>, EnrollError> {
+    pub(super) fn survey(&mut self, changes: &mut Changes) -> Option<Scan> {
         let found = self.folder.enter().and_then(|()| scan(&self.folder));
-        let (scan, problem) = match found {
-            Ok(scan) => {
-                let problem = self.objection(&scan)?;
-                (Some(scan), problem)
-            }
-            Err(error) => (None, Some(self.in_words(&error))),
+        let looked = match found {
+            Ok(scan) => self.objection(&scan).map_or(Ok(scan), Err),
+            Err(error) => Err(self.in_words(&error)),
         };
-        let lost = self.health.lost();
-        self.health.set_lost(problem.clone());
-        changes.folder = match problem {
-            Some(problem) if lost.as_ref() != Some(&problem) => Some(FolderNews::Lost(problem)),
-            None if lost.is_some() => Some(FolderNews::Back),
+        let (before, lost) = (self.health.lost(), looked.as_ref().err().cloned());
+        self.health.set_lost(lost.clone());
+        changes.folder = match lost {
+            Some(problem) if before.as_ref() != Some(&problem) => Some(FolderNews::Lost(problem)),
+            None if before.is_some() => Some(FolderNews::Back),
             _ => None,
         };
-        let scan = scan.filter(|_| self.health.lost().is_none());
-        if let Some(scan) = &scan {
-            self.say_problems(scan);
-            self.folders.clone_from(&scan.folders);
-        }
-        Ok(scan)
+        let scan = looked.ok()?;
+        self.say_problems(&scan);
+        self.folders.clone_from(&scan.folders);
+        Some(scan)
+    }
+
+    /// What lies in the folder, for a picture that is to be written there.
+    ///
+    /// # Errors
+    /// It is lost.
+    pub(super) fn look(&mut self) -> Result<Scan, EnrollError> {
+        let found = self.folder.enter().and_then(|()| scan(&self.folder));
+        let found = found.and_then(|scan| match self.objection(&scan) {
+            None => Ok(scan),
+            Some(_) => Err(io::Error::other("another folder than before")),
+        });
+        found.map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })
     }
 
     fn in_words(&self, error: &io::Error) -> String {
@@ -52,32 +59,32 @@ impl Enroller {
 
     /// Why this is not the folder there was; if nothing speaks against it, it is
     /// remembered.
-    fn objection(&self, scan: &Scan) -> Result<Option<String>, StoreError> {
+    fn objection(&self, scan: &Scan) -> Option<String> {
         let identity = self.folder.identity();
-        if self.store.recall(REMEMBERED)?.as_ref() != Some(&identity) {
-            let (known, there) = self.known_pictures(scan)?;
+        // A store that cannot be read or written is noticed elsewhere; it keeps nobody.
+        if self.store.recall(REMEMBERED).ok().flatten().as_ref() != Some(&identity) {
+            let (known, there) = self.known_pictures(scan);
             if there * 2 < known && scan.accept.is_none() {
-                return Ok(Some(format!(
+                return Some(format!(
                     "{} is another folder than before and holds {there} of {known} known pictures; mount or restore the \
                      right one, or put a file {ACCEPT} into this one",
                     self.folder.shown()
-                )));
+                ));
             }
-            self.store.remember(REMEMBERED, &identity)?;
+            let _ = self.store.remember(REMEMBERED, &identity);
         }
         if let Some(accept) = &scan.accept {
             let _ = self.folder.remove(accept);
         }
-        Ok(None)
+        None
     }
 
     /// How many pictures people are known by, and how many of them lie in the folder.
-    fn known_pictures(&self, scan: &Scan) -> Result<(usize, usize), StoreError> {
-        let present = super::keys_of(&scan.pictures);
-        let people = self.store.people()?;
-        let known = people.iter().flat_map(|person| &person.pictures);
+    fn known_pictures(&self, scan: &Scan) -> (usize, usize) {
+        let present = keys_of(scan);
+        let known = pictures_of(&self.people);
         let there = known.clone().filter(|picture| present.contains(picture.path.as_str())).count();
-        Ok((known.count(), there))
+        (known.count(), there)
     }
 
     /// Says what cannot be read when that begins, not at each look.
@@ -86,21 +93,6 @@ impl Enroller {
             log::warn!("{problem}");
         }
         self.problems.clone_from(&scan.problems);
-    }
-
-    /// A refusal is none if its reason is that the folder went while it was being read.
-    pub(super) fn still_there(&self) -> Result<(), EnrollError> {
-        self.folder.still_there().map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })
-    }
-
-    /// Opens the folder for a picture to be written.
-    pub(super) fn enter(&mut self) -> Result<(), EnrollError> {
-        let remembered = self.store.recall(REMEMBERED)?;
-        let opened = self.folder.enter().and_then(|()| {
-            let another = remembered.is_some_and(|known| known != self.folder.identity());
-            if another || self.is_lost() { Err(io::Error::other("another folder than before")) } else { Ok(()) }
-        });
-        opened.map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })
     }
 
     /// The enroll folder, and the folders in it that could be read.

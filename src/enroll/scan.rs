@@ -40,6 +40,14 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// As the store keeps it.
+    pub fn numbers(&self) -> Vec<i64> {
+        let Stamp { inode, size, modified, changed } = *self;
+        vec![inode as i64, size as i64, modified.0, modified.1.into(), changed.0, changed.1.into()]
+    }
+}
+
 /// A picture of the folder.
 #[derive(Clone, Debug)]
 pub(super) struct Found {

@@ -12,6 +12,7 @@ use std::{
 use image::Rgb;
 
 use super::{scan::SIDECAR, *};
+use crate::policy::Limits;
 
 /// Sees a face in the colour of the middle: its direction is the embedding, 100 px its size. Black is no face, white are
 /// two; pictures less than 50 px wide are faces of 43 px; one colour ends the program.
@@ -67,10 +68,8 @@ fn progress_is_said_every_few_pictures_and_at_the_last() {
         let mut progress = Progress { rebuilding, total, done: 0 };
         (0..total).filter_map(|_| progress.another()).collect::<Vec<_>>()
     };
-    let rebuilt: Vec<String> = [5, 10, 12].map(|n| format!("the model was changed: re-embedding {n} of 12")).into();
-    assert_eq!(said(true, 12), rebuilt);
-    assert_eq!(said(true, 2), ["the model was changed: re-embedding 2 of 2"]);
-    assert_eq!(said(false, 7), ["enroll folder: 5 of 7 pictures read", "enroll folder: 7 of 7 pictures read"]);
+    assert_eq!(said(true, 2), ["enroll folder: 2 of 2 pictures embedded by the new model"]);
+    assert_eq!(said(false, 27), ["enroll folder: 25 of 27 pictures read", "enroll folder: 27 of 27 pictures read"]);
     assert!(said(false, 5).is_empty(), "a few new pictures need no progress");
 }
 
@@ -92,12 +91,47 @@ impl Room {
 
     fn enroller(dir: &Path, store: &Store, reader: &Arc<ColourReader>) -> Enroller {
         let config = EnrollConfig { folder: dir.join("enroll"), max_spread: 0.5, ..EnrollConfig::default() };
-        Enroller::new(config, store.clone(), Arc::clone(reader) as Arc<dyn FaceReader>, 0.3).unwrap()
+        let limits = Box::new(|_| Ok(Limits { single: 0.3, shrink: 0.0 }));
+        let reader = Arc::clone(reader) as Arc<dyn FaceReader>;
+        Enroller::new(config, store.clone(), reader, TemplateFusion::Mean, limits).unwrap()
+    }
+
+    /// With another reader.
+    pub(super) fn read_by(&self, reader: Arc<dyn FaceReader>) -> Enroller {
+        let config = EnrollConfig { folder: self.path(""), ..EnrollConfig::default() };
+        let limits = Box::new(|_| Ok(Limits { single: 0.3, shrink: 0.0 }));
+        Enroller::new(config, self.store.clone(), reader, TemplateFusion::Mean, limits).unwrap()
     }
 
     /// As after a restart of the program.
     pub(super) fn restart(&mut self) {
+        self.reader.reads.store(0, Ordering::Relaxed);
         self.enroller = Room::enroller(self.dir.path(), &self.store, &self.reader);
+    }
+
+    /// From now on people must be farther apart than this many enrolled demand.
+    fn demand(&mut self, limit: fn(usize) -> Result<f32, String>) {
+        self.enroller.standard.limits = Box::new(move |n| limit(n).map(|single| Limits { single, shrink: 0.0 }));
+    }
+
+    fn reads(&self) -> usize {
+        self.reader.reads.load(Ordering::Relaxed)
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    fn refused_pictures(&self) -> Vec<String> {
+        let mut folder = Folder::new(self.path(""), Arc::default());
+        folder.enter().unwrap();
+        let mut sidecars = scan::scan(&folder).unwrap().sidecars;
+        sidecars.sort();
+        sidecars.iter().map(|path| path.to_str().unwrap().trim_end_matches(SIDECAR).to_owned()).collect()
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -391,6 +425,329 @@ fn a_dropped_picture_is_taken_up_within_two_seconds() {
     assert!(taken < Duration::from_secs(2), "{taken:?}");
 }
 
+/// A colour whose embedding lies at this angle from red; the distance of two is nearly the difference of their angles.
+fn at(angle: f32) -> [u8; 3] {
+    [angle.cos() * 230.0, angle.sin() * 230.0, 4.0].map(|value| value.round() as u8)
+}
+
+#[test]
+fn a_removal_does_not_wait_for_new_pictures() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.drop_in("Joe.png", &png(BLUE, 60));
+    room.sync();
+    room.remove("Ada.png");
+    (0..50).for_each(|i| room.drop_in(&format!("New {i}.png"), &png([20, 150 + i, 20], 60)));
+    let before = room.reads();
+    let changes = room.enroller.round(SystemTime::now() + Duration::from_secs(60), || true).unwrap();
+    assert!(changes.forgotten.len() == 1 && changes.more && changes.people, "{changes:?}");
+    assert_eq!((room.reads(), room.people()), (before, vec![person("Joe", 1)]), "nothing was read first");
+    // What was read counts at once, round by round.
+    let changes = room
+        .enroller
+        .round(SystemTime::now() + Duration::from_secs(60), || room.reader.reads.load(Ordering::Relaxed) < before + 3)
+        .unwrap();
+    assert!(changes.more && changes.accepted.len() == 1 && changes.refused.len() == 2, "{changes:?}");
+}
+
+#[test]
+fn a_face_that_was_replaced_is_looked_at_first() {
+    let mut room = Room::new();
+    room.drop_in("Zoe.png", &png(RED, 60));
+    room.sync();
+    (0..50).for_each(|i| room.drop_in(&format!("New {i}.png"), &png([20, 150 + i, 20], 60)));
+    room.drop_in("Zoe.png", &png(BLUE, 70));
+    let before = room.reads();
+    let one = || room.reader.reads.load(Ordering::Relaxed) == before;
+    room.enroller.round(SystemTime::now() + Duration::from_secs(60), one).unwrap();
+    let zoe = room.store.people().unwrap().remove(0);
+    assert!(zoe.pictures[0].embedding[2] > 0.9, "blue: {zoe:?}");
+}
+
+#[test]
+fn the_limit_in_force_decides_who_looks_alike() {
+    let mut room = Room::new();
+    let limit = |enrolled: usize| Ok(0.5 / enrolled as f32);
+    room.demand(limit);
+    room.drop_in("Ada.png", &png(at(0.0), 60));
+    room.drop_in("Bea.png", &png(at(0.2), 60));
+    room.sync();
+    assert!(room.verdict("Bea.png").unwrap().contains("looks like Ada"), "two people: nearer than 0.25");
+    room.drop_in("Cyd.png", &png(at(0.8), 60));
+    room.drop_in("Dan.png", &png(at(1.4), 60));
+    room.sync();
+    assert_eq!(room.people(), ["Ada", "Bea", "Cyd", "Dan"].map(|name| person(name, 1)), "four: 0.125");
+    assert_eq!(room.refused_pictures(), [""; 0]);
+    // What was allowed stays allowed, whatever leaves, and at the next start.
+    room.remove("Cyd.png");
+    room.remove("Dan.png");
+    room.sync();
+    room.restart();
+    room.demand(limit);
+    room.sync();
+    assert_eq!(room.people(), ["Ada", "Bea"].map(|name| person(name, 1)));
+}
+
+#[test]
+fn a_restart_changes_no_verdict() {
+    let mut room = Room::new();
+    let limit = |enrolled: usize| Ok(1.0 / enrolled as f32);
+    room.demand(limit);
+    for (i, name) in ["Ada", "Bea", "Cyd", "Dan", "Eve", "Fay", "Gus", "Hal", "Ian", "Jan"].iter().enumerate() {
+        room.drop_in(&format!("{name}.png"), &png(at(i as f32 * 0.15), 60));
+    }
+    room.sync();
+    let (people, refused) = (room.people(), room.refused_pictures());
+    assert!(people.len() > 3 && !refused.is_empty(), "{people:?}");
+    room.restart();
+    room.demand(limit);
+    assert!(room.sync().is_empty());
+    assert_eq!((room.people(), room.refused_pictures()), (people, refused));
+}
+
+#[test]
+fn nobody_is_enrolled_for_whom_there_is_no_threshold() {
+    let mut room = Room::new();
+    room.demand(|enrolled| if enrolled > 2 { Err("the rate is out of reach".into()) } else { Ok(0.1) });
+    for (name, colour) in [("Ada", RED), ("Bea", GREEN), ("Cyd", BLUE)] {
+        room.drop_in(&format!("{name}.png"), &png(colour, 60));
+    }
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 1), person("Bea", 1)]);
+    assert!(room.verdict("Cyd.png").unwrap().contains("nobody more can be enrolled: the rate"));
+    room.remove("Ada.png");
+    room.sync();
+    assert_eq!(room.people(), [person("Bea", 1), person("Cyd", 1)], "there is room again");
+}
+
+#[test]
+fn a_picture_renamed_by_adding_and_deleting_is_kept() {
+    let mut room = Room::new();
+    for (i, angle) in [0.0, 0.1, 0.2].into_iter().enumerate() {
+        room.drop_in(&format!("Ada/{i}.png"), &png(at(angle), 60));
+    }
+    room.sync();
+    fs::copy(room.path("Ada/0.png"), room.path("Ada/front.png")).unwrap();
+    room.sync();
+    assert!(room.verdict("Ada/front.png").unwrap().contains("the same picture as Ada/0.png"));
+    room.remove("Ada/0.png");
+    let changes = room.sync();
+    assert!(changes.accepted.is_empty() && changes.forgotten.is_empty(), "it is the same: {changes:?}");
+    assert_eq!((room.people(), room.verdict("Ada/front.png")), (vec![person("Ada", 3)], None));
+    assert_eq!(room.reads(), 3);
+}
+
+#[test]
+fn a_folder_renamed_by_adding_and_deleting_is_kept() {
+    let mut room = Room::new();
+    for (i, angle) in [0.0, 0.1, 0.2].into_iter().enumerate() {
+        room.drop_in(&format!("Ada/{i}.png"), &png(at(angle), 60));
+        room.drop_in(&format!("Zoe/{i}.png"), &png(at(1.2 + angle), 60));
+    }
+    room.sync();
+    let ids: Vec<PersonId> = room.store.people().unwrap().iter().map(|person| person.id).collect();
+    // To a name that comes later, and to one that comes before.
+    for (from, to) in [("Ada", "Zara"), ("Zoe", "Bea")] {
+        for i in 0..3 {
+            let copy = fs::read(room.path(&format!("{from}/{i}.png"))).unwrap();
+            room.drop_in(&format!("{to}/{i}.png"), &copy);
+        }
+        room.sync();
+        for i in 0..3 {
+            room.remove(&format!("{from}/{i}.png"));
+            room.sync();
+        }
+    }
+    assert_eq!(room.people(), [person("Bea", 3), person("Zara", 3)]);
+    assert_eq!(
+        room.store.people().unwrap().iter().map(|person| person.id).collect::<Vec<_>>(),
+        ids,
+        "they are who they were"
+    );
+    assert_eq!((room.refused_pictures(), room.reads()), (Vec::new(), 6));
+}
+
+#[test]
+fn mixed_up_names_are_put_right_running_or_not() {
+    for (down, one, other) in
+        [(false, "Ada.png", "Joe.png"), (true, "Ada.png", "Joe.png"), (false, "Ada", "Joe"), (true, "Ada", "Joe")]
+    {
+        let mut room = Room::new();
+        let file = |name: &str| if name.ends_with(".png") { name.to_owned() } else { format!("{name}/1.png") };
+        room.drop_in(&file(one), &png(RED, 60));
+        room.drop_in(&file(other), &png(GREEN, 60));
+        room.sync();
+        let ids: Vec<PersonId> = room.store.people().unwrap().iter().map(|person| person.id).collect();
+        room.rename(one, "../aside");
+        room.rename(other, one);
+        room.rename("../aside", other);
+        if down {
+            room.restart();
+        }
+        room.sync();
+        let people = room.store.people().unwrap();
+        let found: Vec<_> =
+            people.iter().map(|person| (person.id, person.name.as_str(), person.pictures.len())).collect();
+        assert_eq!(found, [(ids[0], "Joe", 1), (ids[1], "Ada", 1)], "{one}, down: {down}");
+        assert_eq!(room.refused_pictures(), [""; 0]);
+        assert_eq!(room.reads(), if down { 0 } else { 2 }, "the faces are known");
+    }
+}
+
+#[test]
+fn a_picture_moved_to_another_person_is_judged_there() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(at(0.0), 60));
+    room.drop_in("Ada/2.png", &png(at(0.1), 60));
+    room.drop_in("Zoe.png", &png(at(0.7), 60));
+    room.sync();
+    fs::create_dir(room.path("Eve")).unwrap();
+    room.rename("Ada/2.png", "Eve/2.png");
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 1), person("Zoe", 1)]);
+    assert!(room.verdict("Eve/2.png").unwrap().contains("looks like Ada"));
+    room.rename("Ada/1.png", "Eve/1.png");
+    room.sync();
+    assert_eq!((room.people(), room.refused_pictures()), (vec![person("Eve", 2), person("Zoe", 1)], Vec::new()));
+}
+
+#[test]
+fn a_verdict_about_another_picture_goes_with_that_picture() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.sync();
+    room.refused("Eve.png", &png(DARK_RED, 60), "looks like Ada");
+    room.drop_in("Ada.png", &png(BLUE, 70));
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 1), person("Eve", 1)], "Ada is another now");
+    room.refused("Joe.png", &png(BLUE, 70), "the same picture as Ada.png");
+    room.remove("Ada.png");
+    room.sync();
+    assert_eq!((room.people(), room.refused_pictures()), (vec![person("Eve", 1), person("Joe", 1)], Vec::new()));
+}
+
+#[test]
+fn the_wrong_picture_is_odd_wherever_it_stands() {
+    for (wrong, rest) in [("a", ["b", "c", "d"]), ("b", ["a", "c", "d"]), ("d", ["a", "b", "c"])] {
+        for at_once in [true, false] {
+            let mut room = Room::new();
+            room.drop_in(&format!("Ada/{wrong}.png"), &png(GREEN, 60));
+            if !at_once {
+                room.sync();
+            }
+            for (i, file) in rest.iter().enumerate() {
+                room.drop_in(&format!("Ada/{file}.png"), &png(at(i as f32 * 0.1), 60));
+            }
+            room.sync();
+            assert_eq!(room.people(), [person("Ada", 3)], "{wrong}, {at_once}");
+            assert_eq!(room.refused_pictures(), [format!("Ada/{wrong}.png")]);
+            let verdict = room.verdict(&format!("Ada/{wrong}.png")).unwrap();
+            assert!(verdict.contains("does not look like the other pictures of Ada"), "{verdict}");
+        }
+    }
+}
+
+#[test]
+fn of_two_that_disagree_neither_is_believed() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.drop_in("Ada/2.png", &png(GREEN, 60));
+    room.sync();
+    assert_eq!(room.people(), []);
+    for (one, other) in [("Ada/1.png", "Ada/2.png"), ("Ada/2.png", "Ada/1.png")] {
+        let verdict = room.verdict(one).unwrap();
+        assert!(verdict.contains(other) && verdict.contains("Remove the wrong one"), "{verdict}");
+    }
+    room.drop_in("Ada/3.png", &png(DARK_RED, 60));
+    room.sync();
+    assert_eq!((room.people(), room.refused_pictures()), (vec![person("Ada", 2)], vec!["Ada/2.png".into()]));
+    // Two against two: not even then.
+    room.drop_in("Bob/1.png", &png(BLUE, 60));
+    room.drop_in("Bob/2.png", &png([22, 20, 210], 60));
+    room.drop_in("Bob/3.png", &png([150, 150, 20], 60));
+    room.drop_in("Bob/4.png", &png([150, 160, 20], 60));
+    room.sync();
+    assert_eq!((room.people(), room.refused_pictures().len()), (vec![person("Ada", 2)], 5));
+    // The one that was enrolled before is believed.
+    room.drop_in("Cyd/2.png", &png([140, 20, 140], 60));
+    room.sync();
+    room.drop_in("Cyd/1.png", &png(GREEN, 70));
+    room.sync();
+    assert!(room.people().contains(&person("Cyd", 1)) && room.verdict("Cyd/1.png").is_some());
+}
+
+#[test]
+fn a_start_reads_no_picture_that_stayed_the_same() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.drop_in("Eve.png", &png(DARK_RED, 60));
+    room.drop_in("Black.png", &png([0; 3], 60));
+    room.sync();
+    let verdicts = ["Eve.png", "Black.png"].map(|name| room.verdict(name).unwrap());
+    room.restart();
+    assert!(room.sync().is_empty());
+    assert_eq!(room.reads(), 0);
+    assert_eq!(["Eve.png", "Black.png"].map(|name| room.verdict(name).unwrap()), verdicts);
+    // Touched: its content is known.
+    fs::File::options().append(true).open(room.path("Ada.png")).unwrap().set_modified(UNIX_EPOCH).unwrap();
+    room.restart();
+    room.sync();
+    assert_eq!((room.reads(), room.people()), (0, vec![person("Ada", 1)]));
+    // Replaced while nothing ran.
+    room.drop_in("Ada.png", &png(BLUE, 60));
+    room.restart();
+    room.sync();
+    assert_eq!((room.reads(), room.people()), (1, vec![person("Ada", 1), person("Eve", 1)]));
+}
+
+#[test]
+fn other_rules_read_every_picture_again() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.drop_in("Black.png", &png([0; 3], 60));
+    room.sync();
+    room.restart();
+    room.enroller.rules = [9; 16];
+    room.sync();
+    assert_eq!((room.reads(), room.people()), (2, vec![person("Ada", 1)]));
+    // Of two pictures that were near enough, the limit now says that they are not.
+    room.drop_in("Bob/1.png", &png(at(0.9), 60));
+    room.drop_in("Bob/2.png", &png(at(1.3), 60));
+    room.sync();
+    room.restart();
+    room.enroller.standard.max_spread = 0.3;
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 1)]);
+}
+
+#[test]
+fn who_goes_while_the_program_is_down_is_gone_first() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    room.drop_in("Joe.png", &png(BLUE, 60));
+    room.sync();
+    room.remove("Ada.png");
+    room.restart();
+    room.enroller.sync(SystemTime::now(), || false).unwrap();
+    assert_eq!(room.enroller.people().iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["Joe"]);
+}
+
+#[test]
+fn every_verdict_ends_in_one_full_stop() {
+    let (name, picture) = ("Ada".to_owned(), "Ada/1.jpg".to_owned());
+    for refusal in [
+        Refusal::NoFace,
+        Refusal::Duplicate(picture.clone()),
+        Refusal::LooksLike { name: name.clone(), distance: 0.5, limit: 0.9 },
+        Refusal::UnlikeOthers { name: name.clone(), picture: picture.clone(), distance: 1.4, limit: 1.3 },
+        Refusal::Undecided { name: name.clone(), picture, distance: 1.4, limit: 1.3 },
+        Refusal::Busy(name),
+    ] {
+        let text = refusal.to_string();
+        assert!(text.ends_with(char::is_alphabetic), "{text}");
+    }
+}
+
 /// Looks some seconds after now.
 fn sync_after(room: &mut Room, seconds: u64) -> Changes {
     room.enroller.sync(SystemTime::now() + Duration::from_secs(seconds), || true).unwrap()
@@ -504,6 +861,28 @@ fn a_picture_that_ended_the_program_is_not_read_again() {
     room.sync();
     assert_eq!(room.people(), [person("Ada", 1), person("Eve", 1)]);
     assert_eq!(fs::read_dir(room.dir.path().join("store/reading")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_picture_set_aside_is_read_again_when_it_is_touched() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    let mut folder = Folder::new(room.path(""), Arc::default());
+    folder.enter().unwrap();
+    let found = scan::scan(&folder).unwrap().pictures;
+    let begun = Begun::open(room.store.folder().join("reading"));
+    let end = || begun.during(&found[0], || panic!("the program ends"));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(end)).is_err());
+    room.enroller = Room::enroller(room.dir.path(), &room.store, &room.reader);
+    room.sync();
+    room.drop_in("Copy.png", &png(RED, 60));
+    room.sync();
+    assert_eq!(room.people(), [], "nor is a copy of it read");
+    fs::remove_file(room.path("Copy.png")).unwrap();
+    let touched = fs::File::options().append(true).open(room.path("Ada.png")).unwrap();
+    touched.set_modified(SystemTime::now() - Duration::from_secs(5)).unwrap();
+    assert_eq!(room.sync().accepted.len(), 1);
+    assert_eq!(room.verdict("Ada.png"), None);
 }
 
 #[test]

@@ -42,15 +42,48 @@ pub enum Refusal {
     #[error("the same picture as {0}. Remove one of them")]
     Duplicate(String),
     #[error(
-        "looks like {name} at {distance:.2} (nearer than {limit:.2}). If it is the same person, put it into that folder; else take better pictures of both"
+        "looks like {name} at {distance:.2} (nearer than {limit:.2}). If it is the same person, put it into that \
+         folder; else take better pictures of both"
     )]
     LooksLike { name: String, distance: f32, limit: f32 },
     #[error(
-        "does not look like the other pictures of {name}: {distance:.2} (at most {limit:.2}). Is this the same person?"
+        "does not look like the other pictures of {name}: {distance:.2} from {picture} (at most {limit:.2}). Remove \
+         it if it shows another person; else take a better picture"
     )]
-    UnlikeOthers { name: String, distance: f32, limit: f32 },
+    UnlikeOthers { name: String, picture: String, distance: f32, limit: f32 },
+    #[error(
+        "does not show the same person as {picture}: {distance:.2} apart (at most {limit:.2}), and which of them is \
+         {name} cannot be told. Remove the wrong one, or add another picture of {name}"
+    )]
+    Undecided { name: String, picture: String, distance: f32, limit: f32 },
+    #[error("nobody more can be enrolled: {0}")]
+    OutOfReach(String),
+    #[error("pictures of {0} are being read just now. Try again in some seconds")]
+    Busy(String),
+    /// Found at an earlier start, in the words of that time.
+    #[error("{0}")]
+    Earlier(String),
     #[error("it could not be examined: {0}")]
     Failed(String),
+}
+
+impl Refusal {
+    /// Whether the file alone decides: such a verdict stays until the file or the rules change.
+    pub(super) fn lasts(&self) -> bool {
+        use Refusal::{EndedProgram, Failed, NotAFile, Unreadable};
+        !matches!(self, Unreadable(_) | NotAFile(_) | Failed(_) | EndedProgram)
+    }
+
+    /// Whether it says what the owner was told already, figures aside.
+    pub(super) fn repeats(&self, told: &Refusal) -> bool {
+        use Refusal::{LooksLike, Undecided, UnlikeOthers};
+        match (self, told) {
+            (LooksLike { name, .. }, LooksLike { name: before, .. }) => name == before,
+            (UnlikeOthers { picture, .. }, UnlikeOthers { picture: before, .. })
+            | (Undecided { picture, .. }, Undecided { picture: before, .. }) => picture == before,
+            _ => self.to_string() == told.to_string(),
+        }
+    }
 }
 
 fn remedy(flaw: &Flaw) -> &'static str {

@@ -31,6 +31,11 @@ const BURST: Duration = Duration::from_millis(100);
 const UNSETTLED: Duration = Duration::from_millis(250);
 /// While the folder is lost: of its return nothing tells.
 const LOST: Duration = Duration::from_secs(2);
+/// So long pictures are read before what was found counts and the folder is looked at again. What is removed meanwhile waits
+/// for that, and so does a command that enrols.
+const ROUND: Duration = Duration::from_millis(400);
+/// Between two rounds: time for whoever waits for the enroller.
+const BETWEEN: Duration = Duration::from_millis(20);
 /// Without any notification.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -64,18 +69,20 @@ impl EnrollWatcher {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let go_on = || !stopped.load(Ordering::Relaxed);
                 let mut enroller = enroller.lock().unwrap_or_else(PoisonError::into_inner);
-                let result = enroller.sync(SystemTime::now(), go_on);
+                let begun = Instant::now();
+                let go_on = || !stopped.load(Ordering::Relaxed) && begun.elapsed() < ROUND;
+                let result = enroller.round(SystemTime::now(), go_on);
                 // What was put into a new folder before it was watched has told nobody.
                 let unseen = watches.follow(enroller.folders());
                 pause = match &result {
+                    Ok(changes) if changes.more => BETWEEN,
                     Ok(changes) if changes.unsettled || unseen => UNSETTLED,
                     _ if enroller.is_lost() => LOST,
                     _ => IDLE,
                 };
                 drop(enroller);
-                // A store that cannot be written is said once, not every half minute.
+                // An error is said once, not every half minute.
                 let said = failing && result.is_err();
                 failing = result.is_err();
                 if !said && !result.as_ref().is_ok_and(Changes::is_empty) {

@@ -72,6 +72,11 @@ impl FaceReader for PictureReader {
         self.vision.lock().unwrap_or_else(PoisonError::into_inner).embedder().model()
     }
 
+    fn rules(&self) -> String {
+        let thresholds = self.vision.lock().unwrap_or_else(PoisonError::into_inner).settings().thresholds;
+        format!("{:?} {thresholds:?} {:?}", self.model().0, self.limits)
+    }
+
     fn read(&self, picture: &RgbImage, min_face_px: u32) -> Result<(Embedding, u32), Refusal> {
         let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
         let shared = self.vision.lock().unwrap_or_else(PoisonError::into_inner);

@@ -51,6 +51,46 @@ pub struct EnrolledPicture {
     pub enrolled_at_ms: i64,
 }
 
+/// What was found on a picture of the enroll folder. It holds as long as the file and the rules are the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Of the file: inode, size, times.
+    pub stamp: Vec<i64>,
+    /// Digest of everything else that the finding depends on.
+    pub rules: [u8; 16],
+    /// SHA-256 of the file's contents.
+    pub sha256: [u8; 32],
+    /// The face, or why there is none that can be used.
+    pub found: Result<FoundFace, String>,
+}
+
+/// The one face of a picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FoundFace {
+    pub model: ModelId,
+    /// Unit length.
+    pub embedding: Vec<f32>,
+    /// Side of the face's box in pixels.
+    pub face_px: u32,
+}
+
+/// What changes in the store at one look at the enroll folder.
+#[derive(Debug, Default)]
+pub struct EnrolmentChange {
+    pub people: Vec<Person>,
+    pub gone_people: Vec<PersonId>,
+    /// By the picture's path in the folder.
+    pub readings: Vec<(String, Reading)>,
+    pub gone_readings: Vec<String>,
+}
+
+impl EnrolmentChange {
+    pub fn is_empty(&self) -> bool {
+        let EnrolmentChange { people, gone_people, readings, gone_readings } = self;
+        people.is_empty() && gone_people.is_empty() && readings.is_empty() && gone_readings.is_empty()
+    }
+}
+
 /// Somebody who came to the door and is nobody of those enrolled; kept only if the configuration asks for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stranger {
@@ -143,6 +183,11 @@ pub enum EventKind {
     ClockSet {
         by_ms: i64,
     },
+    /// People who are enrolled and are not let in, until something changes; without names: everybody.
+    ShutOut {
+        names: Vec<String>,
+        reason: String,
+    },
     /// The enroll folder is not there, cannot be read, or is another one; those known stay known.
     FolderLost {
         problem: String,
@@ -192,6 +237,7 @@ pub struct Store {
     db: sled::Db,
     meta: sled::Tree,
     people: sled::Tree,
+    readings: sled::Tree,
     events: sled::Tree,
     strangers: sled::Tree,
     followers: Arc<Mutex<Vec<Sender<Event>>>>,
@@ -213,6 +259,7 @@ impl Store {
             path: path.to_owned(),
             meta: tree("meta")?,
             people: tree("people")?,
+            readings: tree("readings")?,
             events: tree("events")?,
             strangers: tree("strangers")?,
             db: db.clone(),
@@ -312,6 +359,45 @@ impl Store {
     /// Not removed.
     pub fn remove_person(&self, id: PersonId) -> Result<(), StoreError> {
         self.people.remove(id.0.to_be_bytes()).map_err(|error| write_error(&self.path, &error))?;
+        self.flush()
+    }
+
+    /// What was read of the pictures in the enroll folder, by path. What cannot be understood is left out, and read again.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn readings(&self) -> Result<HashMap<String, Reading>, StoreError> {
+        let mut readings = HashMap::new();
+        for entry in self.readings.iter() {
+            let (key, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            if let (Ok(path), Ok(reading)) = (std::str::from_utf8(&key), record::decode(&value)) {
+                readings.insert(path.to_owned(), reading);
+            }
+        }
+        Ok(readings)
+    }
+
+    /// Writes what one look at the enroll folder changed: the people all at once.
+    ///
+    /// # Errors
+    /// Not written (disk full, read-only ...): the old records stand.
+    pub fn write_enrolment(&self, change: &EnrolmentChange) -> Result<(), StoreError> {
+        let unwritable = |problem: String| StoreError::Write { path: self.path.clone(), problem };
+        let mut people = sled::Batch::default();
+        for person in &change.people {
+            let value = record::encode(person).map_err(|error| unwritable(error.to_string()))?;
+            people.insert(&person.id.0.to_be_bytes(), value);
+        }
+        change.gone_people.iter().for_each(|id| people.remove(&id.0.to_be_bytes()));
+        let mut readings = sled::Batch::default();
+        for (path, reading) in &change.readings {
+            let value = record::encode(reading).map_err(|error| unwritable(error.to_string()))?;
+            readings.insert(path.as_bytes(), value);
+        }
+        change.gone_readings.iter().for_each(|path| readings.remove(path.as_bytes()));
+        for (tree, batch) in [(&self.people, people), (&self.readings, readings)] {
+            tree.apply_batch(batch).map_err(|error| write_error(&self.path, &error))?;
+        }
         self.flush()
     }
 

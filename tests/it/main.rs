@@ -4,6 +4,7 @@ mod architecture;
 mod commands;
 mod crash;
 mod door;
+mod enroll;
 mod facenet;
 mod folder;
 mod fusion;

@@ -286,6 +286,7 @@ fn people_stored_under_an_older_spelling_stay_known() {
     for person in [&zoe, &twin, &ada] {
         room.store.put_person(person).unwrap();
     }
+    room.restart();
     let changes = room.sync();
     assert_eq!(room.people(), [person("Ada", 1), person("Zo\u{eb}", 2)]);
     assert!(changes.renamed.len() == 2 && changes.refused.is_empty() && changes.forgotten.is_empty(), "{changes:?}");

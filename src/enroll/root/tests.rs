@@ -167,10 +167,9 @@ fn a_picture_that_hangs_is_named_and_stops_the_watchdog() {
     use std::time::{Duration, Instant};
     let room = Room::new();
     room.drop_in("Ada.png", &png(RED, 60));
-    let config = crate::config::EnrollConfig { folder: room.path(""), ..Default::default() };
     let hanging = Arc::new(Hanging(std::sync::Barrier::new(2)));
     let reader = Arc::clone(&hanging) as Arc<dyn FaceReader>;
-    let mut enroller = Enroller::new(config, room.store.clone(), reader, 0.3).unwrap();
+    let mut enroller = room.read_by(reader);
     let health = enroller.health();
     let later = SystemTime::now() + Duration::from_secs(60);
     let looking = std::thread::spawn(move || enroller.sync(later, || true).unwrap());
@@ -211,12 +210,11 @@ fn a_folder_that_goes_during_a_look_is_no_removal() {
         room.drop_in(&format!("{name}.png"), &png(colour, 60));
     }
     room.sync();
-    let config = crate::config::EnrollConfig { folder: room.path(""), ..Default::default() };
     let thief = Arc::new(Thief { folder: room.path("") });
     // The new model has every picture read again.
-    room.enroller = Enroller::new(config, room.store.clone(), thief, 0.3).unwrap();
+    room.enroller = room.read_by(thief);
     let later = SystemTime::now() + std::time::Duration::from_secs(60);
-    assert!(matches!(room.enroller.sync(later, || true), Err(EnrollError::Folder { .. })));
+    assert!(room.enroller.sync(later, || true).unwrap().forgotten.is_empty());
     assert_eq!(room.people(), everyone());
     assert!(matches!(room.sync().folder, Some(FolderNews::Lost(_))));
     assert_eq!(room.people(), everyone());

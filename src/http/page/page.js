@@ -226,6 +226,7 @@ const TOLD = {
   folder_lost: (d) => ["!", "Enroll folder lost", d.problem],
   folder_back: () => ["✓", "Enroll folder back", ""],
   clock_set: () => ["·", "The clock was set", ""],
+  shut_out: (d) => ["!", "Not let in", d.reason],
   refused: (d) => ["–", `Picture refused`, `${d.picture}: ${d.reason}`],
 };
 
