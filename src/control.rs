@@ -242,6 +242,9 @@ pub struct Status {
     /// What keeps people out who are enrolled, with the remedies.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Why nobody can be enrolled or removed now: the folder is lost, or its thread hangs.
+    #[serde(default)]
+    pub enroll_problem: Option<String>,
     /// Named counters of this run: frames, broken_frames, faces, granted, denied, ...
     pub counters: std::collections::BTreeMap<String, u64>,
 }

@@ -18,7 +18,7 @@ pub fn notice(event: &Event) -> Map<String, Value> {
     put("at", iso_time(event.at_ms).into());
     put("event_type", json!(name_of(&event.kind)));
     match &event.kind {
-        EventKind::Started | EventKind::Stopped => {}
+        EventKind::Started | EventKind::Stopped | EventKind::FolderBack => {}
         EventKind::Granted { name, distance, frames, latency_ms, pulsed, .. } => {
             put("person", name.as_str().into());
             put("distance", rounded(*distance));
@@ -48,7 +48,7 @@ pub fn notice(event: &Event) -> Map<String, Value> {
             put("person", to.as_str().into());
             put("former", from.as_str().into());
         }
-        EventKind::CameraLost { problem } => {
+        EventKind::CameraLost { problem } | EventKind::FolderLost { problem } => {
             put("problem", problem.as_str().into());
         }
         EventKind::CameraBack { after } => {
@@ -98,6 +98,8 @@ pub fn name_of(kind: &EventKind) -> EventName {
         EventKind::RelayFreed { .. } => EventName::RelayFreed,
         EventKind::DeniedMore { .. } => EventName::DeniedMore,
         EventKind::StoreDamaged { .. } => EventName::StoreDamaged,
+        EventKind::FolderLost { .. } => EventName::FolderLost,
+        EventKind::FolderBack => EventName::FolderBack,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
     control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{Changes, EnrollError, Enroller, Examiner, LimitsFor, check_name, templates_of},
+    enroll::{self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
     latch::{LatchHandle, Refusal},
     live::Live,
@@ -167,6 +167,7 @@ pub struct Services {
     pub config: Config,
     pub store: Store,
     pub enroller: Arc<Mutex<Enroller>>,
+    pub enroll_health: Arc<enroll::Health>,
     pub counters: Counters,
     /// Visits that ended in no pulse, by the reason's word.
     pub denials: Counters,
@@ -259,6 +260,7 @@ impl Services {
             renewing: Mutex::new(()),
             examiner: enroller.examiner(),
             embedder,
+            enroll_health: enroller.health(),
             enroller: Arc::new(Mutex::new(enroller)),
             counters: Counters::default(),
             denials: Counters::default(),
@@ -381,6 +383,18 @@ impl Services {
     /// Takes changes of the enroll folder into the gallery, the log and the events.
     pub fn note_changes(&self, changes: &Changes) {
         self.renew_roster();
+        match &changes.folder {
+            Some(FolderNews::Lost(problem)) => {
+                log::error!("enroll folder lost: {problem}; those known stay known");
+                self.counters.increment("folder_lost");
+                self.record(EventKind::FolderLost { problem: problem.clone() });
+            }
+            Some(FolderNews::Back) => {
+                log::info!("enroll folder back");
+                self.record(EventKind::FolderBack);
+            }
+            None => {}
+        }
         if let Some(problem) = &changes.unwritten {
             log::error!("enroll folder: {problem}; who was removed is not let in, the rest is tried again every 30 s");
         }
@@ -479,20 +493,25 @@ impl Services {
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
             problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),
+            enroll_problem: self.enroll_health.problem(Instant::now()),
             counters: self.counters.snapshot(),
         }
     }
 
     fn enroll(&self, name: &str, file_name: &str, picture: &[u8]) -> Result<Response, EnrollError> {
+        let name = match check_name(name) {
+            Ok(name) => name,
+            Err(refusal) => return Ok(Response::Refused { reason: refusal.to_string() }),
+        };
         // Examined before the enroller is asked for: a removal never waits for this.
         let found = self.examiner.examine(picture);
         let mut enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = enroller.add_examined(name, file_name, picture, found, SystemTime::now())?;
+        let verdict = enroller.add_examined(&name, file_name, picture, found, SystemTime::now())?;
         drop(enroller);
         Ok(match verdict {
             Ok((picture, changes)) => {
                 self.note_changes(&changes);
-                Response::Enrolled { name: name.to_owned(), picture: picture.path, face_px: picture.face_px }
+                Response::Enrolled { name, picture: picture.path, face_px: picture.face_px }
             }
             Err(refusal) => Response::Refused { reason: refusal.to_string() },
         })

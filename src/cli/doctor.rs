@@ -320,8 +320,8 @@ fn enroll_folder(config: &Config) -> Check {
         return check(
             "enroll folder",
             Verdict::Warn,
-            format!("{} is not there yet", folder.display()),
-            "it is made at the first start",
+            format!("{} is not there", folder.display()),
+            "it is made at the first start; if people are enrolled, mount it or put it back",
         );
     };
     let refused = count_sidecars(folder);

@@ -157,6 +157,7 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
         None if status.relay_active => "ACTIVE".into(),
         None => "inactive".into(),
     };
+    let enroll_problem = status.enroll_problem.as_ref().map_or_else(String::new, |problem| format!("; {problem}"));
     let rows = [
         ("facelatch", format!("{version}, process {pid}, up for {:?}, mode {mode}", Duration::from_secs(*uptime_s))),
         ("camera", format!("{}{camera}", if *camera_ok { "" } else { "NOT READY: " })),
@@ -166,7 +167,7 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
             "match",
             format!("nearer than {:.3} (false-match rate {:e} a visit)", status.max_distance, status.false_match_rate),
         ),
-        ("people", format!("{} with {} pictures", status.people, status.templates)),
+        ("people", format!("{} with {} pictures{enroll_problem}", status.people, status.templates)),
         (
             "counted",
             status.counters.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "),
@@ -262,6 +263,8 @@ pub(super) fn event_line(event: &Event) -> String {
         }
         EventKind::Renamed { from, to, .. } => format!("{} is called {} now", printable(from), printable(to)),
         EventKind::CameraLost { problem } => format!("camera lost: {}", printable(problem)),
+        EventKind::FolderLost { problem } => format!("enroll folder lost: {}", printable(problem)),
+        EventKind::FolderBack => "enroll folder back".into(),
         EventKind::CameraBack { after } => format!("camera back after {after:.1?}"),
         EventKind::ClockSet { by_ms } => {
             format!("the clock was set {} by {}", if *by_ms > 0 { "forward" } else { "back" }, span_in_words(*by_ms))

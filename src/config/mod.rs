@@ -405,10 +405,12 @@ pub enum EventName {
     RelayFreed,
     DeniedMore,
     StoreDamaged,
+    FolderLost,
+    FolderBack,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 17] = [
+    pub const ALL: [EventName; 19] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -426,6 +428,8 @@ impl EventName {
         EventName::RelayFreed,
         EventName::DeniedMore,
         EventName::StoreDamaged,
+        EventName::FolderLost,
+        EventName::FolderBack,
     ];
 }
 

@@ -136,10 +136,12 @@ impl Door {
                     return Ok(Ended::Stopped);
                 }
             }
+            // Nor is a service fed in which nobody can be removed any more.
+            let enrolling = self.services.enroll_health.is_alive(Instant::now());
             self.watch_relay(Instant::now());
             // With a stuck relay the service manager kills this process, and `lock` takes
             // the line again.
-            if self.stuck_since.is_none() {
+            if self.stuck_since.is_none() && enrolling {
                 self.manager.cycle_completed(Instant::now());
             }
             if self.unseen.is_none() {

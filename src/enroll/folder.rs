@@ -1,12 +1,13 @@
-//! Files of the enroll folder, which others can write to and which may therefore be hostile.
+//! Files of the enroll folder, which others can write to and which may therefore be
+//! hostile.
 //!
-//! A look at the folder opens it once; everything below is reached from that handle by relative
-//! names. No link below it is followed, only regular files are read, and no open ever blocks.
-//! What is written gets a fresh name and its mode by handle, then is renamed into place: a
-//! link that lies there is replaced, not written through.
+//! A look at the folder opens it once; everything below is reached from that handle by
+//! relative names. No link below it is followed, only regular files are read, and no open
+//! ever blocks. What is written gets a fresh name and its mode by handle, then is renamed
+//! into place: a link that lies there is replaced, not written through.
 //!
-//! A picture may be a hard link, as backup programs make them. Nothing is written in place, so
-//! it harms no other file; which files a user may link to is the kernel's rule
+//! A picture may be a hard link, as backup programs make them. Nothing is written in
+//! place, so it harms no other file; which files a user may link to is the kernel's rule
 //! (`fs.protected_hardlinks`).
 
 use std::{
@@ -21,6 +22,8 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
 };
 
 use rustix::{
@@ -31,7 +34,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Refusal, digest, picture::too_large, scan::SIDECAR};
+use super::{Refusal, digest, health::Health, picture::too_large, scan::SIDECAR};
+use crate::telemetry::printable;
 
 /// Largest picture file that is read.
 const MOST_BYTES: u64 = 64 << 20;
@@ -42,19 +46,22 @@ const PICTURE_MODE: u32 = 0o640;
 const SIDECAR_MODE: u32 = 0o660;
 const FOLDER_MODE: u32 = 0o770;
 
-/// The enroll folder; open while a look at it lasts, so that it can be unmounted otherwise.
+/// The enroll folder; open while a look at it lasts, so that it can be unmounted
+/// otherwise.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
     root: Option<OwnedFd>,
+    identity: String,
+    health: Arc<Health>,
 }
 
 /// What lies under a name, itself and not what it may lead to.
 pub(super) type Entry = Statx;
 
 impl Folder {
-    pub fn new(path: PathBuf) -> Folder {
-        Folder { path, root: None }
+    pub fn new(path: PathBuf, health: Arc<Health>) -> Folder {
+        Folder { path, root: None, identity: String::new(), health }
     }
 
     /// Where it is, for messages.
@@ -67,12 +74,45 @@ impl Folder {
     /// # Errors
     /// It is not there, no folder, or may not be read.
     pub fn enter(&mut self) -> io::Result<()> {
-        self.root = Some(openat(CWD, &self.path, directory(), Mode::empty())?);
+        self.step("opening", Path::new(""));
+        let root = self.open_root()?;
+        self.identity = identity(&root)?;
+        self.root = Some(root);
         Ok(())
+    }
+
+    fn open_root(&self) -> io::Result<OwnedFd> {
+        Ok(openat(CWD, &self.path, directory(), Mode::empty())?)
     }
 
     pub fn leave(&mut self) {
         self.root = None;
+        self.health.rest();
+    }
+
+    /// Which folder was entered: the same text means the same folder.
+    pub fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    /// # Errors
+    /// The folder that was entered is not to be found under its path any more.
+    pub fn still_there(&self) -> io::Result<()> {
+        match identity(&self.open_root()?)? == self.identity {
+            true => Ok(()),
+            false => Err(io::Error::other("another folder than before")),
+        }
+    }
+
+    /// Where it is, as it may be printed.
+    pub fn shown(&self) -> String {
+        printable(&self.path.display().to_string())
+    }
+
+    /// A sign of life: what is done from now on.
+    fn step(&self, what: &str, path: &Path) {
+        let path = printable(&self.path.join(path).display().to_string());
+        self.health.begin(format!("{what} {path}"), Instant::now());
     }
 
     /// Makes the folder, writable by owner and group, if nothing is there.
@@ -92,6 +132,7 @@ impl Folder {
     /// # Errors
     /// It cannot be listed: not there (any more), a link, no permission.
     pub fn list(&self, folder: &Path) -> io::Result<Vec<(OsString, Entry)>> {
+        self.step("listing", folder);
         let handle = self.directory(folder)?;
         let mut entries = Vec::new();
         for entry in Dir::read_from(&handle)? {
@@ -118,6 +159,7 @@ impl Folder {
             Some(Errno::LOOP) => Refusal::NotAFile("a link"),
             _ => Refusal::Unreadable(error.to_string()),
         };
+        self.step("reading", picture);
         let file = self.open(picture).map_err(unreadable)?;
         if let Some(other) = other_than_file(&stat(&file, OsStr::new("")).map_err(|error| unreadable(error.into()))?) {
             return Err(Refusal::NotAFile(other));
@@ -133,12 +175,14 @@ impl Folder {
         Ok(openat(self.directory(folder)?, name, flags, Mode::empty())?.into())
     }
 
-    /// Writes why a picture was refused into its sidecar; false when that stands there already.
+    /// Writes why a picture was refused into its sidecar; false when that stands there
+    /// already.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn write_sidecar(&self, picture: &Path, text: &str) -> io::Result<bool> {
         let sidecar = sidecar_of(picture);
+        self.step("writing", &sidecar);
         if self.says(&sidecar, text) {
             return Ok(false);
         }
@@ -168,8 +212,8 @@ impl Folder {
         Ok(unlinkat(self.directory(folder)?, name, AtFlags::empty())?)
     }
 
-    /// A place for a picture of `person`: its own file name as far as that is one, made unique by its
-    /// content.
+    /// A place for a picture of `person`: its own file name as far as that is one, made
+    /// unique by its content.
     ///
     /// # Errors
     /// This very picture has the place already.
@@ -190,11 +234,13 @@ impl Folder {
         found.is_ok()
     }
 
-    /// Writes a picture, and its folder if need be: it is there as a whole and on disk, or not at all.
+    /// Writes a picture, and its folder if need be: it is there as a whole and on disk,
+    /// or not at all.
     ///
     /// # Errors
     /// It cannot be written, or the name was taken meanwhile.
     pub fn add(&self, picture: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.step("writing", picture);
         let (folder, name) = parts(picture)?;
         let directory = match self.directory(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder(self.root()?, folder.as_os_str())?,
@@ -245,8 +291,8 @@ impl Draft {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(&directory, name.as_str(), flags, Mode::from_raw_mode(mode))?);
         let mut draft = Draft { directory, file, name };
-        // Whatever the umask is: the folder is shared with its group. Where a file system has no
-        // modes (vfat, cifs), those of the mount hold.
+        // Whatever the umask is: the folder is shared with its group. Where a file system
+        // has no modes (vfat, cifs), those of the mount hold.
         let _ = fchmod(&draft.file, Mode::from_raw_mode(mode));
         draft.file.write_all(bytes)?;
         Ok(draft)
@@ -312,6 +358,15 @@ fn directory() -> OFlags {
 fn stat(handle: impl AsFd, name: &OsStr) -> rustix::io::Result<Entry> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     statx(handle, name, flags, StatxFlags::BASIC_STATS)
+}
+
+/// Device, inode, and the time it was made where the file system knows that: an inode's
+/// number is given again.
+fn identity(root: &OwnedFd) -> io::Result<String> {
+    let it = statx(root, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
+    let made = if it.stx_mask & StatxFlags::BTIME.bits() == 0 { None } else { Some(it.stx_btime) };
+    let made = made.map_or_else(|| "-".into(), |made| format!("{}.{:09}", made.tv_sec, made.tv_nsec));
+    Ok(format!("{}:{} {} {made}", it.stx_dev_major, it.stx_dev_minor, it.stx_ino))
 }
 
 /// A folder for owner and group, which keeps the group that its parent hands on.

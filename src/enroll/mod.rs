@@ -6,8 +6,10 @@
 
 mod begun;
 mod folder;
+mod health;
 mod judge;
 mod picture;
+mod root;
 mod scan;
 mod verdict;
 pub mod watch;
@@ -23,6 +25,7 @@ use std::{
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
+pub use health::Health;
 pub use judge::{LimitsFor, Standard};
 pub use picture::{decode as decode_picture, decode_at_once as decode_picture_at_once};
 pub use scan::check_name;
@@ -39,7 +42,7 @@ use crate::{
 use begun::Begun;
 use folder::{Folder, sidecar_of};
 use judge::{Face, Judgement, judge};
-use scan::{Found, Stamp, scan};
+use scan::{Found, Stamp};
 
 /// So long a file that is not complete is taken for one that is still being written.
 const SLOW_UPLOAD: Duration = Duration::from_secs(60);
@@ -73,8 +76,17 @@ fn folder_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room; nothing was changed",
         io::ErrorKind::NotADirectory => "a link or a file is in the place of a folder; put the folder itself there",
+        io::ErrorKind::Other => "mount or restore the folder there was; nothing was changed",
         _ => "enroll.folder must be a folder this program can read and write",
     }
+}
+
+/// What became of the folder itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FolderNews {
+    /// It is not there, cannot be read, or is another one; those known stay known.
+    Lost(String),
+    Back,
 }
 
 /// What one look at the folder changed.
@@ -87,6 +99,7 @@ pub struct Changes {
     pub forgotten: Vec<(PersonId, String, String)>,
     /// Person, old name, new name.
     pub renamed: Vec<(PersonId, String, String)>,
+    pub folder: Option<FolderNews>,
     /// The people are not what they were, in whatever respect.
     pub people: bool,
     /// The store could not be written; said once. Who is gone is forgotten all the same.
@@ -125,6 +138,7 @@ impl Changes {
 
     /// Adds those of a later look.
     fn extend(&mut self, later: Changes) {
+        self.folder = later.folder.or(self.folder.take());
         self.accepted.extend(later.accepted);
         self.refused.extend(later.refused);
         self.forgotten.extend(later.forgotten);
@@ -176,6 +190,11 @@ pub struct Enroller {
     config: EnrollConfig,
     store: Store,
     folder: Folder,
+    health: Arc<Health>,
+    /// The folders in it that could be read at the last look.
+    folders: Vec<PathBuf>,
+    /// What could not be read at the last look.
+    problems: Vec<String>,
     examiner: Examiner,
     standard: Standard,
     /// Of the examiner; it does not change.
@@ -203,7 +222,8 @@ pub struct Enroller {
 }
 
 impl Enroller {
-    /// Creates the folder (writable by owner and group) if it is not there.
+    /// Creates the folder (writable by owner and group) if it is not there. If people are
+    /// known, a folder that is not there is lost instead, which the first round says.
     ///
     /// # Errors
     /// It cannot be created or read, or the store cannot be read.
@@ -214,12 +234,15 @@ impl Enroller {
         fusion: TemplateFusion,
         limits: LimitsFor,
     ) -> Result<Enroller, EnrollError> {
-        let mut folder = Folder::new(config.folder.clone());
-        folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
-        folder.leave();
+        let health = Arc::new(Health::default());
+        let mut folder = Folder::new(config.folder.clone(), Arc::clone(&health));
+        let stored = store.people()?;
+        if stored.is_empty() {
+            folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
+            folder.leave();
+        }
         let EnrollConfig { min_face, max_megapixels, max_spread, .. } = config;
         let examiner = Examiner { reader, min_face, max_megapixels };
-        let stored = store.people()?;
         let begun = Begun::open(store.folder().join("reading"));
         Ok(Enroller {
             rules: examiner.rules(),
@@ -228,6 +251,9 @@ impl Enroller {
             standard: Standard { max_spread, fusion, limits },
             stored,
             folder,
+            health,
+            folders: Vec::new(),
+            problems: Vec::new(),
             examiner,
             config,
             store,
@@ -251,6 +277,11 @@ impl Enroller {
         self.begun.now()
     }
 
+    /// How enrolment goes; it can be asked while a look lasts.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
     pub fn examiner(&self) -> Examiner {
         self.examiner.clone()
     }
@@ -263,7 +294,7 @@ impl Enroller {
     /// Brings the store in line with the folder, round by round, as long as `go_on` says so.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// As [`Enroller::round`].
     pub fn sync(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
         let mut changes = self.round(now, &go_on)?;
         while changes.more && go_on() {
@@ -276,7 +307,7 @@ impl Enroller {
     /// pictures. Asks `go_on` before each; the rest is left for the next round (`Changes::more`).
     ///
     /// # Errors
-    /// The folder cannot be read; nothing is changed then.
+    /// None yet: a folder that cannot be read is news of the folder.
     pub fn round(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
         let changes = self.entered_round(now, go_on);
         self.folder.leave();
@@ -284,9 +315,8 @@ impl Enroller {
     }
 
     fn entered_round(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
-        let scan = self.look()?;
-        scan.problems.iter().for_each(|problem| log::warn!("{problem}"));
         let mut changes = Changes::default();
+        let Some(scan) = self.survey(&mut changes) else { return Ok(changes) };
         self.remove_orphans(&scan);
         self.respell(&mut changes);
         let due = self.due(&scan.pictures, now, &mut changes);
@@ -303,12 +333,6 @@ impl Enroller {
         self.failing = written.is_err();
         changes.unsettled |= changes.more;
         Ok(changes)
-    }
-
-    /// Opens the folder and lists it.
-    fn look(&mut self) -> Result<scan::Scan, EnrollError> {
-        let found = self.folder.enter().and_then(|()| scan(&self.folder));
-        found.map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })
     }
 
     /// Sidecars whose picture is gone, files half written, and memories of files that are gone.
@@ -419,6 +443,8 @@ impl Enroller {
         let found = match (bytes, known.map(|known| known.found.clone())) {
             (Ok(_), Some(found)) => found.map_err(Refusal::Earlier),
             _ if !examine => return false,
+            // The folder went while it was being read: that says nothing about the picture.
+            (Err(_), _) if self.folder.still_there().is_err() => return false,
             (Err(refusal), _) => Err(refusal),
             (Ok(_), None) if self.begun.ended_in(picture) => Err(Refusal::EndedProgram),
             (Ok(bytes), None) => self.begun.during(picture, || self.examiner.examine(&bytes)),
@@ -723,7 +749,7 @@ impl Enroller {
     }
 }
 
-fn pictures_of(people: &[Person]) -> impl Iterator<Item = &EnrolledPicture> {
+fn pictures_of(people: &[Person]) -> impl Iterator<Item = &EnrolledPicture> + Clone {
     people.iter().flat_map(|person| &person.pictures)
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 
 use super::{
     folder::{Entry, Folder, is_draft, kind, other_than_file},
+    root::ACCEPT,
     verdict::Refusal,
 };
 use crate::names;
@@ -78,6 +79,8 @@ pub(super) struct Scan {
     pub drafts: Vec<PathBuf>,
     /// People's folders that could be read.
     pub folders: Vec<PathBuf>,
+    /// Its owner's word that this is the right folder, see [`ACCEPT`].
+    pub accept: Option<PathBuf>,
     /// What could not be read, with reason and remedy.
     pub problems: Vec<String>,
 }
@@ -95,6 +98,10 @@ pub(super) fn scan(folder: &Folder) -> io::Result<Scan> {
                 scan.add_folder(folder, path)?;
             }
         } else {
+            if kind(&entry) == FileType::Symlink && path.extension().is_none() && !is_reserved(&name) {
+                let link = shown(&folder.path().join(&path));
+                scan.problems.push(format!("{link}: a link is not followed; put the folder itself there"));
+            }
             let person = path.file_stem().unwrap_or_default().to_owned();
             scan.add(path, &entry, &person);
         }
@@ -114,19 +121,27 @@ impl Scan {
                 }
                 self.folders.push(path);
             }
-            Err(error) if is_gone(&error) => {}
             Err(error) if is_of_the_process(&error) => return Err(error),
-            Err(error) => self.problems.push(format!(
-                "{}: the folder cannot be read ({error}), its pictures count as gone; check its permissions",
-                shown(&folder.path().join(path))
-            )),
+            Err(error) => {
+                // A share that is cut off takes its folders along; nobody was removed
+                // then.
+                folder.still_there()?;
+                if !is_gone(&error) {
+                    let path = shown(&folder.path().join(path));
+                    self.problems.push(format!(
+                        "{path}: the folder cannot be read ({error}), its pictures count as gone; check its permissions"
+                    ));
+                }
+            }
         }
         Ok(())
     }
 
     fn add(&mut self, path: PathBuf, entry: &Entry, name: &OsStr) {
         let file = path.file_name().unwrap_or_default();
-        if is_draft(file) {
+        if path.parent() == Some(Path::new("")) && path.file_stem() == Some(OsStr::new(ACCEPT)) {
+            self.accept = Some(path);
+        } else if is_draft(file) {
             self.drafts.push(path);
         } else if is_reserved(file) {
         } else if file.as_bytes().ends_with(SIDECAR.as_bytes()) {

@@ -96,6 +96,13 @@ impl Room {
         Enroller::new(config, store.clone(), reader, TemplateFusion::Mean, limits).unwrap()
     }
 
+    /// With another reader.
+    pub(super) fn read_by(&self, reader: Arc<dyn FaceReader>) -> Enroller {
+        let config = EnrollConfig { folder: self.path(""), ..EnrollConfig::default() };
+        let limits = Box::new(|_| Ok(Limits { single: 0.3, shrink: 0.0 }));
+        Enroller::new(config, self.store.clone(), reader, TemplateFusion::Mean, limits).unwrap()
+    }
+
     /// As after a restart of the program.
     pub(super) fn restart(&mut self) {
         self.reader.reads.store(0, Ordering::Relaxed);
@@ -120,9 +127,9 @@ impl Room {
     }
 
     fn refused_pictures(&self) -> Vec<String> {
-        let mut folder = Folder::new(self.path(""));
+        let mut folder = Folder::new(self.path(""), Arc::default());
         folder.enter().unwrap();
-        let mut sidecars = scan(&folder).unwrap().sidecars;
+        let mut sidecars = scan::scan(&folder).unwrap().sidecars;
         sidecars.sort();
         sidecars.iter().map(|path| path.to_str().unwrap().trim_end_matches(SIDECAR).to_owned()).collect()
     }
@@ -860,9 +867,9 @@ fn a_picture_that_ended_the_program_is_not_read_again() {
 fn an_orderly_end_blames_no_picture() {
     let room = Room::new();
     room.drop_in("Ada.png", &png(RED, 60));
-    let mut folder = Folder::new(room.path(""));
+    let mut folder = Folder::new(room.path(""), Arc::default());
     folder.enter().unwrap();
-    let found = scan(&folder).unwrap().pictures;
+    let found = scan::scan(&folder).unwrap().pictures;
     let notes = room.dir.path().join("notes");
     let begun = Begun::open(notes.clone());
     for orderly in [false, true] {

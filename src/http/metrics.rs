@@ -19,6 +19,8 @@ pub(super) fn text(services: &Arc<Services>) -> String {
     page.single("facelatch_info", "gauge", "Always 1; the labels say what runs.", &labels, 1);
     page.single("facelatch_uptime_seconds", "gauge", "Since the start.", "", status.uptime_s);
     page.single("facelatch_camera_up", "gauge", "1 while the camera delivers.", "", u8::from(status.camera_ok));
+    let enrolling = u8::from(status.enroll_problem.is_none());
+    page.single("facelatch_enroll_up", "gauge", "1 while people can be enrolled and removed.", "", enrolling);
     page.single("facelatch_relay_active", "gauge", "1 while the relay is active.", "", u8::from(status.relay_active));
     page.single("facelatch_people", "gauge", "People enrolled.", "", status.people);
     page.single("facelatch_templates", "gauge", "Pictures they are known by.", "", status.templates);

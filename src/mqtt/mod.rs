@@ -511,6 +511,7 @@ impl Talk {
             "camera": printable(&status.camera),
             "camera_ok": !self.camera_lost,
             "people": status.people,
+            "enroll_problem": status.enroll_problem,
             "last_person": person,
             "last_person_at": at,
             "temperature": self.temperature,

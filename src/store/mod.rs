@@ -210,6 +210,11 @@ pub enum EventKind {
         problem: String,
         events_missing: u64,
     },
+    /// The enroll folder is not there, cannot be read, or is another one; those known stay known.
+    FolderLost {
+        problem: String,
+    },
+    FolderBack,
 }
 
 impl Event {

@@ -8,6 +8,7 @@ mod door;
 mod enroll;
 mod events;
 mod facenet;
+mod folder;
 mod fusion;
 mod golden;
 mod large;

@@ -190,7 +190,7 @@ function happened(event) {
   if (["enrolled", "forgotten", "renamed"].includes(kind)) later(refresh);
   if (kind === "denied") later(loadUnknown);
   if (kind === "granted") [loadPeople, loadDay].forEach(later);
-  if (["granted", "camera_lost", "camera_back", "opened", "relay_stuck", "relay_freed"].includes(kind)) later(loadStatus);
+  if (["granted", "camera_lost", "camera_back", "folder_lost", "folder_back", "opened", "relay_stuck", "relay_freed"].includes(kind)) later(loadStatus);
 }
 
 // Several events at once lead to one request.
@@ -225,6 +225,8 @@ const TOLD = {
   camera_back: () => ["✓", "Camera back", ""],
   denied_more: (d) => ["✗", "Nobody let in", `${d.count} more times, not listed one by one`],
   store_damaged: (d) => ["!", "The store was damaged", d.problem],
+  folder_lost: (d) => ["!", "Enroll folder lost", d.problem],
+  folder_back: () => ["✓", "Enroll folder back", ""],
   clock_set: () => ["·", "The clock was set", ""],
   shut_out: (d) => ["!", "Not let in", d.reason],
   relay_stuck: (d) => ["!", "Relay stuck", d.problem],
@@ -349,7 +351,7 @@ async function loadStatus() {
     ["Relay", `${status.relay}${status.relay_problem ? `, stuck: ${status.relay_problem}` : status.relay_active ? ", active" : ""}`],
     ["Model", status.model],
     ["Calculated as", status.precision],
-    ["Enrolled", `${status.people} people, ${status.templates} pictures`],
+    ["Enrolled", status.enroll_problem || `${status.people} people, ${status.templates} pictures`],
     ...status.problems.map((problem) => ["Not let in", problem]),
     ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken, ${counters.frames_torn || 0} torn, ${counters.frames_late || 0} late`],
     ["Decided", `${counters.granted || 0} let in, ${counters.denied || 0} not`],
