@@ -122,6 +122,16 @@ mod tests {
     }
 
     #[test]
+    fn every_event_is_documented_for_those_who_hear_of_it() {
+        let (table, config) = (include_str!("../docs/home-automation.md"), include_str!("../config/facelatch.toml"));
+        for name in EventName::ALL {
+            let name = serde_json::to_value(name).unwrap();
+            let name = name.as_str().unwrap();
+            assert!(table.contains(&format!("`{name}`")) && config.contains(name), "{name}");
+        }
+    }
+
+    #[test]
     fn an_event_is_one_flat_object_with_its_own_time() {
         let granted = EventKind::Granted {
             person: PersonId(3),

@@ -43,6 +43,12 @@ impl Limits {
     pub fn as_single(&self, distance: f32, spread: f32) -> f32 {
         (distance * distance + self.shrink * spread).sqrt()
     }
+
+    /// How far apart two embeddings are on that scale when so much was averaged out in both.
+    pub fn apart(&self, a: &[f32], b: &[f32], spread: f32) -> f32 {
+        let square = |(a, b): (&f32, &f32)| (a - b) * (a - b);
+        self.as_single(a.iter().zip(b).map(square).sum::<f32>().sqrt(), spread)
+    }
 }
 
 /// What a decision has to satisfy besides.

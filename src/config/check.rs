@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, path::Path, time::Duration};
 
-use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig};
+use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, secret::holds_secret};
 
 /// A key and what is wrong with it, with the remedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +47,24 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "mqtt.allow_open: {broker} is not encrypted, so others in the network can open the door; use mqtts://"
         ));
     }
+    found.extend(shown_passwords(config));
     found
+}
+
+/// Passwords that the process list shows, with the remedy.
+fn shown_passwords(config: &Config) -> Vec<String> {
+    let hooks = config.hooks.iter().enumerate();
+    let commands = [("camera.command".to_owned(), &config.camera.command)]
+        .into_iter()
+        .chain(hooks.map(|(i, hook)| (format!("hooks.{i}.command"), &hook.command)));
+    let shown = commands.filter(|(_, command)| command.iter().any(|argument| holds_secret(argument)));
+    let warning = |(key, _)| {
+        format!(
+            "{key}: every user of this machine sees the password in the process list; \
+             let the program read it from $CREDENTIALS_DIRECTORY (network.conf shows how)"
+        )
+    };
+    shown.map(warning).collect()
 }
 
 struct Findings(Vec<Problem>);
@@ -185,7 +202,8 @@ impl Findings {
         if http.enabled && http.proxied && http.password.is_empty() {
             self.add("http.proxied", "what a proxy hands on comes from other machines, which needs http.password; `facelatch password` makes one");
         }
-        let hash = http.password.starts_with("${credential:") || argon2::PasswordHash::new(&http.password).is_ok();
+        let hash = http.password.starts_with("${credential:")
+            || argon2::password_hash::phc::PasswordHash::new(&http.password).is_ok();
         if !http.password.is_empty() && !hash {
             self.add(
                 "http.password",

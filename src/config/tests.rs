@@ -63,6 +63,20 @@ fn an_unknown_key_is_refused_with_line_and_suggestion() {
 }
 
 #[test]
+fn a_password_that_the_process_list_shows_is_warned_of() {
+    let warnings = |text: &str| parse(&format!("[latch]\nline = 17\n{text}")).unwrap().warnings();
+    let camera = |url: &str| format!("[camera]\nsource = \"command\"\ncommand = [\"ffmpeg\", \"-i\", \"{url}\"]\n");
+    for url in ["rtsp://cam:${credential:camera}@10.0.0.5/1", "rtsp://cam:s3cret@10.0.0.5/1"] {
+        let warned = warnings(&camera(url));
+        assert!(matches!(&warned[..], [one] if one.starts_with("camera.command: ")), "{warned:?}");
+        assert!(!warned[0].contains("s3cret") && warned[0].contains("$CREDENTIALS_DIRECTORY"));
+    }
+    assert_eq!(warnings(&camera("rtsp://10.0.0.5/1")), [""; 0]);
+    let hook = "[[hooks]]\non = [\"granted\"]\ncommand = [\"curl\", \"-u\", \"me:${credential:hook}\"]\n";
+    assert!(warnings(hook)[0].starts_with("hooks.0.command: "));
+}
+
+#[test]
 fn a_duration_without_unit_is_refused() {
     let message = refusal("mode = \"attendance\"\n[latch]\nhold = 3\n");
     assert!(message.contains(":3:") && message.contains("latch.hold") && message.contains("\"5s\""), "{message}");

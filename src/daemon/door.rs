@@ -24,7 +24,7 @@ use crate::{
     telemetry::{ServiceManager, printable},
     unknown::{self, Looks, UnknownFaces},
     vision::{
-        frame::Frame,
+        frame::{Frame, FrameError},
         fuse::Fuser,
         geometry::Detection,
         track::{TrackId, Tracker},
@@ -120,7 +120,7 @@ impl Door {
                 return Err(RunError::Died("latch"));
             }
             match capture.next(LOOK_UP) {
-                Captured::Frame(frame) => self.look(frame),
+                Captured::Frame(frame) => capture.decoded(self.look(frame)),
                 Captured::Ready { description, lost_for } => self.camera_ready(description, lost_for),
                 Captured::Lost { problem } => self.camera_lost(problem),
                 Captured::Nothing if !capture.is_running() => return Err(RunError::Died("camera thread")),
@@ -197,7 +197,10 @@ impl Door {
         log::info!("no more pictures");
     }
 
-    fn look(&mut self, frame: Frame) {
+    /// # Errors
+    /// The frame cannot be decoded.
+    fn look(&mut self, frame: Frame) -> Result<(), FrameError> {
+        let mut decoded = Ok(());
         let roster = self.services.roster();
         if let Some(visitors) = self.unseen.take() {
             self.policy.resume(visitors, frame.captured_at);
@@ -210,8 +213,10 @@ impl Door {
                 self.judge(&observations, frame.captured_at, &roster);
             }
             Err(SightError::Frame(problem)) => {
-                self.services.counters.increment("frames_broken");
-                log::debug!("broken frame: {problem}");
+                let counter = if problem.is_torn() { "frames_torn" } else { "frames_broken" };
+                self.services.counters.increment(counter);
+                log::debug!("{counter}: {problem}");
+                decoded = Err(problem);
             }
             Err(SightError::Vision(error)) => {
                 self.services.counters.increment("frames_failed");
@@ -228,6 +233,7 @@ impl Door {
             self.first_decision_told = true;
             log::info!("first frame decided {:.0?} after the camera was asked for", self.started.elapsed());
         }
+        decoded
     }
 
     fn judge(&mut self, observations: &[Observation], captured_at: Instant, roster: &Roster) {

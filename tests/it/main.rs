@@ -1,6 +1,7 @@
 //! Integration tests: one crate, so that it links once.
 
 mod architecture;
+mod camera;
 mod commands;
 mod crash;
 mod door;
