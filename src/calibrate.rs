@@ -178,22 +178,19 @@ impl Calibration {
     }
 }
 
-/// People nearer to each other than the limit, two by two, the nearest first: either may be taken for the other.
+/// People nearer to each other than the limit, two by two, the nearest first: either may
+/// be taken for the other.
 pub fn confusable(gallery: &Gallery, limits: Limits) -> Vec<(PersonId, PersonId, f32)> {
     pairs(gallery, limits, limits.single)
 }
 
-/// How far apart two embeddings are, as of one picture against one, when so much was averaged in both.
-pub fn apart(a: &[f32], b: &[f32], spread: f32, limits: Limits) -> f32 {
-    limits.as_single(distance(a, b), spread)
-}
-
-/// Each two people no farther apart than `most`, and the least distance between what they are known by, the nearest first.
+/// Each two people no farther apart than `most`, and the least distance between what they
+/// are known by, the nearest first.
 fn pairs(gallery: &Gallery, limits: Limits, most: f32) -> Vec<(PersonId, PersonId, f32)> {
     let mut least: BTreeMap<(PersonId, PersonId), f32> = BTreeMap::new();
     for (i, (one, a, spread)) in gallery.rows().enumerate() {
         for (other, b, other_spread) in gallery.rows().skip(i + 1).filter(|(other, ..)| *other != one) {
-            let distance = apart(a, b, spread + other_spread, limits);
+            let distance = limits.apart(a, b, spread + other_spread);
             if distance > most {
                 continue;
             }
@@ -206,10 +203,6 @@ fn pairs(gallery: &Gallery, limits: Limits, most: f32) -> Vec<(PersonId, PersonI
     pairs
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
-}
-
 /// The picture's distance to each row of the gallery that belongs to one of these people.
 fn distances<'a>(
     gallery: &'a Gallery,
@@ -219,7 +212,7 @@ fn distances<'a>(
 ) -> impl Iterator<Item = (PersonId, f32)> + 'a {
     let probe = picture.template.embedding.values();
     let rows = gallery.rows().filter(move |(person, ..)| of(*person));
-    rows.map(move |(person, row, spread)| (person, limits.as_single(distance(row, probe), spread)))
+    rows.map(move |(person, row, spread)| (person, limits.apart(row, probe, spread)))
 }
 
 fn nearest<'a>(

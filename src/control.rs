@@ -230,6 +230,9 @@ pub struct Status {
     pub camera_ok: bool,
     pub relay: String,
     pub relay_active: bool,
+    /// Why the relay cannot be released; None: it can.
+    #[serde(default)]
+    pub relay_problem: Option<String>,
     pub model: String,
     pub precision: String,
     pub max_distance: f32,

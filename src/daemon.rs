@@ -7,6 +7,7 @@
 mod denials;
 mod door;
 mod house;
+mod visits;
 
 use std::{
     env, fs,
@@ -14,7 +15,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver},
     },
     time::{Duration, Instant},
 };
@@ -29,7 +29,7 @@ use crate::{
     gpio::{self, GpioError, OutputLine},
     hooks::Hooks,
     http::HttpServer,
-    latch::{Latch, LatchReport, Lines, Settings},
+    latch::{Latch, Lines, Settings},
     mqtt::Mqtt,
     service::{Kept, Services, ShutOut, StartError},
     store::EventKind,
@@ -59,6 +59,9 @@ pub enum RunError {
     /// A part ended that never should; the relay is inactive, and the service manager starts everything anew.
     #[error("the {0} ended unexpectedly; the log above says why")]
     Died(&'static str),
+    /// It may be active still: the record of its line is left behind for [`lock`].
+    #[error("the relay cannot be released: {0}; run `facelatch lock`, or cut the strike's supply")]
+    RelayStuck(String),
 }
 
 /// What is asked of the running daemon from outside: systemctl's stop and reload arrive as signals.
@@ -79,10 +82,11 @@ pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
     loop {
         let ended = running.serve(signals);
         let old = running.services.config.clone();
-        let unlock = old.mode == Mode::Unlock;
+        let opens = old.opens();
         match ended {
             Ok(Ended::Reload(new)) => {
-                let kept = running.stop();
+                // The start takes the line of a stuck relay again.
+                let (kept, _) = running.stop();
                 running = match Running::start(*new, Some(&kept), signals).and_then(Running::with_threshold) {
                     Ok(running) => running,
                     Err(error) => {
@@ -93,12 +97,13 @@ pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
             }
             Ok(Ended::Stopped) => {
                 ServiceManager::new().stopping();
-                running.stop();
-                log::info!("facelatch ends, {}", if unlock { "the relay is inactive" } else { "nothing was driven" });
+                running.stop().1?;
+                log::info!("facelatch ends, {}", if opens { "the relay is inactive" } else { "nothing was driven" });
                 return Ok(());
             }
             Err(error) => {
-                running.stop();
+                // What is wrong with the relay is in the log; this error came first.
+                let _ = running.stop();
                 return Err(error);
             }
         }
@@ -128,13 +133,14 @@ impl Running {
         log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
         config.warnings().iter().for_each(|warning| log::warn!("configuration: {warning}"));
         let record = RelayRecord::path(&config);
-        let (latch, relay, reports) = start_latch(&config, &record)?;
+        let (latch, relay) = start_latch(&config, &record)?;
         let begun = Instant::now();
         let go_on = || !signals.stop.load(Ordering::Relaxed) && begun.elapsed() < ENROLL_AT_START;
         let (services, changes) = Services::open_keeping(config, kept, go_on)?;
         services.set_running(latch.handle(), relay);
         tell_start(&services);
         services.record_shut_out();
+        let same_store = kept.is_none_or(|kept| kept.keeps_store(&services.config));
         if changes.unsettled {
             log::info!("enroll folder: still reading in the background");
         }
@@ -157,7 +163,7 @@ impl Running {
         let unknown =
             UnknownFaces::start(services.store.clone(), services.unknown_rules()).map_err(RunError::Thread)?;
         let house = House::start(Arc::clone(&services)).map_err(RunError::Thread)?;
-        let door = Door::new(Arc::clone(&services), latch.handle(), reports, unknown);
+        let door = Door::new(Arc::clone(&services), latch.handle(), unknown, same_store);
         Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, house, record, services })
     }
 
@@ -165,7 +171,7 @@ impl Running {
     fn with_threshold(self) -> Result<Running, RunError> {
         match self.services.roster().shut_out {
             Some(ShutOut { names: None, reason }) => {
-                self.stop();
+                let _ = self.stop();
                 Err(RunError::NoThreshold(reason))
             }
             _ => Ok(self),
@@ -176,15 +182,18 @@ impl Running {
         self.door.serve(&self.capture, &self.latch, signals)
     }
 
-    /// The relay first.
-    fn stop(self) -> Kept {
-        let Running { latch, door, capture, watcher, control, http, mqtt, hooks, house, record, services } = self;
-        drop(latch);
+    /// The relay first; whether it is inactive.
+    fn stop(self) -> (Kept, Result<(), RunError>) {
+        let Running { latch, mut door, capture, watcher, control, http, mqtt, hooks, house, record, services } = self;
+        let released = latch.stop();
+        door.watch_relay(Instant::now());
         services.record(EventKind::Stopped);
         drop((door, capture, watcher, control, http, mqtt, hooks, house));
-        // Inactive, and nobody drives it any more: there is nothing left to do for `lock`.
-        let _ = fs::remove_file(record);
-        services.keep()
+        if released.is_ok() {
+            // Nothing drives it any more: there is nothing left to do for `lock`.
+            let _ = fs::remove_file(record);
+        }
+        (services.keep(), released.map_err(RunError::RelayStuck))
     }
 }
 
@@ -255,7 +264,7 @@ pub enum LockError {
 }
 
 /// The relay's line is taken and driven inactive before anything else is done.
-fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String, Receiver<LatchReport>), RunError> {
+fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String), RunError> {
     let latch = &config.latch;
     let open = |line: &Option<LineChoice>,
                 active_low: bool,
@@ -279,17 +288,15 @@ fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String, Receive
         granted: open(granted, *active_low, "LED granted")?,
         denied: open(denied, *active_low, "LED denied")?,
     };
-    let settings = Settings { max_hold: latch.max_hold, max_decision_age: config.recognition.max_decision_age };
-    let (sender, reports) = mpsc::channel();
-    let latch = Latch::start(lines, settings, move |report| {
-        if let LatchReport::Failed(problem) = &report {
-            log::error!("relay: {problem}");
-        }
-        // The receiver is gone during shutdown only.
-        let _ = sender.send(report);
-    })?;
-    log::info!("relay: {description}; inactive");
-    Ok((latch, description, reports))
+    let settings = Settings {
+        opens: config.opens(),
+        max_hold: latch.max_hold,
+        max_active_per_minute: latch.budget(),
+        max_decision_age: config.recognition.max_decision_age,
+    };
+    let latch = Latch::start(lines, settings)?;
+    log::info!("relay: {description}; {}", if config.opens() { "inactive" } else { "held inactive" });
+    Ok((latch, description))
 }
 
 fn tell_start(services: &Services) {

@@ -3,7 +3,7 @@
 //! One daemon on one single-board computer: camera in; decision, relay and log out.
 //!
 //! ```text
-//! Camera → Frame → Detection → AlignedFace → Embedding → Match → Decision → LatchCommand → Latch
+//! Camera → Frame → Detection → AlignedFace → Embedding → Match → Decision → pulse → Latch
 //!                                                                     └→ Event (log, attendance, page, broker, hooks)
 //! ```
 //!

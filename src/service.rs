@@ -18,7 +18,7 @@ use crate::{
     control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
     enroll::{Changes, EnrollError, Enroller, Examiner, LimitsFor, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
-    latch::{LatchCommand, LatchHandle},
+    latch::{LatchHandle, Refusal},
     live::Live,
     policy::Rules,
     store::{Event, EventKind, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
@@ -85,6 +85,11 @@ pub struct ShutOut {
 }
 
 impl Roster {
+    /// Everybody enrolled.
+    pub fn everyone(&self) -> impl Iterator<Item = PersonId> {
+        self.names.keys().copied()
+    }
+
     /// Of the people enrolled. Without a threshold nobody is let in; at a door that unlocks, neither is who may be taken for
     /// another.
     fn of(config: &Config, embedder: &NetEntry, people: &[Person]) -> Roster {
@@ -197,6 +202,13 @@ pub struct Kept {
     loaded: Loaded,
 }
 
+impl Kept {
+    /// Whether a daemon of this configuration goes on with the same store.
+    pub fn keeps_store(&self, config: &Config) -> bool {
+        self.config.store.path == config.store.path
+    }
+}
+
 impl Services {
     /// Loads the models, opens the store and takes in what changed in the enroll folder meanwhile.
     ///
@@ -218,7 +230,7 @@ impl Services {
     ) -> Result<(Arc<Services>, Changes), StartError> {
         let manifest = Manifest::load(&config.models.dir)?;
         let embedder = manifest.embedder(&config.models.embedder)?.mirroring(config.models.mirror);
-        let (store, notes) = match kept.filter(|kept| kept.config.store.path == config.store.path) {
+        let (store, notes) = match kept.filter(|kept| kept.keeps_store(&config)) {
             Some(kept) => (kept.store.clone(), Vec::new()),
             None => Store::open(&config.store.path, now_ms())?,
         };
@@ -459,6 +471,7 @@ impl Services {
             camera_ok: running.is_some_and(|running| running.camera.1),
             relay: running.map_or_else(String::new, |running| running.relay.clone()),
             relay_active: running.is_some_and(|running| running.latch.relay_active()),
+            relay_problem: running.and_then(|running| running.latch.stuck(Instant::now())),
             model: format!("{} ({})", self.config.models.embedder, self.vision.embedder().model()),
             precision: self.precisions.clone(),
             max_distance: roster.threshold.limits.single,
@@ -583,25 +596,43 @@ impl Services {
         Response::Looked { name: name.to_owned(), verdicts }
     }
 
+    /// The answer, and the event, say what the relay did.
     fn open_door(&self, asker: &str) -> Response {
-        let running = self.running();
-        let Some(running) = running.as_ref() else {
+        if !self.config.opens() {
+            let refusal = if self.config.mode == Mode::Attendance { Refusal::Attendance } else { Refusal::NoRelay };
+            return Response::Failed { problem: refusal.to_string(), exit_code: exit_code(&refusal) };
+        }
+        let Some(latch) = self.running().as_ref().map(|running| running.latch.clone()) else {
             return Response::Failed {
                 problem: "no facelatch is running; start it (systemctl start facelatch)".into(),
                 exit_code: 69,
             };
         };
-        if self.config.latch.line.is_none() {
-            return Response::Failed { problem: "there is no relay: latch.line is not set".into(), exit_code: 78 };
+        let asker = printable(asker);
+        match latch.pulse(self.config.latch.hold, Instant::now()) {
+            Ok(_) => {
+                log::info!("opened by hand: {asker}");
+                self.counters.increment("opened_by_hand");
+                self.record(EventKind::Opened { by: asker });
+                Response::Opened
+            }
+            Err(refusal) => {
+                log::error!("opening by hand ({asker}): refused: {refusal}");
+                self.counters.increment("pulses_failed");
+                let reason = format!("{asker} asked to open, but the door was not opened: {refusal}");
+                self.record(EventKind::Denied { reason, nearest: None, distance: None, frames: 0 });
+                Response::Failed { problem: refusal.to_string(), exit_code: exit_code(&refusal) }
+            }
         }
-        let pulse = LatchCommand::Pulse { hold: self.config.latch.hold, captured_at: Instant::now() };
-        if !running.latch.send(pulse) {
-            return Response::Failed { problem: "the latch does not answer".into(), exit_code: 70 };
-        }
-        log::info!("opened by hand: {}", printable(asker));
-        self.counters.increment("opened_by_hand");
-        self.record(EventKind::Opened { by: asker.to_owned() });
-        Response::Opened
+    }
+}
+
+/// What a script learns about a door that was not opened.
+fn exit_code(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::Attendance | Refusal::NoRelay => 78,
+        Refusal::Rests | Refusal::Budget | Refusal::Stuck(_) | Refusal::Line(_) => 69,
+        Refusal::Stale { .. } | Refusal::Silent => 70,
     }
 }
 

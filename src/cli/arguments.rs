@@ -147,6 +147,9 @@ pub enum Command {
     /// Show how the running daemon is.
     Status,
     /// Open the door now. Whoever may use the daemon's socket may do this; it is recorded with the user's name.
+    ///
+    /// Answers when the relay is active. Exit code 69: the relay refused (max_hold,
+    /// max_active_per_minute, a line that fails); 78: in attendance mode nothing opens the door.
     Open,
     /// Measure how well the models tell people apart, on pictures of known people.
     ///

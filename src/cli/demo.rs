@@ -64,7 +64,7 @@ const SCENES: [Scene; 11] = [
         portraits: &["barack_obama_3", "joe_biden_1"],
         changed: false,
         frames: 20,
-        expected: &["denied", "denied"],
+        expected: &["denied"],
     },
     NOBODY,
     Scene {

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fs, path::Path, time::Duration};
 
-use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, place};
+use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, place, secret::holds_secret};
 
 /// A key and what is wrong with it, with the remedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +63,24 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "mqtt.allow_open: {broker} is not encrypted, so others in the network can open the door; use mqtts://"
         ));
     }
+    found.extend(shown_passwords(config));
     found
+}
+
+/// Passwords that the process list shows, with the remedy.
+fn shown_passwords(config: &Config) -> Vec<String> {
+    let hooks = config.hooks.iter().enumerate();
+    let commands = [("camera.command".to_owned(), &config.camera.command)]
+        .into_iter()
+        .chain(hooks.map(|(i, hook)| (format!("hooks.{i}.command"), &hook.command)));
+    let shown = commands.filter(|(_, command)| command.iter().any(|argument| holds_secret(argument)));
+    let warning = |(key, _)| {
+        format!(
+            "{key}: every user of this machine sees the password in the process list; \
+             let the program read it from $CREDENTIALS_DIRECTORY (network.conf shows how)"
+        )
+    };
+    shown.map(warning).collect()
 }
 
 struct Findings(Vec<Problem>);
@@ -201,7 +218,8 @@ impl Findings {
         if http.enabled && http.proxied && http.password.is_empty() {
             self.add("http.proxied", "what a proxy hands on comes from other machines, which needs http.password; `facelatch password` makes one");
         }
-        let hash = http.password.starts_with("${credential:") || argon2::PasswordHash::new(&http.password).is_ok();
+        let hash = http.password.starts_with("${credential:")
+            || argon2::password_hash::phc::PasswordHash::new(&http.password).is_ok();
         if !http.password.is_empty() && !hash {
             self.add(
                 "http.password",
@@ -249,6 +267,13 @@ impl Findings {
         self.duration("latch.max_hold", latch.max_hold, Duration::from_millis(100), Duration::from_secs(60));
         if latch.hold > latch.max_hold {
             self.add("latch.hold", format!("{:?} is longer than latch.max_hold ({:?})", latch.hold, latch.max_hold));
+        }
+        if let Some(budget) = latch.max_active_per_minute {
+            self.duration("latch.max_active_per_minute", budget, Duration::from_millis(100), Duration::from_secs(60));
+            if latch.hold > budget {
+                let problem = format!("{budget:?} is shorter than latch.hold ({:?}): nothing would open", latch.hold);
+                self.add("latch.max_active_per_minute", problem);
+            }
         }
         if config.mode == Mode::Unlock && latch.line.is_none() {
             self.add("mode", "mode = \"unlock\" needs latch.line, the line of the relay; set it, or mode = \"attendance\" for a door that is not driven");

@@ -119,6 +119,7 @@ impl Default for LatchConfig {
             active_low: false,
             hold: Duration::from_secs(3),
             max_hold: Duration::from_secs(10),
+            max_active_per_minute: None,
         }
     }
 }

@@ -52,7 +52,7 @@ pub struct Config {
 pub enum Mode {
     /// Pulses the relay.
     Unlock,
-    /// Signals only: LED, log, event. The relay is never touched after it was driven inactive at start.
+    /// Signals only: LED, log, event. The relay's line is held inactive.
     Attendance,
 }
 
@@ -218,10 +218,24 @@ pub struct LatchConfig {
     /// How long a pulse lasts.
     #[serde(deserialize_with = "units::duration")]
     pub hold: Duration,
-    /// No sequence of pulses keeps the relay active for longer than this.
+    /// No sequence of pulses keeps the relay active for longer than this at a stretch; pauses of
+    /// less than a second do not end one.
     #[serde(deserialize_with = "units::duration")]
     pub max_hold: Duration,
+    /// See [`LatchConfig::budget`].
+    #[serde(deserialize_with = "units::optional_duration")]
+    pub max_active_per_minute: Option<Duration>,
 }
+
+impl LatchConfig {
+    /// How long the relay may be active in any minute.
+    pub fn budget(&self) -> Duration {
+        self.max_active_per_minute.unwrap_or_else(|| self.max_hold.max(HALF_A_MINUTE))
+    }
+}
+
+/// The budget where none is set: ten people a minute with the default `hold`.
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -387,12 +401,14 @@ pub enum EventName {
     CameraBack,
     ClockSet,
     ShutOut,
+    RelayStuck,
+    RelayFreed,
     DeniedMore,
     StoreDamaged,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 15] = [
+    pub const ALL: [EventName; 17] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -406,6 +422,8 @@ impl EventName {
         EventName::CameraBack,
         EventName::ClockSet,
         EventName::ShutOut,
+        EventName::RelayStuck,
+        EventName::RelayFreed,
         EventName::DeniedMore,
         EventName::StoreDamaged,
     ];
@@ -441,6 +459,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Whether anything may drive the relay: there is one, and the mode is `unlock`.
+    pub fn opens(&self) -> bool {
+        self.mode == Mode::Unlock && self.latch.line.is_some()
+    }
+
     /// Reads and checks a configuration file. Relative paths in it are relative to its folder.
     ///
     /// # Errors

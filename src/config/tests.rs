@@ -21,6 +21,17 @@ fn the_shipped_file_loads_and_says_the_defaults() {
 }
 
 #[test]
+fn the_relays_budget_is_half_a_minute_or_one_long_pulse() {
+    let latch =
+        |keys: &str| parse(&format!("[latch]\nline = 17\n{keys}\n")).map(|config| config.latch.budget().as_secs());
+    assert_eq!(latch("").unwrap(), 30);
+    assert_eq!(latch("hold = \"50s\"\nmax_hold = \"60s\"").unwrap(), 60, "as before there was a budget");
+    assert_eq!(latch("max_active_per_minute = \"12s\"").unwrap(), 12);
+    assert!(latch("hold = \"5s\"\nmax_active_per_minute = \"4s\"").unwrap_err().to_string().contains("latch.hold"));
+    assert!(latch("max_active_per_minute = \"61s\"").is_err());
+}
+
+#[test]
 fn every_shipped_file_loads() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
         let path = entry.unwrap().path();
@@ -49,6 +60,20 @@ fn the_shipped_file_names_every_key() {
 fn an_unknown_key_is_refused_with_line_and_suggestion() {
     let message = refusal("mode = \"attendance\"\n[latch]\nholt = \"3s\"\n");
     assert!(message.contains("facelatch.toml:3") && message.contains("did you mean `hold`"), "{message}");
+}
+
+#[test]
+fn a_password_that_the_process_list_shows_is_warned_of() {
+    let warnings = |text: &str| parse(&format!("[latch]\nline = 17\n{text}")).unwrap().warnings();
+    let camera = |url: &str| format!("[camera]\nsource = \"command\"\ncommand = [\"ffmpeg\", \"-i\", \"{url}\"]\n");
+    for url in ["rtsp://cam:${credential:camera}@10.0.0.5/1", "rtsp://cam:s3cret@10.0.0.5/1"] {
+        let warned = warnings(&camera(url));
+        assert!(matches!(&warned[..], [one] if one.starts_with("camera.command: ")), "{warned:?}");
+        assert!(!warned[0].contains("s3cret") && warned[0].contains("$CREDENTIALS_DIRECTORY"));
+    }
+    assert_eq!(warnings(&camera("rtsp://10.0.0.5/1")), [""; 0]);
+    let hook = "[[hooks]]\non = [\"granted\"]\ncommand = [\"curl\", \"-u\", \"me:${credential:hook}\"]\n";
+    assert!(warnings(hook)[0].starts_with("hooks.0.command: "));
 }
 
 #[test]

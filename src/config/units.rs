@@ -45,6 +45,11 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     deserializer.deserialize_any(Text)
 }
 
+/// For `#[serde(deserialize_with)]` on a key that may be left out.
+pub(super) fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
 /// Reads "00:00" to "23:59".
 fn parse_time_of_day(text: &str) -> Result<Time, String> {
     let number =

@@ -94,10 +94,10 @@ impl Begun {
         fs::write(note, format!("{}\n{}", stamp_of(picture), picture.key))
     }
 
-    /// Drops the notes of pictures that went or changed.
-    pub fn forget_others(&mut self, present: &[Found]) {
+    /// Drops the notes of pictures that went or changed, and returns their keys.
+    pub fn forget_others(&mut self, present: &[Found]) -> Vec<String> {
         if self.ended.is_empty() {
-            return;
+            return Vec::new();
         }
         let stamps: HashMap<&str, String> = present.iter().map(|found| (found.key.as_str(), stamp_of(found))).collect();
         let gone: Vec<String> = self
@@ -106,10 +106,11 @@ impl Begun {
             .filter(|(key, stamp)| stamps.get(key.as_str()) != Some(*stamp))
             .map(|(key, _)| key.clone())
             .collect();
-        for key in gone {
-            self.ended.remove(&key);
-            let _ = fs::remove_file(self.note(&key));
+        for key in &gone {
+            self.ended.remove(key);
+            let _ = fs::remove_file(self.note(key));
         }
+        gone
     }
 
     fn note(&self, key: &str) -> PathBuf {

@@ -1,13 +1,14 @@
-//! Whose pictures the folder holds: judged by everything that lies in it, never by the order it came in.
+//! Whose pictures the folder holds: judged by everything that lies in it, never by the
+//! order it came in.
 //!
-//! A person is the largest group of pictures that are near to each other. A person whom the door
-//! could take for another is refused, by the threshold in force for the number of people then.
+//! A person is the largest group of pictures that are near to each other. A person whom
+//! the door could take for another is refused, by the threshold in force for the number
+//! of people then.
 
 use std::collections::BTreeMap;
 
 use super::Refusal;
 use crate::{
-    calibrate,
     gallery::TemplateFusion,
     policy::Limits,
     vision::{embed::Embedding, fuse::fused},
@@ -44,11 +45,13 @@ pub(super) struct Judgement<'a> {
     pub refused: BTreeMap<&'a str, Refusal>,
 }
 
-/// More rounds than these change nothing in practice; a bound for what no folder was seen to need.
+/// More rounds than these change nothing in practice; a bound for what no folder was seen
+/// to need.
 const MOST_ROUNDS: usize = 10;
 
-/// Judges all pictures. Whoever is enrolled goes first; the others follow in the order of names until
-/// nobody else can be accepted: each one accepted tightens the limit for the rest.
+/// Judges all pictures. Whoever is enrolled goes first; the others follow in the order of
+/// names until nobody else can be accepted: each one accepted tightens the limit for the
+/// rest.
 pub(super) fn judge<'a>(folder: &'a BTreeMap<String, Vec<Face<'a>>>, standard: &Standard) -> Judgement<'a> {
     let mut bench = Bench { standard, known: BTreeMap::new() };
     for (name, faces) in folder {
@@ -94,7 +97,8 @@ struct Person<'a> {
 }
 
 impl<'a> Bench<'a, '_> {
-    /// From now on the person is known by these faces; whether that is another set than before.
+    /// From now on the person is known by these faces; whether that is another set than
+    /// before.
     fn admit(&mut self, name: &'a str, mut faces: Vec<&'a Face<'a>>) -> bool {
         faces.sort_by_key(|face| face.key);
         let before = self.known.remove(name).unwrap_or_default();
@@ -139,7 +143,8 @@ impl<'a> Bench<'a, '_> {
         match limits.ok().and_then(|limits| self.rival(name, &group, limits)) {
             None => person.accepted = group,
             Some(refusal) => {
-                // Without the pictures that bring the person so near to the other, all is as it was.
+                // Without the pictures that bring the person so near to the other, all is
+                // as it was.
                 let fresh = group.iter().filter(|face| !face.enrolled);
                 person.refused.extend(fresh.map(|face| (face.key, refusal.clone())));
                 person.accepted = own.into_iter().filter(|face| face.enrolled).collect();
@@ -159,7 +164,8 @@ impl<'a> Bench<'a, '_> {
         }
     }
 
-    /// Another person's picture: the same, or one as near to what that person is known by as a match may be.
+    /// Another person's picture: the same, or one as near to what that person is known by
+    /// as a match may be.
     fn likeness(&self, name: &str, face: &Face<'_>, limits: Limits) -> Option<Refusal> {
         let own = vec![(face.embedding.clone(), 0.0)];
         self.others(name).find_map(|(other, known)| {
@@ -170,8 +176,8 @@ impl<'a> Bench<'a, '_> {
         })
     }
 
-    /// Somebody for whom the door could take this person, unless it could before and the new pictures bring
-    /// the two no nearer.
+    /// Somebody for whom the door could take this person, unless it could before and the
+    /// new pictures bring the two no nearer.
     fn rival(&self, name: &str, group: &[&Face<'_>], limits: Limits) -> Option<Refusal> {
         if group.iter().all(|face| face.enrolled) {
             return None;
@@ -195,7 +201,7 @@ fn looks_like(name: &str, distance: f32, limits: Limits) -> Option<Refusal> {
 fn apart(one: &Rows, other: &Rows, limits: Limits) -> f32 {
     let pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
     let distance = |((a, spread), (b, other)): (&(Embedding, f32), &(Embedding, f32))| {
-        calibrate::apart(a.values(), b.values(), spread + other, limits)
+        limits.apart(a.values(), b.values(), spread + other)
     };
     pairs.map(distance).fold(f32::INFINITY, f32::min)
 }
@@ -215,9 +221,9 @@ fn without_copies<'a>(faces: &'a [Face<'a>], refused: &mut Vec<(&'a str, Refusal
     ordered
 }
 
-/// The pictures that show the person: the largest group of mutually near ones. Of equally large ones that with more
-/// enrolled pictures, then the closest; but if two have nothing in common, neither can be told right and
-/// all are refused.
+/// The pictures that show the person: the largest group of mutually near ones. Of equally
+/// large ones that with more enrolled pictures, then the closest; but if two have nothing
+/// in common, neither can be told right and all are refused.
 fn largest_group<'a>(
     name: &str,
     faces: &[&'a Face<'a>],

@@ -321,7 +321,10 @@ impl Enroller {
         let keys: HashSet<&str> = found.pictures.iter().map(|picture| picture.key.as_str()).collect();
         self.waiting.retain(|path, _| present.contains(path.as_path()));
         self.incomplete.retain(|path, _| present.contains(path.as_path()));
-        self.begun.forget_others(&found.pictures);
+        for changed in self.begun.forget_others(&found.pictures) {
+            // Even with the same content it is read again: it was touched.
+            self.readings.remove(&changed);
+        }
         self.told.retain(|key, _| keys.contains(key.as_str()));
     }
 
@@ -552,7 +555,7 @@ impl Enroller {
     }
 
     /// Writes what the store lacks, and gives numbers to new people.
-    fn write(&self, target: &mut Vec<Person>) -> Result<(), StoreError> {
+    fn write(&self, target: &mut [Person]) -> Result<(), StoreError> {
         for person in target.iter_mut().filter(|person| person.id == PersonId(0)) {
             person.id = self.store.fresh_person_id()?;
         }
@@ -668,7 +671,7 @@ impl Enroller {
         if let Some(refusal) = self.would_refuse(&scan, name, &key, sha256, &found) {
             return Ok(Err(refusal));
         }
-        let failed = |source| EnrollError::Folder { path: self.config.folder.join(name), source };
+        let failed = |source| EnrollError::Folder { path: self.config.folder.join(&path), source };
         self.folder.add(&path, bytes).map_err(failed)?;
         let added = self.take_over(&key, sha256, found, now);
         if added.is_err() {
@@ -743,14 +746,8 @@ fn by_name(scan: &scan::Scan) -> BTreeMap<&str, Vec<&Found>> {
 fn identify(before: &[Person], wanted: Vec<(String, Vec<EnrolledPicture>)>) -> Vec<Person> {
     let mut people: Vec<Person> =
         wanted.into_iter().map(|(name, pictures)| Person { id: PersonId(0), name, pictures }).collect();
-    let shared = |old: &Person, new: &Person| {
-        new.pictures.iter().filter(|picture| old.pictures.iter().any(|p| p.sha256 == picture.sha256)).count()
-    };
-    let same_name = |old: &Person, new: &Person| usize::from(old.name == new.name);
-    let likenesses: [&dyn Fn(&Person, &Person) -> usize; 3] =
-        [&|old, new| same_name(old, new) * shared(old, new), &shared, &same_name];
     let mut left: Vec<&Person> = before.iter().collect();
-    for likeness in likenesses {
+    for likeness in [shared_and_named, shared, named] {
         left.retain(|old| {
             let free = people.iter_mut().filter(|new| new.id == PersonId(0));
             let best = free.max_by_key(|new| likeness(old, new)).filter(|new| likeness(old, new) > 0);
@@ -758,6 +755,20 @@ fn identify(before: &[Person], wanted: Vec<(String, Vec<EnrolledPicture>)>) -> V
         });
     }
     people
+}
+
+/// How many pictures two records of people share.
+fn shared(old: &Person, new: &Person) -> usize {
+    let known = |picture: &&EnrolledPicture| old.pictures.iter().any(|p| p.sha256 == picture.sha256);
+    new.pictures.iter().filter(known).count()
+}
+
+fn named(old: &Person, new: &Person) -> usize {
+    usize::from(old.name == new.name)
+}
+
+fn shared_and_named(old: &Person, new: &Person) -> usize {
+    if old.name == new.name { shared(old, new) } else { 0 }
 }
 
 /// Of the people as they shall be, those who were enrolled before, with the pictures that were.

@@ -857,6 +857,28 @@ fn a_picture_that_ended_the_program_is_not_read_again() {
 }
 
 #[test]
+fn a_picture_set_aside_is_read_again_when_it_is_touched() {
+    let mut room = Room::new();
+    room.drop_in("Ada.png", &png(RED, 60));
+    let mut folder = Folder::new(room.path(""));
+    folder.enter().unwrap();
+    let found = scan(&folder).unwrap().pictures;
+    let begun = Begun::open(room.store.folder().join("reading"));
+    let end = || begun.during(&found[0], || panic!("the program ends"));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(end)).is_err());
+    room.enroller = Room::enroller(room.dir.path(), &room.store, &room.reader);
+    room.sync();
+    room.drop_in("Copy.png", &png(RED, 60));
+    room.sync();
+    assert_eq!(room.people(), [], "nor is a copy of it read");
+    fs::remove_file(room.path("Copy.png")).unwrap();
+    let touched = fs::File::options().append(true).open(room.path("Ada.png")).unwrap();
+    touched.set_modified(SystemTime::now() - Duration::from_secs(5)).unwrap();
+    assert_eq!(room.sync().accepted.len(), 1);
+    assert_eq!(room.verdict("Ada.png"), None);
+}
+
+#[test]
 fn an_orderly_end_blames_no_picture() {
     let room = Room::new();
     room.drop_in("Ada.png", &png(RED, 60));

@@ -68,7 +68,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the file alone decides: such a verdict stays until the file or the rules change.
+    /// Whether the file alone decides: such a verdict stays until the file or the rules
+    /// change.
     pub(super) fn lasts(&self) -> bool {
         use Refusal::{EndedProgram, Failed, NotAFile, Unreadable};
         !matches!(self, Unreadable(_) | NotAFile(_) | Failed(_) | EndedProgram)

@@ -476,7 +476,7 @@ async fn status(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer 
     match app.ask(Request::Status, peer).await? {
         Response::Status { status } => {
             let mut value = json!(status);
-            value["can_open"] = json!(app.services.config.latch.line.is_some());
+            value["can_open"] = json!(app.services.config.opens());
             value["keeps_unknown"] = json!(app.services.config.enroll.keep_unknown > 0);
             value["viewers"] = json!(app.services.live.viewers());
             ok(value)

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::SaltString};
+use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -43,8 +43,9 @@ pub fn hash_of_token(token: &str) -> String {
 pub fn hash_of_password(password: &str) -> Result<String, HttpError> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|error| HttpError::Random(error.to_string()))?;
-    let hashed = SaltString::encode_b64(&salt)
-        .and_then(|salt| Argon2::default().hash_password(password.as_bytes(), &salt).map(|hash| hash.to_string()));
+    let hashed = Argon2::default()
+        .hash_password_with_salt(password.as_bytes(), &salt)
+        .map(|hash: PasswordHash| hash.to_string());
     hashed.map_err(|error| HttpError::Random(error.to_string()))
 }
 
@@ -266,6 +267,15 @@ mod tests {
         assert!(!Door::new(Some("$argon2id$nonsense".into()), vec![]).unwrap().is_password(""));
         assert!(is_hash(&hash_of_password("correct horse").unwrap()));
         assert!(!is_hash("password = \"$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA\"") && !is_hash("correct horse"));
+    }
+
+    #[test]
+    fn a_hash_of_the_reference_program_is_understood() {
+        // Of argon2's own tests (v1.3, 2 passes, 64 MiB), and what an older version of this program wrote has its form.
+        let hash = "$argon2id$v=19$m=65536,t=2,p=1$c29tc2FsdA$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        let door = Door::new(Some(hash.into()), vec![]).unwrap();
+        assert!(door.is_password("password") && !door.is_password("Password"));
+        assert!(hash_of_password("password").unwrap().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
     }
 
     #[test]

@@ -153,7 +153,7 @@ pub enum EventKind {
         distance: Option<f32>,
         frames: u32,
     },
-    /// Somebody asked for it: with `facelatch open`, on the page, by the broker. `by` says who, and where it is not the command line also how.
+    /// The relay was pulsed by request: with `facelatch open`, on the page, by the broker. `by` says who, and where it is not the command line also how.
     Opened {
         by: String,
     },
@@ -191,6 +191,14 @@ pub enum EventKind {
     ShutOut {
         names: Vec<String>,
         reason: String,
+    },
+    /// The relay is active and cannot be released.
+    RelayStuck {
+        problem: String,
+    },
+    /// It is released, so long after it was found stuck.
+    RelayFreed {
+        after: Duration,
     },
     /// More visits that ended in no pulse than are listed one by one.
     DeniedMore {
@@ -358,6 +366,11 @@ impl Store {
     /// The store cannot be read.
     pub fn recall(&self, name: &str) -> Result<Option<String>, StoreError> {
         Ok(self.read_meta(name)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// For a text that was kept and says nothing.
+    pub(crate) fn damaged(&self, name: &str, problem: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), problem: format!("{name}: {problem}") }
     }
 
     /// # Errors

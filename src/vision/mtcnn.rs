@@ -260,8 +260,10 @@ fn sift(
     threshold: f32,
 ) -> Result<Option<Candidate>, NetError> {
     let (height, width) = net.input();
-    let Some(region) = crop_region(picture, candidate.bounding_box) else { return Ok(None) };
-    let output = net.run(resizer.planes(picture, region, width, height))?;
+    let Some((region, target)) = crop_region(picture, candidate.bounding_box, (width, height)) else {
+        return Ok(None);
+    };
+    let output = net.run(resizer.planes_in(picture, region, target, width, height))?;
     let answer = output.values();
     if answer[0] <= logit(threshold) {
         return Ok(None);
@@ -271,18 +273,33 @@ fn sift(
     Ok(Some(Candidate { logit: answer[0], offsets, landmarks, ..candidate }))
 }
 
-/// The whole pixels of a box within the picture; None where nothing of it is.
-fn crop_region(picture: &RgbImage, bounding_box: BoundingBox) -> Option<Region> {
-    let limit = |value: f32, least: i64, most: u32| (value.trunc() as i64).clamp(least, i64::from(most));
-    let (x1, y1) = (limit(bounding_box.x1, 1, u32::MAX), limit(bounding_box.y1, 1, u32::MAX));
-    let (x2, y2) = (limit(bounding_box.x2, 0, picture.width()), limit(bounding_box.y2, 0, picture.height()));
-    let inside = x2 >= x1 && y2 >= y1;
-    inside.then(|| Region {
-        x: (x1 - 1) as u32,
-        y: (y1 - 1) as u32,
-        width: (x2 - x1 + 1) as u32,
-        height: (y2 - y1 + 1) as u32,
-    })
+/// The whole pixels of a box within the picture, and where they lie in a crop of `width` × `height` of the whole box;
+/// None where nothing of the box is in the picture.
+///
+/// What lies outside is black, as in the original. Ports of it stretch the part inside over the whole crop instead: the
+/// landmarks of a face at the picture's edge then move the same way for all faces cut alike, and so these match.
+fn crop_region(picture: &RgbImage, b: BoundingBox, (width, height): (usize, usize)) -> Option<(Region, Region)> {
+    let (x, columns) = crop_span(b.x1, b.x2, picture.width(), width)?;
+    let (y, rows) = crop_span(b.y1, b.y2, picture.height(), height)?;
+    let region = |x: (u32, u32), y: (u32, u32)| Region { x: x.0, y: y.0, width: x.1, height: y.1 };
+    Some((region(x, y), region(columns, rows)))
+}
+
+/// Along one axis: first pixel and number of pixels within the picture's `size`, and the same in the crop's `target`.
+/// The edges count from 1, both inclusive.
+fn crop_span(from: f32, to: f32, size: u32, target: usize) -> Option<((u32, u32), (u32, u32))> {
+    let whole = |edge: f32| edge.clamp(-1e6, 1e6) as i64;
+    let (from, to) = (whole(from), whole(to));
+    let (first, last) = (from.max(1), to.min(i64::from(size)));
+    if first > last {
+        return None;
+    }
+    let in_crop = |pixel: i64| {
+        let share = (pixel - from) as f64 / (to - from + 1) as f64;
+        (share * target as f64).round() as u32
+    };
+    let (start, end) = (in_crop(first).min(target as u32 - 1), in_crop(last + 1));
+    Some((((first - 1) as u32, (last - first + 1) as u32), (start, end.max(start + 1) - start)))
 }
 
 /// O-Net's landmarks, five x and five y as shares of the box, in pixels of the picture.
@@ -391,8 +408,11 @@ mod tests {
         #[test]
         fn crops_lie_within_the_picture(x1 in -1e6f32..1e6, y1 in -1e6f32..1e6, w in 0f32..1e6, h in 0f32..1e6) {
             let picture = RgbImage::new(64, 48);
-            if let Some(r) = crop_region(&picture, BoundingBox { x1, y1, x2: x1 + w, y2: y1 + h }) {
-                prop_assert!(r.width >= 1 && r.height >= 1 && r.x + r.width <= 64 && r.y + r.height <= 48);
+            let whole = BoundingBox { x1, y1, x2: x1 + w, y2: y1 + h };
+            if let Some((region, target)) = crop_region(&picture, whole, (24, 24)) {
+                for (r, width, height) in [(region, 64, 48), (target, 24, 24)] {
+                    prop_assert!(r.width >= 1 && r.height >= 1 && r.x + r.width <= width && r.y + r.height <= height);
+                }
             }
         }
     }
@@ -400,7 +420,21 @@ mod tests {
     #[test]
     fn a_box_of_nan_has_no_crop_beyond_the_picture() {
         let nan = BoundingBox { x1: f32::NAN, y1: f32::NAN, x2: f32::NAN, y2: f32::NAN };
-        assert_eq!(crop_region(&RgbImage::new(64, 48), nan), None);
+        assert_eq!(crop_region(&RgbImage::new(64, 48), nan, (24, 24)), None);
+    }
+
+    #[test]
+    fn what_lies_outside_the_picture_is_black_in_a_crop() {
+        let white = RgbImage::from_pixel(100, 100, image::Rgb([255; 3]));
+        // Half of the box is above the picture, a quarter to the right of it.
+        let beyond = BoundingBox { x1: 71.0, y1: -19.0, x2: 110.0, y2: 20.0 };
+        let (region, target) = crop_region(&white, beyond, (24, 24)).unwrap();
+        assert_eq!(region, Region { x: 70, y: 0, width: 30, height: 20 });
+        assert_eq!(target, Region { x: 0, y: 12, width: 18, height: 12 });
+        let mut resizer = Resizer::default();
+        let red = &resizer.planes_in(&white, region, target, 24, 24)[..24 * 24];
+        let is_white = |x: usize, y: usize| x < 18 && y >= 12;
+        assert!((0..24 * 24).all(|at| (red[at] == 255.0) == is_white(at % 24, at / 24)));
     }
 
     #[test]

@@ -65,17 +65,31 @@ impl Resizer {
     ///
     /// `region` must lie within the picture and be at least 1 × 1.
     pub fn planes(&mut self, picture: &RgbImage, region: Region, width: usize, height: usize) -> &[f32] {
+        let all = Region { x: 0, y: 0, width: width as u32, height: height as u32 };
+        self.planes_in(picture, region, all, width, height)
+    }
+
+    /// As [`Resizer::planes`], with the region scaled onto `target`, a part of the result; the rest stays black.
+    pub fn planes_in(
+        &mut self,
+        picture: &RgbImage,
+        region: Region,
+        target: Region,
+        width: usize,
+        height: usize,
+    ) -> &[f32] {
         self.columns.clear();
-        self.columns.extend(coverage(region.width as usize, width));
+        self.columns.extend(coverage(region.width as usize, target.width as usize));
         self.planes.clear();
         self.planes.resize(3 * width * height, 0.0);
         let samples = region.width as usize * 3;
         let stride = picture.width() as usize * 3;
         let from = region.y as usize * stride + region.x as usize * 3;
         let source_row = |y: usize| &picture.as_raw()[from + y * stride..][..samples];
-        for (y, rows) in coverage(region.height as usize, height).enumerate() {
+        let (left, top) = (target.x as usize, target.y as usize);
+        for (y, rows) in coverage(region.height as usize, target.height as usize).enumerate() {
             self.add_rows(rows, source_row);
-            let [red, green, blue] = [0, 1, 2].map(|channel| (channel * height + y) * width);
+            let [red, green, blue] = [0, 1, 2].map(|channel| (channel * height + top + y) * width + left);
             for (x, column) in self.columns.iter().enumerate() {
                 let [r, g, b] = weighted_pixel(&self.row, column);
                 self.planes[red + x] = whole_number(r);

@@ -53,7 +53,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("program", &["telemetry"]),
     ("camera", &["config", "program", "vision", "telemetry"]),
     ("store", &["clock", "gallery", "vision"]),
-    ("enroll", &["config", "gallery", "names", "store", "telemetry", "vision"]),
+    ("enroll", &["config", "gallery", "names", "policy", "store", "telemetry", "vision"]),
     ("eval", &["enroll", "vision"]),
     ("triplet", &[]),
     // Who was there, and what the clock should have shown.

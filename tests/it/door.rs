@@ -55,7 +55,7 @@ pub fn enroll(dir: &Path, file: &str, name: &str) {
     fs::File::options().append(true).open(&to).unwrap().set_modified(long_ago).unwrap();
 }
 
-/// Frames for each scene in turn; an empty name is an empty doorway.
+/// Frames for each scene in turn, each with noise of its own; an empty name is an empty doorway.
 pub fn play(dir: &Path, scenes: &[(&str, usize)]) {
     fs::create_dir_all(dir.join("frames")).unwrap();
     let mut number = fs::read_dir(dir.join("frames")).unwrap().count();
@@ -66,10 +66,23 @@ pub fn play(dir: &Path, scenes: &[(&str, usize)]) {
             imageops::overlay(&mut frame, &person, 100, 40);
         }
         for _ in 0..*count {
-            frame.save(dir.join("frames").join(format!("{number:04}.jpg"))).unwrap();
+            let picture = noisy(&frame, number as u32 + 1);
+            picture.save(dir.join("frames").join(format!("{number:04}.jpg"))).unwrap();
             number += 1;
         }
     }
+}
+
+/// As a sensor sees it: no two frames are the same.
+fn noisy(frame: &RgbImage, seed: u32) -> RgbImage {
+    let (mut frame, mut state) = (frame.clone(), seed.wrapping_mul(2_654_435_761).max(1));
+    for sample in frame.iter_mut() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        *sample = sample.saturating_add((state % 5) as u8);
+    }
+    frame
 }
 
 fn run(config: &Config) -> Vec<Event> {

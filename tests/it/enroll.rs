@@ -1,6 +1,8 @@
-//! Removed means removed, and who is let in: real nets, real store, a door that is played from pictures.
+//! Removed means removed, and who is let in: real nets, real store, a door that is played
+//! from pictures.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -181,7 +183,8 @@ fn people_of(collection: &Path) -> Vec<Vec<PathBuf>> {
     entries(collection).into_iter().filter(|path| path.is_dir()).map(|path| entries(&path)).collect()
 }
 
-/// Folders of two right pictures, before which by name stands a wrong one: how many are enrolled right?
+/// Folders of two right pictures, before which by name stands a wrong one: how many are
+/// enrolled right?
 #[test]
 fn a_wrong_picture_first_does_not_decide_who_it_is() {
     const FOLDERS: usize = 150;
@@ -213,15 +216,32 @@ fn a_wrong_picture_first_does_not_decide_who_it_is() {
         letters.sort_unstable();
         letters.into_iter().collect::<String>()
     };
-    let outcomes: Vec<String> = (0..FOLDERS).map(accepted).collect();
-    let count = |wanted: &str| outcomes.iter().filter(|outcome| *outcome == wanted).count();
-    let (right, all, stranger) = (count("bc"), count("abc"), count("a"));
-    let mixed = count("ab") + count("ac");
-    eprintln!(
-        "of {FOLDERS}: right ones only {right}, one right one {}, all three {all}, the stranger and one {mixed}, the \
-         stranger only {stranger}, nobody {}",
-        count("b") + count("c"),
-        count("")
-    );
-    assert!(stranger == 0 && right > FOLDERS * 7 / 10, "{right} {all} {mixed} {stranger}");
+    // What is refused for itself says nothing about the judgement.
+    let of_others = ["looks like", "does not look like", "does not show", "the same picture"];
+    let unusable: HashSet<&str> = changes
+        .refused
+        .iter()
+        .filter(|(.., reason)| !of_others.iter().any(|start| reason.starts_with(start)))
+        .map(|(name, ..)| name.as_str())
+        .collect();
+    let usable = (0..FOLDERS).filter(|i| !unusable.contains(format!("P{i}").as_str()));
+    for (what, folders) in [("all", (0..FOLDERS).collect::<Vec<_>>()), ("usable", usable.collect())] {
+        let outcomes: Vec<String> = folders.into_iter().map(accepted).collect();
+        let count = |wanted: &[&str]| outcomes.iter().filter(|outcome| wanted.contains(&outcome.as_str())).count();
+        let (right, stranger) = (count(&["bc"]), count(&["a"]));
+        eprintln!(
+            "{} folders ({what}): the right ones {right}, one of them {}, all three {}, the stranger and one {}, \
+             the stranger only {stranger}, nobody {}",
+            outcomes.len(),
+            count(&["b", "c"]),
+            count(&["abc"]),
+            count(&["ab", "ac"]),
+            count(&[""]),
+        );
+        if what == "usable" {
+            assert!(stranger == 0 && right * 100 > outcomes.len() * 75, "{outcomes:?}");
+        } else {
+            assert!(stranger * 25 < outcomes.len(), "{outcomes:?}");
+        }
+    }
 }

@@ -115,11 +115,16 @@ fn scene(width: usize, height: usize, unit: usize) -> RgbImage {
 
 /// A photograph, each of its blocks of luma a pixel of the scene with some grain.
 fn photograph(spec: &Spec) -> Vec<u8> {
-    let scene = scene(spec.width, spec.height, 8);
-    let most = spec.sampling.iter().map(|sampling| sampling.0).max().unwrap();
+    let scene = match spec.orientation {
+        Some(6) => imageops::rotate270(&scene(spec.height, spec.width, 8)),
+        _ => scene(spec.width, spec.height, 8),
+    };
+    let (most_across, most_down) = spec.sampling[0];
     write(spec, |component, column, row| {
-        let apart = (most / spec.sampling[component].0) as u32;
-        let (x, y) = ((column as u32 * apart).min(scene.width() - 1), (row as u32 * apart).min(scene.height() - 1));
+        let (across, down) = spec.sampling[component];
+        let x = (column * most_across / across) as u32;
+        let y = (row * most_down / down) as u32;
+        let (x, y) = (x.min(scene.width() - 1), y.min(scene.height() - 1));
         let [r, g, b] = scene.get_pixel(x, y).0.map(f32::from);
         let luma = 0.299 * r + 0.587 * g + 0.114 * b;
         let value = [luma - 128.0, (b - luma) / 1.772, (r - luma) / 1.402][component];

@@ -1,6 +1,7 @@
 //! Integration tests: one crate, so that it links once.
 
 mod architecture;
+mod camera;
 mod commands;
 mod crash;
 mod door;
@@ -16,5 +17,6 @@ mod manual;
 mod models;
 mod mosquitto;
 mod page;
+mod relay;
 mod sight;
 mod support;

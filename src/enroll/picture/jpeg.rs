@@ -374,7 +374,7 @@ impl<'a> Jpeg<'a> {
         };
         for unit in 0..columns * rows {
             if self.restart_every > 0 && unit > 0 && unit % self.restart_every == 0 {
-                bits.restart()?;
+                bits.restart().ok()?;
                 (means, empty_blocks) = ([0; 4], 0);
             }
             let (column, row) = (unit % columns, unit / columns);

@@ -127,8 +127,8 @@ impl Writer {
         let size = |frequency: usize| block[frequency].unsigned_abs() >> low;
         let last_new = (first..=last).rfind(|&frequency| size(frequency) == 1).unwrap_or(0);
         let (mut zeros, mut bits) = (0, Vec::new());
-        for frequency in first..=last {
-            let value = size(frequency);
+        for (frequency, &coefficient) in block.iter().enumerate().take(last + 1).skip(first) {
+            let value = coefficient.unsigned_abs() >> low;
             if value == 0 {
                 zeros += 1;
                 continue;
@@ -143,7 +143,7 @@ impl Writer {
                 continue;
             }
             self.symbol(zeros, 1);
-            self.put((block[frequency] > 0).into(), 1);
+            self.put((coefficient > 0).into(), 1);
             self.refine(&mut bits);
             zeros = 0;
         }
