@@ -201,7 +201,7 @@ impl History {
     /// Where the newest event of before a moment lies, for each span that has one, the
     /// newest span first.
     pub fn before(&self, at_ms: i64) -> impl Iterator<Item = Stretch> {
-        let wanted = self.spans.iter().zip(&self.offsets).rev().filter_map(move |(span, offset)| {
+        self.spans.iter().zip(&self.offsets).rev().filter_map(move |(span, offset)| {
             let since_ms = match offset {
                 _ if !span.in_boot() => i64::MIN..i64::MAX,
                 Some(offset) => {
@@ -211,8 +211,7 @@ impl History {
                 None => return None,
             };
             Some(Stretch { ids: span.first..=span.last, since_ms })
-        });
-        wanted
+        })
     }
 }
 
