@@ -2,11 +2,13 @@
 
 mod architecture;
 mod commands;
+mod covers;
 mod crash;
 mod door;
 mod facenet;
 mod fusion;
 mod golden;
+mod hidden;
 mod learn;
 mod lfw;
 mod manual;
