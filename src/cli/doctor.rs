@@ -101,6 +101,9 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
         _ => check("daemon", Verdict::Warn, "not running", "systemctl start facelatch"),
     });
     checks.extend(camera(config));
+    if let Some(Response::Status { status }) = &running {
+        checks.extend(turned(status));
+    }
     checks.extend(lines(config));
     checks.extend(models(config));
     checks.push(store(config, running.is_some()));
@@ -164,6 +167,12 @@ fn camera(config: &Config) -> Vec<Check> {
             absent(&config.camera.device, &devices).into_iter().chain(devices.into_iter().map(describe)).collect()
         }
     }
+}
+
+/// A camera that hangs upside down or on its side, as the daemon noticed it.
+fn turned(status: &Status) -> Option<Check> {
+    let remedy = "mend camera.rotate in the configuration, then systemctl reload facelatch";
+    status.camera.contains("set camera.rotate").then(|| check("camera", Verdict::Warn, &status.camera, remedy))
 }
 
 /// The configured camera, if it is not among those there are.
@@ -231,7 +240,7 @@ fn models(config: &Config) -> Vec<Check> {
     };
     let whole = manifest.nets().iter().map(|net| {
         manifest.read_net(net)?;
-        net.last_layer.as_ref().map_or(Ok(()), |layer| manifest.read_layer(layer).map(drop))
+        net.last_layer.iter().chain(&net.hidden).try_for_each(|layer| manifest.read_layer(layer).map(drop))
     });
     let verified: Result<Vec<()>, _> = whole.collect();
     let embedder = manifest.embedder(&config.models.embedder).map_err(|error| error.to_string()).and_then(|net| {
