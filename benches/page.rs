@@ -122,6 +122,7 @@ command = ["true"]
         root.join("models").display(),
         free_address()
     );
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     fs::write(dir.join("facelatch.toml"), config).expect("a configuration");
 }
 

@@ -1,8 +1,10 @@
 //! Who was there: days made of recognised visits.
 //!
-//! A *sighting* is an event of a known person; sightings with less than `gap` between them are one *visit*, however often the person
-//! was recognised in it. A *day* is what of a person's visits lies between one `day_start` and the next, in local time. Times are
-//! those of [`clock::corrected`]; how long something took is counted in real time, so a night in which the clocks change has 7 or 9 hours.
+//! A *sighting* is an event of a known person; sightings with less than `gap` between
+//! them are one *visit*, however often the person was recognised in it. A *day* is what
+//! of a person's visits lies between one `day_start` and the next, in local time. Times
+//! are those of [`clock::History`]; how long something took is counted in real time, so a
+//! night in which the clocks change has 7 or 9 hours.
 //!
 //! Everybody goes by the name they have now. Names are those of the enroll folder, where each is there once; a person who was
 //! forgotten and enrolled anew under the same name is the same one here.
@@ -10,6 +12,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    ops::Range,
 };
 
 use jiff::{
@@ -20,9 +23,10 @@ use jiff::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock,
+    clock::{History, Stretch},
     config::{AttendanceConfig, Direction},
     gallery::PersonId,
+    names::canonical,
     store::{Event, EventKind},
     telemetry::printable,
 };
@@ -31,6 +35,10 @@ use crate::{
 const USUAL_DAYS: i64 = 7;
 /// More rows make a message that the control socket does not carry.
 const MOST_ROWS: usize = 40_000;
+/// Visits of a person that wait for being divided into days.
+const WAITING: usize = 64;
+/// Sightings may come out of order by so much; what is older is divided into days.
+const OUT_OF_ORDER_MS: i64 = 86_400_000;
 
 /// How days are made.
 #[derive(Clone, Debug)]
@@ -155,142 +163,181 @@ impl Rules {
     }
 }
 
-impl Attendance {
-    /// Works it out from the events, in any order, and the people enrolled with their present names.
+/// Makes days of events that it is shown one by one. It holds the days, never the events.
+pub struct Count<'a> {
+    rules: &'a Rules,
+    history: &'a History,
+    names: &'a HashMap<PersonId, String>,
+    /// A name as it is compared; None: everybody.
+    wanted: Option<String>,
+    from: Date,
+    to: Date,
+    /// Begin and end of these days, milliseconds since 1970.
+    window: Range<i64>,
+    seen: BTreeMap<String, Seen>,
+    rows: usize,
+}
+
+impl<'a> Count<'a> {
+    /// `names`: of everybody who is enrolled or was seen, as they are called now.
     ///
     /// # Errors
-    /// A name that nobody has or had, days in the wrong order, too much for one answer.
-    pub fn of(
-        events: &[Event],
-        people: &[(PersonId, String)],
-        rules: &Rules,
+    /// A name that nobody has or had, days in the wrong order.
+    pub fn new(
+        rules: &'a Rules,
+        history: &'a History,
+        names: &'a HashMap<PersonId, String>,
         question: &Question,
         now_ms: i64,
-    ) -> Result<Attendance, AttendanceError> {
+    ) -> Result<Count<'a>, AttendanceError> {
         let to = question.to.or_else(|| rules.day_of(now_ms)).unwrap_or(Date::MAX);
         let from = question.from.unwrap_or_else(|| to.saturating_sub((USUAL_DAYS - 1).days()));
         if from > to {
             return Err(AttendanceError::Backwards { from, to });
         }
-        let names = names(events, people);
-        let mut sightings = Sightings::of(events, &names);
-        if let Some(wanted) = &question.person {
-            let is_meant = |name: &str| name.to_lowercase() == wanted.trim().to_lowercase();
-            if !names.values().any(|name| is_meant(name)) {
-                return Err(AttendanceError::Nobody);
-            }
-            sightings.0.retain(|name, _| is_meant(name));
+        let wanted = question.person.as_ref().map(|name| spelled(name));
+        if let Some(wanted) = &wanted
+            && !names.values().any(|name| spelled(name) == *wanted)
+        {
+            return Err(AttendanceError::Nobody);
         }
         let window = rules.begin(from).unwrap_or(i64::MIN)..rules.end(to).unwrap_or(i64::MAX);
-        let mut attendance = Attendance { from, to, days: Vec::new(), undated: Vec::new() };
-        let mut sightings: Vec<_> = sightings.0.into_iter().collect();
-        sightings.sort_by_cached_key(|(name, _)| name.to_lowercase());
-        for (person, seen) in sightings {
-            let visits = visits(seen.dated, rules.gap_ms);
-            let visits = visits.into_iter().filter(|(begin, end)| *begin < window.end && *end >= window.start);
-            attendance.days.extend(days(&person, visits, rules, from, to));
-            let mut undated = 0;
-            for boot in seen.undated.into_values() {
-                let possible = boot
-                    .into_iter()
-                    .filter(|(not_before, not_after, _)| *not_before < window.end && *not_after >= window.start);
-                undated += visits_of(possible.map(|(.., since_boot)| since_boot).collect(), rules.gap_ms);
-            }
-            if undated > 0 {
-                attendance.undated.push(Undated { person, visits: undated });
-            }
+        Ok(Count { rules, history, names, wanted, from, to, window, seen: BTreeMap::new(), rows: 0 })
+    }
+
+    /// Where the events that matter lie.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        self.history.stretches(self.with_gap())
+    }
+
+    /// Whether a visit goes on across the ends of the window is seen from what is a gap
+    /// beyond.
+    fn with_gap(&self) -> Range<i64> {
+        let Range { start, end } = self.window;
+        start.saturating_sub(self.rules.gap_ms)..end.saturating_add(self.rules.gap_ms)
+    }
+
+    /// Takes one event; those of a person in the order of their numbers. False: there is
+    /// too much already.
+    pub fn add(&mut self, event: &Event) -> bool {
+        let EventKind::Granted { person, name, .. } = &event.kind else { return true };
+        let name = self.names.get(person).unwrap_or(name);
+        if self.wanted.as_ref().is_some_and(|wanted| spelled(name) != *wanted) {
+            return true;
         }
-        if attendance.days.len() > MOST_ROWS {
-            return Err(AttendanceError::TooMany { count: attendance.days.len() });
+        let time = self.history.time(event.stamp());
+        if time.is_some_and(|at| !self.with_gap().contains(&at)) {
+            return true;
+        }
+        if !self.seen.contains_key(name) {
+            self.seen.insert(name.clone(), Seen::default());
+        }
+        let Some(seen) = self.seen.get_mut(name) else { return true };
+        match time {
+            Some(at) => {
+                sighted(&mut seen.visits, at, self.rules.gap_ms);
+                if seen.visits.len() >= seen.settle_at.max(WAITING) {
+                    self.rows += seen.settle(self.rules, &self.window, (self.from, self.to), OUT_OF_ORDER_MS);
+                    seen.settle_at = seen.visits.len() * 2;
+                }
+            }
+            None => seen.undated(event, self.rules.gap_ms),
+        }
+        self.rows <= MOST_ROWS
+    }
+
+    /// # Errors
+    /// Too much for one answer.
+    pub fn finish(mut self) -> Result<Attendance, AttendanceError> {
+        let mut attendance = Attendance { from: self.from, to: self.to, days: Vec::new(), undated: Vec::new() };
+        let mut seen: Vec<_> = std::mem::take(&mut self.seen).into_iter().collect();
+        seen.sort_by_cached_key(|(name, _)| name.to_lowercase());
+        for (person, mut seen) in seen {
+            self.rows += seen.settle(self.rules, &self.window, (self.from, self.to), i64::MIN);
+            if self.rows > MOST_ROWS {
+                return Err(AttendanceError::TooMany { count: self.rows });
+            }
+            let days = seen.days.into_iter();
+            attendance.days.extend(days.filter_map(|(date, parts)| parts.day(date, &person, self.rules)));
+            if seen.undated > 0 {
+                attendance.undated.push(Undated { person, visits: seen.undated });
+            }
         }
         Ok(attendance)
     }
+}
 
+impl Attendance {
     /// As a table for spreadsheets: RFC 4180, with a heading.
     pub fn csv(&self) -> String {
         csv(&self.days)
     }
 }
 
-/// What everybody is called now; of those who are not enrolled any more, what they were called last.
-fn names(events: &[Event], people: &[(PersonId, String)]) -> HashMap<PersonId, String> {
-    let mut last: HashMap<PersonId, (u64, &str)> = HashMap::new();
-    for event in events {
-        let (person, name) = match &event.kind {
-            EventKind::Granted { person, name, .. }
-            | EventKind::Enrolled { person, name, .. }
-            | EventKind::Forgotten { person, name, .. }
-            | EventKind::Renamed { person, to: name, .. } => (*person, name),
-            _ => continue,
-        };
-        let newest = last.entry(person).or_insert((event.id, name));
-        if event.id >= newest.0 {
-            *newest = (event.id, name);
-        }
-    }
-    let mut names: HashMap<_, _> = last.into_iter().map(|(person, (_, name))| (person, name.to_owned())).collect();
-    names.extend(people.iter().cloned());
-    names
+/// A name as it is compared.
+fn spelled(name: &str) -> String {
+    canonical(name).to_lowercase()
 }
 
-/// Sightings by name.
-struct Sightings(BTreeMap<String, Seen>);
-
+/// What is known of one person.
 #[derive(Default)]
 struct Seen {
-    /// Milliseconds since 1970.
-    dated: Vec<i64>,
-    /// By boot: not before, not after, and milliseconds since boot.
-    undated: HashMap<String, Vec<(i64, i64, i64)>>,
+    /// First and last sighting of visits that later sightings may still belong to.
+    visits: Vec<(i64, i64)>,
+    /// Visits at which they are divided into days next.
+    settle_at: usize,
+    days: BTreeMap<Date, Parts>,
+    /// Visits at times that are not known; boot and time since boot of the last sighting.
+    undated: u32,
+    last_undated: Option<(String, i64)>,
 }
 
-impl Sightings {
-    fn of(events: &[Event], names: &HashMap<PersonId, String>) -> Sightings {
-        let times = clock::corrected(events);
-        let mut order: Vec<usize> = (0..events.len()).collect();
-        order.sort_by_key(|&place| events[place].id);
-        // An event whose time is not known was after the last one before it whose time is, and before the next.
-        let mut not_after = vec![i64::MAX; events.len()];
-        let mut next = i64::MAX;
-        for &place in order.iter().rev() {
-            next = times[place].unwrap_or(next);
-            not_after[place] = next;
+impl Seen {
+    fn undated(&mut self, event: &Event, gap_ms: i64) {
+        let since_boot = i64::try_from(event.since_boot.as_millis()).unwrap_or(i64::MAX);
+        let same = |(boot, last): &(String, i64)| *boot == event.boot_id && since_boot.saturating_sub(*last) < gap_ms;
+        if !self.last_undated.as_ref().is_some_and(same) {
+            self.undated = self.undated.saturating_add(1);
         }
-        let mut sightings: BTreeMap<String, Seen> = BTreeMap::new();
-        let mut not_before = i64::MIN;
-        for place in order {
-            let event = &events[place];
-            not_before = times[place].unwrap_or(not_before);
-            let EventKind::Granted { person, name, .. } = &event.kind else { continue };
-            let seen = sightings.entry(names.get(person).unwrap_or(name).clone()).or_default();
-            match times[place] {
-                Some(at) => seen.dated.push(at),
-                None => {
-                    let since_boot = i64::try_from(event.since_boot.as_millis()).unwrap_or(i64::MAX);
-                    let boot = seen.undated.entry(event.boot_id.clone()).or_default();
-                    boot.push((not_before, not_after[place], since_boot));
-                }
+        self.last_undated = Some((event.boot_id.clone(), since_boot));
+    }
+
+    /// Divides visits into days but for those of the last `keep_ms`; how many days that
+    /// adds.
+    fn settle(&mut self, rules: &Rules, window: &Range<i64>, (from, to): (Date, Date), keep_ms: i64) -> usize {
+        let visits = merged(std::mem::take(&mut self.visits), rules.gap_ms);
+        let newest = visits.last().map_or(i64::MIN, |(_, end)| *end);
+        let before = self.days.len();
+        for (begin, end) in visits {
+            if end > newest.saturating_sub(keep_ms) {
+                self.visits.push((begin, end));
+            } else if begin < window.end && end >= window.start {
+                divide(&mut self.days, (begin, end), rules, from, to);
             }
         }
-        Sightings(sightings)
+        self.days.len() - before
     }
 }
 
-/// First and last sighting of each visit.
-fn visits(mut sightings: Vec<i64>, gap_ms: i64) -> Vec<(i64, i64)> {
-    sightings.sort_unstable();
-    let mut visits: Vec<(i64, i64)> = Vec::new();
-    for at in sightings {
-        match visits.last_mut() {
-            Some((_, last)) if at.saturating_sub(*last) < gap_ms => *last = at,
-            _ => visits.push((at, at)),
+/// Adds a sighting to the visit it belongs to, or begins another.
+fn sighted(visits: &mut Vec<(i64, i64)>, at: i64, gap_ms: i64) {
+    match visits.last_mut() {
+        Some((begin, end)) if *begin <= at && at.saturating_sub(*end) < gap_ms => *end = at.max(*end),
+        _ => visits.push((at, at)),
+    }
+}
+
+/// In their order, those with less than the gap between them as one.
+fn merged(mut visits: Vec<(i64, i64)>, gap_ms: i64) -> Vec<(i64, i64)> {
+    visits.sort_unstable();
+    let mut merged: Vec<(i64, i64)> = Vec::with_capacity(visits.len());
+    for (begin, end) in visits {
+        match merged.last_mut() {
+            Some((_, last)) if begin.saturating_sub(*last) < gap_ms => *last = end.max(*last),
+            _ => merged.push((begin, end)),
         }
     }
-    visits
-}
-
-fn visits_of(sightings: Vec<i64>, gap_ms: i64) -> u32 {
-    u32::try_from(visits(sightings, gap_ms).len()).unwrap_or(u32::MAX)
+    merged
 }
 
 /// What of somebody's visits lies in one day.
@@ -305,26 +352,22 @@ struct Parts {
     goes_on: bool,
 }
 
-fn days(person: &str, visits: impl Iterator<Item = (i64, i64)>, rules: &Rules, from: Date, to: Date) -> Vec<Day> {
-    let mut days: BTreeMap<Date, Parts> = BTreeMap::new();
-    for (begin, end) in visits {
-        let (Some(first), Some(last)) = (rules.day_of(begin), rules.day_of(end)) else { continue };
-        for date in first.max(from).series(1.day()).take_while(|date| *date <= last.min(to)) {
-            let parts = days.entry(date).or_default();
-            if date == first {
-                parts.visits += 1;
-                parts.came.get_or_insert(begin);
-            } else {
-                parts.from_before = true;
-            }
-            if date == last {
-                parts.went = Some(end);
-            } else {
-                parts.goes_on = true;
-            }
+fn divide(days: &mut BTreeMap<Date, Parts>, (begin, end): (i64, i64), rules: &Rules, from: Date, to: Date) {
+    let (Some(first), Some(last)) = (rules.day_of(begin), rules.day_of(end)) else { return };
+    for date in first.max(from).series(1.day()).take_while(|date| *date <= last.min(to)) {
+        let parts = days.entry(date).or_default();
+        if date == first {
+            parts.visits += 1;
+            parts.came = Some(parts.came.map_or(begin, |came| came.min(begin)));
+        } else {
+            parts.from_before = true;
+        }
+        if date == last {
+            parts.went = parts.went.max(Some(end));
+        } else {
+            parts.goes_on = true;
         }
     }
-    days.into_iter().filter_map(|(date, parts)| parts.day(date, person, rules)).collect()
 }
 
 impl Parts {

@@ -134,7 +134,7 @@ impl Calibration {
         }
         genuine.sort_by(|a, b| b.distance.total_cmp(&a.distance));
         at_risk.sort_by(|a, b| a.distance.total_cmp(&b.distance));
-        let mut pairs = pairs(&gallery, limits);
+        let mut pairs = pairs(&gallery, limits, f32::INFINITY);
         let listed = pairs.iter().filter(|(.., distance)| *distance <= limits.single).count().max(LISTED_PAIRS);
         pairs.truncate(listed);
         let pair = |(one, other, distance)| Pair { one: name(one), other: name(other), distance };
@@ -178,17 +178,22 @@ impl Calibration {
     }
 }
 
-/// The two people nearest to each other, if they are nearer than the limit: either may be taken for the other.
-pub fn confusable(gallery: &Gallery, limits: Limits) -> Option<(PersonId, PersonId, f32)> {
-    pairs(gallery, limits).into_iter().next().filter(|(.., distance)| *distance <= limits.single)
+/// People nearer to each other than the limit, two by two, the nearest first: either may
+/// be taken for the other.
+pub fn confusable(gallery: &Gallery, limits: Limits) -> Vec<(PersonId, PersonId, f32)> {
+    pairs(gallery, limits, limits.single)
 }
 
-/// Each two people and the least distance between what they are known by, the nearest first.
-fn pairs(gallery: &Gallery, limits: Limits) -> Vec<(PersonId, PersonId, f32)> {
+/// Each two people no farther apart than `most`, and the least distance between what they
+/// are known by, the nearest first.
+fn pairs(gallery: &Gallery, limits: Limits, most: f32) -> Vec<(PersonId, PersonId, f32)> {
     let mut least: BTreeMap<(PersonId, PersonId), f32> = BTreeMap::new();
     for (i, (one, a, spread)) in gallery.rows().enumerate() {
         for (other, b, other_spread) in gallery.rows().skip(i + 1).filter(|(other, ..)| *other != one) {
-            let distance = limits.as_single(distance(a, b), spread + other_spread);
+            let distance = limits.apart(a, b, spread + other_spread);
+            if distance > most {
+                continue;
+            }
             let pair = least.entry((one.min(other), one.max(other))).or_insert(distance);
             *pair = pair.min(distance);
         }
@@ -196,10 +201,6 @@ fn pairs(gallery: &Gallery, limits: Limits) -> Vec<(PersonId, PersonId, f32)> {
     let mut pairs: Vec<_> = least.into_iter().map(|((one, other), distance)| (one, other, distance)).collect();
     pairs.sort_by(|a, b| a.2.total_cmp(&b.2));
     pairs
-}
-
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
 }
 
 /// The picture's distance to each row of the gallery that belongs to one of these people.
@@ -211,7 +212,7 @@ fn distances<'a>(
 ) -> impl Iterator<Item = (PersonId, f32)> + 'a {
     let probe = picture.template.embedding.values();
     let rows = gallery.rows().filter(move |(person, ..)| of(*person));
-    rows.map(move |(person, row, spread)| (person, limits.as_single(distance(row, probe), spread)))
+    rows.map(move |(person, row, spread)| (person, limits.apart(row, probe, spread)))
 }
 
 fn nearest<'a>(
@@ -329,9 +330,9 @@ mod tests {
         let all = pictures(&[&[0.0, 0.02], &[0.3], &[2.0]]);
         let templates: Vec<Template> = all.into_iter().map(|picture| picture.template).collect();
         let gallery = Gallery::new(MODEL, TemplateFusion::Mean, &templates);
-        let (one, other, distance) = confusable(&gallery, LIMITS).unwrap();
+        let (one, other, distance) = confusable(&gallery, LIMITS)[0];
         assert!((one, other) == (PersonId(0), PersonId(1)) && about(distance, 0.29), "{distance}");
-        assert_eq!(confusable(&gallery, Limits { single: 0.28, ..LIMITS }), None);
+        assert_eq!(confusable(&gallery, Limits { single: 0.28, ..LIMITS }), []);
     }
 
     #[test]

@@ -4,17 +4,22 @@
 //! requests that bring a picture have one. A request is answered by one message, one that follows events by a message per
 //! event until the client goes away. The socket's permissions (owner and group) are the authorisation; who asks is read from the socket, never from the message.
 
+mod clients;
+
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::AsFd,
+        unix::{
+            fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::Receiver,
     },
     thread::{self, JoinHandle},
@@ -22,37 +27,57 @@ use std::{
 };
 
 use jiff::civil::Date;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use self::clients::{Client, Clients, Timed, Turn};
 use crate::{attendance::Attendance, calibrate::Calibration, store::Event};
 
-/// Longest JSON and longest picture of a message.
+/// Longest JSON of a request and of an answer, and longest picture.
+const MOST_REQUEST: u32 = 64 << 10;
 const MOST_JSON: u32 = 16 << 20;
 const MOST_PICTURE: u32 = 64 << 20;
-/// Connections served at the same time; more are turned away.
-const MOST_CONNECTIONS: usize = 16;
-/// A client that says nothing for this long is left.
+/// Events in one answer.
+pub const MOST_EVENTS: usize = 2_000;
+/// A larger picture waits for its turn.
+const LARGE: u32 = 1 << 20;
+/// A client that takes longer for its whole request is left ...
 const PATIENCE: Duration = Duration::from_secs(10);
+/// ... or for a large picture once it is its turn, or for taking an answer.
+const LONG_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a command asks. The same questions are answered from the store itself when no daemon runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
     People,
-    /// Events since a moment (milliseconds since 1970; None: all), at most `limit`, oldest first; the newest ones when there are more.
+    /// Events since a moment (milliseconds since 1970; None: all), at most `limit` and
+    /// [`MOST_EVENTS`], oldest first; the newest ones when there are more.
     Events {
         since_ms: Option<i64>,
         limit: Option<usize>,
         follow: bool,
+    },
+    /// Events with a higher number, oldest first, at most [`MOST_EVENTS`]: to read them
+    /// all, ask on from the last one.
+    EventsAfter {
+        id: u64,
+        since_ms: Option<i64>,
     },
     Status,
     /// Takes a picture into the enroll folder and answers with its verdict.
     Enroll {
         name: String,
         file_name: String,
+        #[serde(skip)]
         picture: Vec<u8>,
     },
     Identify {
+        #[serde(skip)]
         picture: Vec<u8>,
     },
     /// What the threshold means for the people enrolled.
@@ -205,12 +230,18 @@ pub struct Status {
     pub camera_ok: bool,
     pub relay: String,
     pub relay_active: bool,
+    /// Why the relay cannot be released; None: it can.
+    #[serde(default)]
+    pub relay_problem: Option<String>,
     pub model: String,
     pub precision: String,
     pub max_distance: f32,
     pub false_match_rate: f64,
     pub people: usize,
     pub templates: usize,
+    /// What keeps people out who are enrolled, with the remedies.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Named counters of this run: frames, broken_frames, faces, granted, denied, ...
     pub counters: std::collections::BTreeMap<String, u64>,
 }
@@ -239,114 +270,166 @@ pub enum ControlError {
     Protocol { path: PathBuf, problem: String },
 }
 
-/// The listening daemon's end. Dropping it removes the socket.
+/// The listening daemon's end. Dropping it removes the socket, if the path still holds this one.
 pub struct ControlServer {
     path: PathBuf,
+    /// The socket's device and inode, as the path held it.
+    socket: (u64, u64),
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Closing it wakes the thread; connecting to the path might reach another process.
+    wake: Option<UnixStream>,
+    clients: Clients,
+    thread: Option<JoinHandle<UnixListener>>,
 }
 
 impl ControlServer {
     /// Listens at `path` (0660). A socket that nobody answers at is left over and replaced.
     ///
     /// # Errors
-    /// Somebody answers at it, or it cannot be made.
+    /// Another process answers at it, or it cannot be made.
     pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<ControlServer, ControlError> {
         let io_error = |source| ControlError::Io { path: path.to_owned(), source };
         if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(io_error)?;
         }
         if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-            if UnixStream::connect(path).is_ok() {
+            if is_answered(path).map_err(io_error)? {
                 return Err(ControlError::Taken { path: path.to_owned() });
             }
             fs::remove_file(path).map_err(io_error)?;
         }
         let listener = UnixListener::bind(path).map_err(io_error)?;
+        listener.set_nonblocking(true).map_err(io_error)?;
+        let socket = place_of(path).map_err(io_error)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(io_error)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new()
-            .name("control".into())
-            .spawn(move || listen(&listener, &service, &stopped))
-            .map_err(io_error)?;
-        Ok(ControlServer { path: path.to_owned(), stop, thread: Some(thread) })
+        let (wake, woken) = UnixStream::pair().map_err(io_error)?;
+        let (stop, clients) = (Arc::new(AtomicBool::new(false)), Clients::default());
+        let door = Entrance { listener, woken, service, stop: Arc::clone(&stop), clients: clients.clone() };
+        let thread = thread::Builder::new().name("control".into()).spawn(move || door.listen()).map_err(io_error)?;
+        Ok(ControlServer { path: path.to_owned(), socket, stop, wake: Some(wake), clients, thread: Some(thread) })
     }
 }
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes the thread out of accept.
-        let woken = UnixStream::connect(&self.path).is_ok();
-        if let Some(thread) = self.thread.take().filter(|_| woken) {
-            let _ = thread.join();
+        drop(self.wake.take());
+        let listener = self.thread.take().map(JoinHandle::join);
+        // While the listener is open no other file has its inode.
+        if place_of(&self.path).is_ok_and(|place| place == self.socket) {
+            let _ = fs::remove_file(&self.path);
         }
-        let _ = fs::remove_file(&self.path);
+        drop(listener);
+        self.clients.close();
     }
 }
 
-fn listen(listener: &UnixListener, service: &Arc<dyn Service>, stop: &Arc<AtomicBool>) {
-    let connections = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        if stop.load(Ordering::Relaxed) {
+/// Device and inode of what a path holds.
+fn place_of(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Whether a process listens there. One that accepts nothing is not waited for.
+fn is_answered(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the listening thread has.
+struct Entrance {
+    listener: UnixListener,
+    woken: UnixStream,
+    service: Arc<dyn Service>,
+    stop: Arc<AtomicBool>,
+    clients: Clients,
+}
+
+impl Entrance {
+    /// Until it is told to stop; the listener is given back open.
+    fn listen(self) -> UnixListener {
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut awaited = [&self.listener as &dyn AsFd, &self.woken]
+                .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN));
+            let polled = poll(&mut awaited, None);
+            match self.listener.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && polled.is_ok() => {}
+                // Out of file handles, or interrupted.
+                Err(_) => thread::sleep(Duration::from_millis(50)),
+            }
+        }
+        self.listener
+    }
+
+    fn admit(&self, mut stream: UnixStream) {
+        let uid = rustix::net::sockopt::socket_peercred(&stream).map_or(u32::MAX, |peer| peer.uid.as_raw());
+        let Ok(Some(client)) = self.clients.take(uid, &stream) else {
+            let problem = "too many commands of yours are running; end some (facelatch events --follow)".into();
+            let _ = stream.set_nonblocking(true);
+            let _ = send(&mut stream, &Response::Failed { problem, exit_code: 69 }, &[]);
             return;
-        }
-        let Ok(stream) = stream else { continue };
-        if connections.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
-            connections.fetch_sub(1, Ordering::Relaxed);
-            continue;
-        }
-        let (service, stop, counted) = (Arc::clone(service), Arc::clone(stop), Arc::clone(&connections));
-        let spawned = thread::Builder::new().name("client".into()).spawn(move || {
-            // The client went away or spoke nonsense: either way there is nobody to tell.
-            let _ = serve(stream, service.as_ref(), &stop);
-            counted.fetch_sub(1, Ordering::Relaxed);
+        };
+        let (service, stop) = (Arc::clone(&self.service), Arc::clone(&self.stop));
+        // No thread: the client finds the connection closed. A client that went away is not there to hear of it.
+        let _ = thread::Builder::new().name("client".into()).spawn(move || {
+            let _ = serve(&stream, &client, service.as_ref(), &stop);
         });
-        if spawned.is_err() {
-            connections.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
 
-fn serve(mut stream: UnixStream, service: &dyn Service, stop: &AtomicBool) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let asker = asker(&stream);
-    let (request, blob) = match receive::<Request>(&mut stream) {
-        Ok(message) => message,
+fn serve(stream: &UnixStream, client: &Client, service: &dyn Service, stop: &AtomicBool) -> io::Result<()> {
+    let answer = |response: &Response| send(&mut Timed::new(stream, LONG_PATIENCE), response, &[]);
+    let (request, turn) = match receive_request(stream, client) {
+        Ok(received) => received,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let problem = format!("the request cannot be understood: {error}");
-            return send(&mut stream, &Response::Failed { problem, exit_code: 64 }, &[]);
+            return answer(&Response::Failed { problem, exit_code: 64 });
         }
         Err(error) => return Err(error),
     };
-    let request = match request {
-        Request::Enroll { name, file_name, .. } => Request::Enroll { name, file_name, picture: blob },
-        Request::Identify { .. } => Request::Identify { picture: blob },
-        other => other,
-    };
+    client.asked();
     let follow = matches!(request, Request::Events { follow: true, .. });
     let events = follow.then(|| service.follow());
-    send(&mut stream, &service.answer(request, &asker), &[])?;
+    let response = service.answer(request, &name_of(client.uid()));
+    drop(turn);
+    answer(&response)?;
     let Some(events) = events else { return Ok(()) };
     while !stop.load(Ordering::Relaxed) {
         match events.recv_timeout(Duration::from_millis(500)) {
-            Ok(event) => send(&mut stream, &Response::Events { events: vec![event] }, &[])?,
+            Ok(event) => answer(&Response::Events { events: vec![event] })?,
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
             // An empty message finds out whether the client is still there.
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                send(&mut stream, &Response::Events { events: vec![] }, &[])?
-            }
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => answer(&Response::Events { events: vec![] })?,
         }
     }
     Ok(())
 }
 
-/// The user at the other end, by name if the system's user list has it.
-fn asker(stream: &UnixStream) -> String {
-    let Ok(credentials) = rustix::net::sockopt::socket_peercred(stream) else { return "unknown".into() };
-    let uid = credentials.uid.as_raw().to_string();
+/// The whole request, before a deadline; with a large picture the turn that it holds until it is answered.
+fn receive_request(stream: &UnixStream, client: &Client) -> io::Result<(Request, Option<Turn>)> {
+    let mut timed = Timed::new(stream, PATIENCE);
+    let (json, blob) = receive_lengths(&mut timed, MOST_REQUEST)?;
+    let json = read_exactly(&mut timed, json)?;
+    let mut request = serde_json::from_slice::<Request>(&json)?;
+    let turn = (blob > LARGE).then(|| client.turn()).transpose()?;
+    if turn.is_some() {
+        timed = Timed::new(stream, LONG_PATIENCE);
+    }
+    let blob = read_exactly(&mut timed, blob)?;
+    if let Request::Enroll { picture, .. } | Request::Identify { picture } = &mut request {
+        *picture = blob;
+    }
+    Ok((request, turn))
+}
+
+/// A user by name, if the system's user list has it.
+fn name_of(uid: u32) -> String {
+    let uid = uid.to_string();
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let named = users
         .lines()
@@ -403,7 +486,7 @@ impl ControlClient {
     }
 }
 
-fn send<T: Serialize>(stream: &mut UnixStream, message: &T, blob: &[u8]) -> io::Result<()> {
+fn send<T: Serialize>(stream: &mut impl Write, message: &T, blob: &[u8]) -> io::Result<()> {
     let json = serde_json::to_vec(message)?;
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
     let mut bytes = Vec::with_capacity(8 + json.len() + blob.len());
@@ -415,16 +498,21 @@ fn send<T: Serialize>(stream: &mut UnixStream, message: &T, blob: &[u8]) -> io::
 }
 
 fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<(T, Vec<u8>)> {
+    let (json, blob) = receive_lengths(stream, MOST_JSON)?;
+    let json = read_exactly(stream, json)?;
+    let blob = read_exactly(stream, blob)?;
+    Ok((serde_json::from_slice(&json)?, blob))
+}
+
+fn receive_lengths(stream: &mut impl Read, most_json: u32) -> io::Result<(u32, u32)> {
     let mut lengths = [0; 8];
     stream.read_exact(&mut lengths)?;
     let [a, b, c, d, e, f, g, h] = lengths;
     let (json, blob) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-    if json > MOST_JSON || blob > MOST_PICTURE {
+    if json > most_json || blob > MOST_PICTURE {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long"));
     }
-    let json = read_exactly(stream, json)?;
-    let blob = read_exactly(stream, blob)?;
-    Ok((serde_json::from_slice(&json)?, blob))
+    Ok((json, blob))
 }
 
 /// Grows with what really comes, so that an announced length alone costs no memory.
@@ -525,6 +613,90 @@ mod tests {
         assert!(started.elapsed() < PATIENCE / 2);
     }
 
+    /// Announces a picture of this length and sends the beginning of it.
+    fn begin(path: &Path, length: u32, picture: &[u8]) -> UnixStream {
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        let json = br#"{"ask":"identify"}"#;
+        stream.write_all(&[(json.len() as u32).to_le_bytes(), length.to_le_bytes()].concat()).unwrap();
+        stream.write_all(json).unwrap();
+        let _ = stream.write_all(picture);
+        stream
+    }
+
+    fn opens(path: &Path) -> bool {
+        matches!(ControlClient::connect(path).unwrap().ask(&Request::Open), Ok(Response::Opened))
+    }
+
+    #[test]
+    fn idle_clients_block_nobody() {
+        let (_dir, path, _server) = server();
+        let _idle: Vec<_> = (0..50).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let _slow: Vec<_> = (0..50).map(|_| begin(&path, MOST_PICTURE, &[0; 100])).collect();
+        let started = Instant::now();
+        assert!((0..5).all(|_| opens(&path)));
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_request_that_trickles_is_left() {
+        let (_dir, path, _server) = server();
+        let mut stream = begin(&path, 1000, &[]);
+        let started = Instant::now();
+        while stream.write_all(&[0]).is_ok() {
+            assert!(started.elapsed() < PATIENCE * 2, "one byte at a time holds a place");
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert!(started.elapsed() > PATIENCE / 2);
+    }
+
+    #[test]
+    fn large_pictures_are_taken_in_one_at_a_time() {
+        let (_dir, path, _server) = server();
+        let first = begin(&path, 63 << 20, &vec![0; 8 << 20]);
+        let mut second = begin(&path, 2 << 20, &vec![0; 1 << 20]);
+        let begun = Instant::now();
+        assert!(second.write_all(&vec![0; 1 << 20]).is_err(), "it has to wait");
+        assert!(opens(&path), "who sends none does not wait");
+        drop((first, second));
+        assert!(begun.elapsed() < PATIENCE);
+        let picture = vec![7; 3 << 20];
+        let request = Request::Enroll { name: "Ada".into(), file_name: "a.jpg".into(), picture };
+        let answer = ControlClient::connect(&path).unwrap().ask(&request).unwrap();
+        assert!(matches!(answer, Response::Enrolled { face_px, .. } if face_px == 3 << 20), "{answer:?}");
+    }
+
+    #[test]
+    fn it_ends_though_another_took_its_path() {
+        for another_listens in [true, false] {
+            let (_dir, path, server) = server();
+            fs::remove_file(&path).unwrap();
+            let other = another_listens.then(|| UnixListener::bind(&path).unwrap());
+            let (ended, end) = mpsc::channel();
+            thread::spawn(move || {
+                drop(server);
+                ended.send(()).unwrap();
+            });
+            end.recv_timeout(Duration::from_secs(5)).expect("it ends");
+            assert_eq!(path.exists(), other.is_some(), "the other's socket is left alone");
+        }
+    }
+
+    #[test]
+    fn a_socket_whose_listener_accepts_nothing_is_taken() {
+        let (_dir, path, server) = server();
+        drop(server);
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        // Its queue is full: a further connection would have to wait.
+        let _queued = UnixStream::connect(&path).unwrap();
+        let begun = Instant::now();
+        let second = ControlServer::start(&path, Arc::new(Echo)).err().unwrap();
+        assert!(matches!(second, ControlError::Taken { .. }), "{second}");
+        assert!(begun.elapsed() < Duration::from_secs(1) && path.exists());
+    }
+
     #[test]
     fn nonsense_is_answered_and_left() {
         let (_dir, path, _server) = server();
@@ -539,7 +711,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn rubbish_never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100)) {
-            let _ = receive::<Request>(&mut &bytes[..]);
+            let _ = receive::<Response>(&mut &bytes[..]);
             let _ = serde_json::from_slice::<Request>(&bytes);
         }
     }

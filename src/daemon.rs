@@ -4,7 +4,10 @@
 //! out of [`run`]: the relay first. The latch thread, which owns it, does that by itself whatever happens here. A reload of the
 //! configuration is a shutdown and a start in one process; models and store are kept open if they stay the same.
 
+mod denials;
 mod door;
+mod house;
+mod visits;
 
 use std::{
     env, fs,
@@ -12,7 +15,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver},
     },
     time::{Duration, Instant},
 };
@@ -27,17 +29,18 @@ use crate::{
     gpio::{self, GpioError, OutputLine},
     hooks::Hooks,
     http::HttpServer,
-    latch::{Latch, LatchReport, Lines, Settings},
+    latch::{Latch, Lines, Settings},
     mqtt::Mqtt,
-    service::{Kept, Services, StartError},
+    service::{Kept, Services, ShutOut, StartError},
     store::EventKind,
     telemetry::{self, ServiceManager},
     unknown::UnknownFaces,
 };
 use door::{Door, Ended};
+use house::House;
 
-/// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read beside.
-const ENROLL_AT_START: Duration = Duration::from_secs(20);
+/// At start so long is spent on new pictures in the enroll folder before the door is watched; the rest is read in the background.
+const ENROLL_AT_START: Duration = Duration::from_secs(3);
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +53,15 @@ pub enum RunError {
     Control(#[from] ControlError),
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
-    /// Two people are nearer to each other than a match may be far, see [`Services::confusable`].
-    #[error("in unlock mode this must not be: {0}")]
-    Confusable(String),
+    /// A new configuration by which nobody at all could be let in any more.
+    #[error("{0}")]
+    NoThreshold(String),
     /// A part ended that never should; the relay is inactive, and the service manager starts everything anew.
     #[error("the {0} ended unexpectedly; the log above says why")]
     Died(&'static str),
+    /// It may be active still: the record of its line is left behind for [`lock`].
+    #[error("the relay cannot be released: {0}; run `facelatch lock`, or cut the strike's supply")]
+    RelayStuck(String),
 }
 
 /// What is asked of the running daemon from outside: systemctl's stop and reload arrive as signals.
@@ -72,42 +78,36 @@ pub struct Signals {
 /// # Errors
 /// Something needed is missing or in use, or a part died. The relay is inactive on every return.
 pub fn run(config: Config, signals: &Signals) -> Result<(), RunError> {
-    let mut running = Running::start(config, None, signals, Confusable::Refused)?;
+    let mut running = Running::start(config, None, signals)?;
     loop {
         let ended = running.serve(signals);
         let old = running.services.config.clone();
-        let unlock = old.mode == Mode::Unlock;
+        let opens = old.opens();
         match ended {
             Ok(Ended::Reload(new)) => {
-                let kept = running.stop();
-                running = match Running::start(*new, Some(&kept), signals, Confusable::Refused) {
+                // The start takes the line of a stuck relay again.
+                let (kept, _) = running.stop();
+                running = match Running::start(*new, Some(&kept), signals).and_then(Running::with_threshold) {
                     Ok(running) => running,
                     Err(error) => {
                         log::error!("the new configuration does not start, the old one stays in force: {error}");
-                        Running::start(old, Some(&kept), signals, Confusable::Borne)?
+                        Running::start(old, Some(&kept), signals)?
                     }
                 };
             }
             Ok(Ended::Stopped) => {
                 ServiceManager::new().stopping();
-                running.stop();
-                log::info!("facelatch ends, {}", if unlock { "the relay is inactive" } else { "nothing was driven" });
+                running.stop().1?;
+                log::info!("facelatch ends, {}", if opens { "the relay is inactive" } else { "nothing was driven" });
                 return Ok(());
             }
             Err(error) => {
-                running.stop();
+                // What is wrong with the relay is in the log; this error came first.
+                let _ = running.stop();
                 return Err(error);
             }
         }
     }
-}
-
-/// What becomes of a start in unlock mode when two people are so near to each other that one may be taken for the other.
-#[derive(Clone, Copy, PartialEq)]
-enum Confusable {
-    Refused,
-    /// It was so before a reload that failed: the door stays what it was, and somebody who is told can mend it.
-    Borne,
 }
 
 /// Everything that works while a configuration is in force. Dropping it locks first, then ends the rest.
@@ -121,33 +121,28 @@ struct Running {
     http: Option<HttpServer>,
     mqtt: Option<Mqtt>,
     hooks: Hooks,
+    house: House,
     record: PathBuf,
     services: Arc<Services>,
 }
 
 impl Running {
-    fn start(
-        config: Config,
-        kept: Option<&Kept>,
-        signals: &Signals,
-        confusable: Confusable,
-    ) -> Result<Running, RunError> {
+    fn start(config: Config, kept: Option<&Kept>, signals: &Signals) -> Result<Running, RunError> {
         telemetry::init_logging(&config.log.level);
         let mode = if config.mode == Mode::Unlock { "unlock" } else { "attendance" };
         log::info!("facelatch {} starts, mode {mode}", env!("CARGO_PKG_VERSION"));
+        config.warnings().iter().for_each(|warning| log::warn!("configuration: {warning}"));
         let record = RelayRecord::path(&config);
-        let (latch, relay, reports) = start_latch(&config, &record)?;
+        let (latch, relay) = start_latch(&config, &record)?;
         let begun = Instant::now();
         let go_on = || !signals.stop.load(Ordering::Relaxed) && begun.elapsed() < ENROLL_AT_START;
         let (services, changes) = Services::open_keeping(config, kept, go_on)?;
         services.set_running(latch.handle(), relay);
         tell_start(&services);
-        let unlock = services.config.mode == Mode::Unlock;
-        if let Some(problem) = services.confusable().filter(|_| unlock && confusable == Confusable::Refused) {
-            return Err(RunError::Confusable(problem));
-        }
+        services.record_shut_out();
+        let same_store = kept.is_none_or(|kept| kept.keeps_store(&services.config));
         if changes.unsettled {
-            log::info!("the enroll folder is not all read yet; that goes on beside");
+            log::info!("enroll folder: still reading in the background");
         }
         let service = Arc::clone(&services) as Arc<dyn Service>;
         let control = ControlServer::start(&services.config.control.socket, Arc::clone(&service))?;
@@ -155,6 +150,7 @@ impl Running {
         let hooks = Hooks::start(&services.config.hooks, services.follow(), &services.counters);
         let hooks = hooks.map_err(RunError::Thread)?;
         let mqtt = Mqtt::start(&services.config, service, services.counters.clone()).map_err(RunError::Thread)?;
+        services.opening.iter().for_each(|event| services.store.tell(event));
         services.record(EventKind::Started);
         let http = HttpServer::start(&services).unwrap_or_else(|error| {
             log::error!("page: {error}; the door works without it");
@@ -166,23 +162,38 @@ impl Running {
             .map_err(RunError::Thread)?;
         let unknown =
             UnknownFaces::start(services.store.clone(), services.unknown_rules()).map_err(RunError::Thread)?;
-        let door = Door::new(Arc::clone(&services), latch.handle(), reports, unknown);
-        Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, record, services })
+        let house = House::start(Arc::clone(&services)).map_err(RunError::Thread)?;
+        let door = Door::new(Arc::clone(&services), latch.handle(), unknown, same_store);
+        Ok(Running { latch, door, capture, watcher, control, http, mqtt, hooks, house, record, services })
+    }
+
+    /// Ends at once where nobody at all can be let in.
+    fn with_threshold(self) -> Result<Running, RunError> {
+        match self.services.roster().shut_out {
+            Some(ShutOut { names: None, reason }) => {
+                let _ = self.stop();
+                Err(RunError::NoThreshold(reason))
+            }
+            _ => Ok(self),
+        }
     }
 
     fn serve(&mut self, signals: &Signals) -> Result<Ended, RunError> {
         self.door.serve(&self.capture, &self.latch, signals)
     }
 
-    /// The relay first.
-    fn stop(self) -> Kept {
-        let Running { latch, door, capture, watcher, control, http, mqtt, hooks, record, services } = self;
-        drop(latch);
+    /// The relay first; whether it is inactive.
+    fn stop(self) -> (Kept, Result<(), RunError>) {
+        let Running { latch, mut door, capture, watcher, control, http, mqtt, hooks, house, record, services } = self;
+        let released = latch.stop();
+        door.watch_relay(Instant::now());
         services.record(EventKind::Stopped);
-        drop((door, capture, watcher, control, http, mqtt, hooks));
-        // Inactive, and nobody drives it any more: there is nothing left to do for `lock`.
-        let _ = fs::remove_file(record);
-        services.keep()
+        drop((door, capture, watcher, control, http, mqtt, hooks, house));
+        if released.is_ok() {
+            // Nothing drives it any more: there is nothing left to do for `lock`.
+            let _ = fs::remove_file(record);
+        }
+        (services.keep(), released.map_err(RunError::RelayStuck))
     }
 }
 
@@ -253,7 +264,7 @@ pub enum LockError {
 }
 
 /// The relay's line is taken and driven inactive before anything else is done.
-fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String, Receiver<LatchReport>), RunError> {
+fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String), RunError> {
     let latch = &config.latch;
     let open = |line: &Option<LineChoice>,
                 active_low: bool,
@@ -277,17 +288,15 @@ fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String, Receive
         granted: open(granted, *active_low, "LED granted")?,
         denied: open(denied, *active_low, "LED denied")?,
     };
-    let settings = Settings { max_hold: latch.max_hold, max_decision_age: config.recognition.max_decision_age };
-    let (sender, reports) = mpsc::channel();
-    let latch = Latch::start(lines, settings, move |report| {
-        if let LatchReport::Failed(problem) = &report {
-            log::error!("relay: {problem}");
-        }
-        // The receiver is gone during shutdown only.
-        let _ = sender.send(report);
-    })?;
-    log::info!("relay: {description}; inactive");
-    Ok((latch, description, reports))
+    let settings = Settings {
+        opens: config.opens(),
+        max_hold: latch.max_hold,
+        max_active_per_minute: latch.budget(),
+        max_decision_age: config.recognition.max_decision_age,
+    };
+    let latch = Latch::start(lines, settings)?;
+    log::info!("relay: {description}; {}", if config.opens() { "inactive" } else { "held inactive" });
+    Ok((latch, description))
 }
 
 fn tell_start(services: &Services) {
@@ -304,7 +313,7 @@ fn tell_start(services: &Services) {
         rules.window
     );
     let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
-    if people == 0 {
+    if people == 0 && roster.shut_out.is_none() {
         log::warn!("nobody is enrolled: drop pictures into {}", config.enroll.folder.display());
     } else {
         log::info!("{people} people enrolled with {templates} pictures");
@@ -315,7 +324,7 @@ fn start_watcher(services: &Arc<Services>) -> Result<EnrollWatcher, RunError> {
     let told = Arc::clone(services);
     EnrollWatcher::start(Arc::clone(&services.enroller), move |result| match result {
         Ok(changes) => told.note_changes(&changes),
-        Err(error) => log::error!("enroll folder: {error}"),
+        Err(error) => log::error!("enroll folder: {error}; retrying every 30 s"),
     })
     .map_err(RunError::Thread)
 }

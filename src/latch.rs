@@ -1,12 +1,14 @@
 //! The relay's pulse and the LEDs: one thread owns the lines and locks again by itself.
 //!
-//! The relay is driven inactive before anything else happens, at the deadline of each pulse, and when the thread ends for
-//! whatever reason. A pulse while the relay is active moves the deadline, but never beyond [`Settings::max_hold`] after the relay became active.
+//! The relay is driven inactive before anything else happens, at the deadline of each pulse, and
+//! when the thread ends for whatever reason. How long it may be active is bounded twice: by
+//! [`Settings::max_hold`] at a stretch, and by [`Settings::max_active_per_minute`] in any minute.
+//! Each pulse has an answer channel of its own: what was answered as opened was opened.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
@@ -15,19 +17,28 @@ use std::{
 
 use crate::gpio::{GpioError, LineState, OutputLine};
 
-/// How long to wait before a relay that could not be driven is tried again.
+/// How long to wait before a relay that could not be released is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// After this number of failures in a row a relay is stuck.
+const STUCK_AFTER: u32 = 5;
+/// A latch that ends tries to release its relay for this long: a stop must end, too.
+const GIVE_UP: Duration = Duration::from_secs(2);
+/// A relay that is active for longer than this after its deadline is stuck.
+const OVERDUE: Duration = Duration::from_secs(1);
+/// The latch begins a pulse within this time, or not at all; it takes microseconds.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Pulses with a shorter pause between them are one stretch.
+const REST: Duration = Duration::from_secs(1);
+/// A pulse that would leave the relay active for less than this is refused.
+const LEAST: Duration = Duration::from_millis(500);
+/// What [`Settings::max_active_per_minute`] is counted over.
+const MINUTE: Duration = Duration::from_secs(60);
 /// Half a period of a blinking LED.
 const BLINK: Duration = Duration::from_millis(150);
 
-/// What the latch is asked to do.
+/// What the LEDs show.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LatchCommand {
-    /// Unlock for `hold`, provided that `captured_at` (the moment of the frame, or of the request, that led to this) is
-    /// younger than the limit when the latch gets to it.
-    Pulse { hold: Duration, captured_at: Instant },
-    /// Lock at once.
-    Off,
     /// Light the LED "granted" for this long.
     ShowGranted(Duration),
     /// Blink the LED "denied".
@@ -36,19 +47,25 @@ pub enum LatchCommand {
     ShowReady(bool),
 }
 
-/// What the latch has to tell.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LatchReport {
-    Activated {
-        at: Instant,
-        captured_at: Instant,
-    },
-    Released,
-    /// The pulse was too old when its turn came.
-    Stale {
-        age: Duration,
-    },
-    Failed(String),
+/// Why the relay was not pulsed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    #[error("mode = \"attendance\": nothing opens the door; set mode = \"unlock\" if it should")]
+    Attendance,
+    #[error("there is no relay: latch.line is not set")]
+    NoRelay,
+    #[error("the decision was {age:.1?} old")]
+    Stale { age: Duration },
+    #[error("the relay was active for max_hold and rests; try again in a second")]
+    Rests,
+    #[error("the relay was active for max_active_per_minute; try again in a minute")]
+    Budget,
+    #[error("the relay cannot be released: {0}")]
+    Stuck(String),
+    #[error(transparent)]
+    Line(GpioError),
+    #[error("the latch does not answer")]
+    Silent,
 }
 
 /// The lines that are fitted.
@@ -62,9 +79,13 @@ pub struct Lines {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
+    /// False in attendance mode: the relay is held inactive, and every pulse is refused.
+    pub opens: bool,
     /// The relay is not active for longer than this at a stretch.
     pub max_hold: Duration,
-    /// A pulse whose cause is older than this is dropped.
+    /// ... and of any minute not for longer than this.
+    pub max_active_per_minute: Duration,
+    /// A pulse whose cause is older than this is refused.
     pub max_decision_age: Duration,
 }
 
@@ -78,54 +99,88 @@ pub struct Latch {
 #[derive(Clone)]
 pub struct LatchHandle {
     messages: Sender<Message>,
-    active: Arc<AtomicBool>,
+    state: Arc<Mutex<RelayState>>,
 }
 
 enum Message {
-    Command(LatchCommand),
+    Pulse(Pulse),
+    Show(LatchCommand),
     Stop,
+}
+
+/// Unlock for `hold`, provided that `captured_at` (the moment of the frame, or of the request) is
+/// younger than the limit, and that `answer_by` has not passed, when the latch gets to it.
+struct Pulse {
+    hold: Duration,
+    captured_at: Instant,
+    answer_by: Instant,
+    answer: Sender<Result<Instant, Refusal>>,
+}
+
+/// How the relay is, for other threads.
+#[derive(Debug, Default)]
+struct RelayState {
+    /// When it is to be released; None: it is inactive.
+    active_until: Option<Instant>,
+    /// Why it cannot be released.
+    stuck: Option<String>,
 }
 
 impl LatchHandle {
     /// Returns false when the latch has ended: nothing will happen.
     pub fn send(&self, command: LatchCommand) -> bool {
-        self.messages.send(Message::Command(command)).is_ok()
+        self.messages.send(Message::Show(command)).is_ok()
+    }
+
+    /// Pulses the relay, and waits until it is active; the moment it became so. `captured_at` is
+    /// the moment of the frame, or of the request, that led to this.
+    ///
+    /// # Errors
+    /// The relay was not pulsed, and will not be for this call.
+    pub fn pulse(&self, hold: Duration, captured_at: Instant) -> Result<Instant, Refusal> {
+        let (answer, answered) = mpsc::channel();
+        let answer_by = Instant::now() + PATIENCE;
+        let pulse = Pulse { hold, captured_at, answer_by, answer };
+        self.messages.send(Message::Pulse(pulse)).map_err(|_| Refusal::Silent)?;
+        // A pulse begun at the last moment is waited for. Later than this there is no receiver,
+        // and the latch takes back what it did.
+        answered.recv_timeout(PATIENCE * 2).map_err(|_| Refusal::Silent)?
     }
 
     pub fn relay_active(&self) -> bool {
-        self.active.load(Ordering::Relaxed)
+        locked(&self.state).active_until.is_some()
+    }
+
+    /// Why the relay is active though it should not be; None: all is well.
+    pub fn stuck(&self, now: Instant) -> Option<String> {
+        let state = locked(&self.state);
+        let overdue = state.active_until.is_some_and(|until| now > until + OVERDUE);
+        let silent = || "the line does not answer".to_owned();
+        state.stuck.clone().or_else(|| overdue.then(silent))
     }
 }
 
+fn locked(state: &Mutex<RelayState>) -> MutexGuard<'_, RelayState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Latch {
-    /// Drives the relay inactive, then starts the thread. `report` is called from it and must return soon.
+    /// Drives the relay inactive, then starts the thread.
     ///
     /// # Errors
     /// The relay cannot be driven: nothing was started.
-    pub fn start(
-        mut lines: Lines,
-        settings: Settings,
-        report: impl Fn(LatchReport) + Send + 'static,
-    ) -> Result<Latch, GpioError> {
+    pub fn start(mut lines: Lines, settings: Settings) -> Result<Latch, GpioError> {
         if let Some(relay) = &mut lines.relay {
             relay.set(LineState::Inactive)?;
         }
         let (messages, received) = mpsc::channel();
-        let active = Arc::new(AtomicBool::new(false));
-        let worker = Worker {
-            relay: Relay { line: lines.relay, active: Arc::clone(&active) },
-            ready: Led::new(lines.ready),
-            granted: Led::new(lines.granted),
-            denied: Led::new(lines.denied),
-            timer: PulseTimer::new(settings.max_hold),
-            max_decision_age: settings.max_decision_age,
-            report: Box::new(report),
-        };
+        let state = Arc::default();
+        let worker = Worker::new(lines, settings, Arc::clone(&state));
         let thread =
             thread::Builder::new().name("latch".into()).spawn(move || worker.run(&received)).map_err(|error| {
                 GpioError { line: "latch".into(), problem: format!("its thread cannot be started: {error}") }
             })?;
-        Ok(Latch { handle: LatchHandle { messages, active }, thread: Some(thread) })
+        Ok(Latch { handle: LatchHandle { messages, state }, thread: Some(thread) })
     }
 
     pub fn handle(&self) -> LatchHandle {
@@ -136,15 +191,36 @@ impl Latch {
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
+
+    /// Locks and ends the thread.
+    ///
+    /// # Errors
+    /// The relay could not be released within [`GIVE_UP`], and why.
+    pub fn stop(mut self) -> Result<(), String> {
+        self.close();
+        self.handle.stuck(Instant::now()).map_or(Ok(()), Err)
+    }
+
+    /// A line that does not return is left behind with its thread.
+    fn close(&mut self) {
+        // An error means that the thread has ended already, and its relay with it.
+        let _ = self.handle.messages.send(Message::Stop);
+        let Some(thread) = self.thread.take() else { return };
+        let until = Instant::now() + GIVE_UP + OVERDUE;
+        while !thread.is_finished() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+        } else {
+            locked(&self.handle.state).stuck.get_or_insert_with(|| "the line does not answer".into());
+        }
+    }
 }
 
 impl Drop for Latch {
     fn drop(&mut self) {
-        // An error means that the thread has ended already, and its relay with it.
-        let _ = self.handle.messages.send(Message::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
@@ -152,86 +228,143 @@ impl Drop for Latch {
 #[derive(Debug)]
 struct PulseTimer {
     max_hold: Duration,
+    per_minute: Duration,
     /// Since when, and until when.
     active: Option<(Instant, Instant)>,
-    /// Released by `max_hold`, it may not be active again before this.
-    rest_until: Option<Instant>,
+    /// When it was active within the last minute, oldest first.
+    past: VecDeque<(Instant, Instant)>,
 }
 
 impl PulseTimer {
-    fn new(max_hold: Duration) -> PulseTimer {
-        PulseTimer { max_hold, active: None, rest_until: None }
+    fn new(max_hold: Duration, per_minute: Duration) -> PulseTimer {
+        PulseTimer { max_hold, per_minute, active: None, past: VecDeque::new() }
     }
 
-    /// A pulse at `now`; false when the relay has to rest.
-    fn pulse(&mut self, hold: Duration, now: Instant) -> bool {
-        if self.rest_until.is_some_and(|rest| now < rest) {
-            return false;
+    /// A pulse at `now`; until when the relay is active by it. A pulse while the relay is active
+    /// moves the deadline as far as the limits allow.
+    fn pulse(&mut self, hold: Duration, now: Instant) -> Result<Instant, Refusal> {
+        self.past.retain(|(_, end)| now.saturating_duration_since(*end) < MINUTE);
+        let least = hold.min(LEAST);
+        let (since, before) = self.active.unwrap_or((now, now));
+        let wanted = (now + hold).min(self.stretch_began(now) + self.max_hold);
+        let affordable = self.active_in_minute_before(wanted, since) <= self.per_minute;
+        let until = if affordable { wanted.max(before) } else { before };
+        if until.saturating_duration_since(now) < least {
+            return Err(if affordable { Refusal::Rests } else { Refusal::Budget });
         }
-        let since = self.active.map_or(now, |(since, _)| since);
-        let limit = since + self.max_hold;
-        let until = (now + hold).min(limit).max(self.active.map_or(now, |(_, until)| until));
         self.active = Some((since, until));
-        true
+        Ok(until)
+    }
+
+    /// Since when the relay was never inactive for as long as [`REST`].
+    fn stretch_began(&self, now: Instant) -> Instant {
+        let mut began = self.active.map_or(now, |(since, _)| since);
+        for (since, until) in self.past.iter().rev() {
+            if began.saturating_duration_since(*until) >= REST {
+                break;
+            }
+            began = *since;
+        }
+        began
+    }
+
+    /// How long of the minute that ends at `end` the relay will have been active, if it is so from
+    /// `since` on. While it is active this never falls, so the end of a pulse is its worst moment.
+    fn active_in_minute_before(&self, end: Instant, since: Instant) -> Duration {
+        let age = |moment: Instant| end.saturating_duration_since(moment).min(MINUTE);
+        let past = self.past.iter().map(|(since, until)| age(*since) - age(*until));
+        past.sum::<Duration>() + age(since)
     }
 
     fn deadline(&self) -> Option<Instant> {
         self.active.map(|(_, until)| until)
     }
 
-    /// Whether the relay has to be released now. After a stretch as long as `max_hold` it rests for a second, so that
-    /// pulses in a row cannot hold a door open for all but a moment.
+    /// Whether the relay has to be released now.
     fn expired(&mut self, now: Instant) -> bool {
-        match self.active {
-            Some((since, until)) if now >= until => {
-                self.rest_until = (until >= since + self.max_hold).then(|| now + Duration::from_secs(1));
-                self.active = None;
-                true
-            }
-            _ => false,
+        let expired = self.active.is_some_and(|(_, until)| now >= until);
+        if expired {
+            self.end(now);
         }
+        expired
     }
 
-    fn off(&mut self) {
-        self.active = None;
+    fn end(&mut self, now: Instant) {
+        self.past.extend(self.active.take().map(|(since, _)| (since, now)));
     }
 }
 
 /// The relay's line; inactive when this is dropped, in a panic too.
 struct Relay {
     line: Option<Box<dyn OutputLine>>,
-    active: Arc<AtomicBool>,
+    state: Arc<Mutex<RelayState>>,
+    /// It could not be released.
+    failing: Option<Failing>,
+    closed: bool,
+}
+
+struct Failing {
+    times: u32,
+    problem: String,
+    retry_at: Instant,
 }
 
 impl Relay {
-    fn activate(&mut self) -> Result<(), GpioError> {
+    fn activate(&mut self, until: Instant) -> Result<(), GpioError> {
         let Some(line) = &mut self.line else { return Ok(()) };
         // Before the line is driven: whoever asks in between should rather hear "active".
-        self.active.store(true, Ordering::Relaxed);
+        locked(&self.state).active_until = Some(until);
         line.set(LineState::Active)
     }
 
-    /// Does not give up: a relay that cannot be released is a door that stands open.
-    fn release(&mut self) {
+    /// A relay that cannot be released is a door that stands open: after a failure this is called
+    /// again at [`Failing::retry_at`], as long as it takes.
+    fn release(&mut self, now: Instant) {
         let Some(line) = &mut self.line else { return };
-        let mut failed = false;
-        while let Err(error) = line.set(LineState::Inactive) {
-            if !failed {
-                log::error!("the relay cannot be released: {error}; trying again every {RETRY:?}");
-                failed = true;
+        let released = line.set(LineState::Inactive);
+        let mut state = locked(&self.state);
+        let times = self.failing.as_ref().map_or(0, |failing| failing.times);
+        match released {
+            Ok(()) => {
+                if times > 0 {
+                    log::warn!("relay: released at last, after {times} failures");
+                }
+                *state = RelayState::default();
+                self.failing = None;
             }
+            Err(error) => {
+                let problem = error.to_string();
+                if times == 0 {
+                    log::error!("relay: cannot be released ({problem}); retrying every {RETRY:?}");
+                }
+                state.active_until.get_or_insert(now);
+                state.stuck = (times + 1 >= STUCK_AFTER).then(|| problem.clone());
+                self.failing = Some(Failing { times: times + 1, problem, retry_at: now + RETRY });
+            }
+        }
+    }
+
+    fn retry_at(&self) -> Option<Instant> {
+        self.failing.as_ref().map(|failing| failing.retry_at)
+    }
+
+    /// Releases for good; a relay that cannot be released within [`GIVE_UP`] stays stuck.
+    fn close(&mut self) {
+        let until = Instant::now() + GIVE_UP;
+        self.closed = true;
+        self.release(Instant::now());
+        while self.failing.is_some() && Instant::now() < until {
             thread::sleep(RETRY);
+            self.release(Instant::now());
         }
-        if failed {
-            log::warn!("the relay is released at last");
-        }
-        self.active.store(false, Ordering::Relaxed);
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.release();
+        if !self.closed {
+            self.close();
+        }
     }
 }
 
@@ -315,48 +448,61 @@ struct Worker {
     granted: Led,
     denied: Led,
     timer: PulseTimer,
-    max_decision_age: Duration,
-    report: Box<dyn Fn(LatchReport) + Send>,
+    settings: Settings,
 }
 
 impl Worker {
+    fn new(lines: Lines, settings: Settings, state: Arc<Mutex<RelayState>>) -> Worker {
+        Worker {
+            relay: Relay { line: lines.relay, state, failing: None, closed: false },
+            ready: Led::new(lines.ready),
+            granted: Led::new(lines.granted),
+            denied: Led::new(lines.denied),
+            timer: PulseTimer::new(settings.max_hold, settings.max_active_per_minute),
+            settings,
+        }
+    }
+
     fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            let deadlines =
-                [self.timer.deadline(), self.ready.deadline(), self.granted.deadline(), self.denied.deadline()];
-            let message = match deadlines.into_iter().flatten().min() {
+            let message = match self.deadline() {
                 Some(deadline) => messages.recv_timeout(deadline.saturating_duration_since(Instant::now())),
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             let now = Instant::now();
             match message {
-                Ok(Message::Command(command)) => self.obey(command, now),
+                Ok(Message::Pulse(pulse)) => self.pulse(&pulse, now),
+                Ok(Message::Show(command)) => self.show(&command, now),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.timer.expired(now) {
-                self.relay.release();
-                (self.report)(LatchReport::Released);
-            }
-            for led in [&mut self.ready, &mut self.granted, &mut self.denied] {
-                led.advance(now);
-            }
+            self.advance(now);
         }
         // The relay is released first, by its drop at the latest; LEDs go dark.
-        self.relay.release();
+        self.relay.close();
         for led in [&mut self.ready, &mut self.granted, &mut self.denied] {
             led.light(false);
         }
     }
 
-    fn obey(&mut self, command: LatchCommand, now: Instant) {
-        match command {
-            LatchCommand::Pulse { hold, captured_at } => self.pulse(hold, captured_at, now),
-            LatchCommand::Off => {
-                self.timer.off();
-                self.relay.release();
-                (self.report)(LatchReport::Released);
-            }
+    /// When [`Worker::advance`] has something to do.
+    fn deadline(&self) -> Option<Instant> {
+        let leds = [&self.ready, &self.granted, &self.denied].map(Led::deadline);
+        let relay = [self.timer.deadline(), self.relay.retry_at()];
+        leds.into_iter().chain(relay).flatten().min()
+    }
+
+    fn advance(&mut self, now: Instant) {
+        if self.timer.expired(now) || self.relay.retry_at().is_some_and(|at| now >= at) {
+            self.relay.release(now);
+        }
+        for led in [&mut self.ready, &mut self.granted, &mut self.denied] {
+            led.advance(now);
+        }
+    }
+
+    fn show(&mut self, command: &LatchCommand, now: Instant) {
+        match *command {
             LatchCommand::ShowGranted(time) => self.granted.show(Pattern::On { until: now + time }, now),
             LatchCommand::ShowDenied => {
                 self.denied.show(Pattern::Blink { next: now + BLINK, changes: Some(4) }, now);
@@ -368,24 +514,39 @@ impl Worker {
         }
     }
 
-    fn pulse(&mut self, hold: Duration, captured_at: Instant, now: Instant) {
-        let age = now.saturating_duration_since(captured_at);
-        if age > self.max_decision_age {
-            (self.report)(LatchReport::Stale { age });
-            return;
+    /// A pulse whose asker has gone is taken back: it was answered as not opened.
+    fn pulse(&mut self, pulse: &Pulse, now: Instant) {
+        let done = match self.admit(pulse, now) {
+            Ok(until) => self.relay.activate(until).map(|()| Instant::now()),
+            Err(refusal) => return drop(pulse.answer.send(Err(refusal))),
+        };
+        let opened = done.is_ok();
+        let heard = pulse.answer.send(done.map_err(Refusal::Line)).is_ok();
+        if !opened || !heard {
+            self.timer.end(now);
+            self.relay.release(now);
         }
-        if !self.timer.pulse(hold, now) {
-            (self.report)(LatchReport::Failed("the relay was active for max_hold and rests".into()));
-            return;
+    }
+
+    /// Until when the relay is active by this pulse.
+    fn admit(&mut self, pulse: &Pulse, now: Instant) -> Result<Instant, Refusal> {
+        let age = now.saturating_duration_since(pulse.captured_at);
+        if !self.settings.opens {
+            return Err(Refusal::Attendance);
         }
-        match self.relay.activate() {
-            Ok(()) => (self.report)(LatchReport::Activated { at: Instant::now(), captured_at }),
-            Err(error) => {
-                self.timer.off();
-                self.relay.release();
-                (self.report)(LatchReport::Failed(error.to_string()));
-            }
+        if self.relay.line.is_none() {
+            return Err(Refusal::NoRelay);
         }
+        if age > self.settings.max_decision_age {
+            return Err(Refusal::Stale { age });
+        }
+        if now > pulse.answer_by {
+            return Err(Refusal::Silent);
+        }
+        if let Some(failing) = &self.relay.failing {
+            return Err(Refusal::Stuck(failing.problem.clone()));
+        }
+        self.timer.pulse(pulse.hold, now)
     }
 }
 

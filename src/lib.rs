@@ -3,7 +3,7 @@
 //! One daemon on one single-board computer: camera in; decision, relay and log out.
 //!
 //! ```text
-//! Camera → Frame → Detection → AlignedFace → Embedding → Match → Decision → LatchCommand → Latch
+//! Camera → Frame → Detection → AlignedFace → Embedding → Match → Decision → pulse → Latch
 //!                                                                     └→ Event (log, attendance, page, broker, hooks)
 //! ```
 //!
@@ -42,6 +42,7 @@
 //! | [`daemon`] | the wiring: threads, order of start and of shutdown; what is done about each frame |
 //! | [`cli`] | the commands |
 //! | [`telemetry`] | logging and counters |
+//! | [`names`] | which names people can have, and when two spellings are one |
 #![forbid(unsafe_code)]
 
 pub mod attendance;
@@ -61,6 +62,7 @@ pub mod http;
 pub mod latch;
 pub mod live;
 pub mod mqtt;
+pub mod names;
 pub mod outside;
 pub mod policy;
 pub mod program;

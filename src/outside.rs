@@ -57,6 +57,24 @@ pub fn notice(event: &Event) -> Map<String, Value> {
         EventKind::ClockSet { by_ms } => {
             put("by_ms", (*by_ms).into());
         }
+        EventKind::ShutOut { names, reason } => {
+            put("people", json!(names));
+            put("reason", reason.as_str().into());
+        }
+        EventKind::RelayStuck { problem } => {
+            put("problem", problem.as_str().into());
+        }
+        EventKind::RelayFreed { after } => {
+            put("after_s", rounded(after.as_secs_f32()));
+        }
+        EventKind::DeniedMore { count, over } => {
+            put("count", (*count).into());
+            put("over_s", rounded(over.as_secs_f32()));
+        }
+        EventKind::StoreDamaged { problem, events_missing } => {
+            put("problem", problem.as_str().into());
+            put("events_missing", (*events_missing).into());
+        }
     }
     notice
 }
@@ -75,6 +93,11 @@ pub fn name_of(kind: &EventKind) -> EventName {
         EventKind::CameraLost { .. } => EventName::CameraLost,
         EventKind::CameraBack { .. } => EventName::CameraBack,
         EventKind::ClockSet { .. } => EventName::ClockSet,
+        EventKind::ShutOut { .. } => EventName::ShutOut,
+        EventKind::RelayStuck { .. } => EventName::RelayStuck,
+        EventKind::RelayFreed { .. } => EventName::RelayFreed,
+        EventKind::DeniedMore { .. } => EventName::DeniedMore,
+        EventKind::StoreDamaged { .. } => EventName::StoreDamaged,
     }
 }
 
@@ -106,6 +129,16 @@ mod tests {
     fn read(kind: EventKind) -> Value {
         let event = Event { id: 7, at_ms: 1_764_106_201_123, boot_id: String::new(), since_boot: Duration::ZERO, kind };
         Value::Object(notice(&event))
+    }
+
+    #[test]
+    fn every_event_is_documented_for_those_who_hear_of_it() {
+        let (table, config) = (include_str!("../docs/home-automation.md"), include_str!("../config/facelatch.toml"));
+        for name in EventName::ALL {
+            let name = serde_json::to_value(name).unwrap();
+            let name = name.as_str().unwrap();
+            assert!(table.contains(&format!("`{name}`")) && config.contains(name), "{name}");
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! for the person nearest to it. A face opens when k of its last n usable frames spoke for the same person, each of them near
 //! enough, clear of the runner-up and young enough. From then on the person's *visit* lasts
 //! until none of that person's faces was seen for `visit_gap`: one visit, one pulse. A face that stays unknown is denied once.
+//!
+//! Only fresh evidence counts: a frame that shows nothing new of a face is no vote, and time in
+//! which nothing was seen (no frames, a reload, a restart) is no absence.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,6 +17,11 @@ use crate::{
     gallery::{Match, PersonId},
     vision::{quality::Flaw, track::TrackId},
 };
+
+/// After a pulse that the relay refused, nobody is let in for this long.
+const RETRY: Duration = Duration::from_secs(1);
+/// A camera that was opened gets this long to show a visitor who never left.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// The largest distance of a match. It depends on who is enrolled, so it comes with each frame and not with the rules.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +42,12 @@ impl Limits {
     /// within its own: what lies on one scale can be compared.
     pub fn as_single(&self, distance: f32, spread: f32) -> f32 {
         (distance * distance + self.shrink * spread).sqrt()
+    }
+
+    /// How far apart two embeddings are on that scale when so much was averaged out in both.
+    pub fn apart(&self, a: &[f32], b: &[f32], spread: f32) -> f32 {
+        let square = |(a, b): (&f32, &f32)| (a - b) * (a - b);
+        self.as_single(a.iter().zip(b).map(square).sum::<f32>().sqrt(), spread)
     }
 }
 
@@ -69,6 +83,8 @@ pub enum NotAsked {
     Flawed(Flaw),
     /// The face is there, and was decided on before; see [`Policy::is_undecided`].
     Decided,
+    /// Its pixels are those of the frame it was examined in last: there is no new evidence.
+    Unchanged,
 }
 
 /// What is to be done about one face of one frame.
@@ -101,6 +117,8 @@ pub enum Reason {
     NotGoodEnough(Flaw),
     /// The face was decided on before, and was not examined again.
     Decided,
+    /// The frame shows nothing new of this face.
+    Unchanged,
     /// Nearest person and distance, and the limit it exceeds.
     Unknown(PersonId, f32, f32),
     /// Too near to call: nearest and runner-up with their distances.
@@ -121,6 +139,7 @@ impl Reason {
             Reason::NobodyEnrolled => "nobody_enrolled",
             Reason::NotGoodEnough(_) => "not_good_enough",
             Reason::Decided => "decided",
+            Reason::Unchanged => "unchanged",
             Reason::Unknown(..) => "unknown",
             Reason::Ambiguous(..) => "ambiguous",
             Reason::NotYet(..) => "not_yet",
@@ -169,6 +188,8 @@ struct Evidence {
     reason: Reason,
     /// Granted or denied: nothing more is said about this face.
     settled: bool,
+    /// The relay refused a pulse for this face.
+    refused: bool,
 }
 
 /// A known person's stay, from the grant until `visit_gap` after the last sight of any of that person's faces.
@@ -185,11 +206,24 @@ pub struct Policy {
     faces: HashMap<TrackId, Evidence>,
     visits: HashMap<PersonId, Visit>,
     last_grant: Option<Instant>,
+    last_frame: Option<Instant>,
+    /// The relay refused: nobody is let in before this.
+    retry_at: Option<Instant>,
+    /// When more than one face was in view last, if that was said.
+    several_said: Option<Instant>,
 }
 
 impl Policy {
     pub fn new(rules: Rules) -> Policy {
-        Policy { rules, faces: HashMap::new(), visits: HashMap::new(), last_grant: None }
+        Policy {
+            rules,
+            faces: HashMap::new(),
+            visits: HashMap::new(),
+            last_grant: None,
+            last_frame: None,
+            retry_at: None,
+            several_said: None,
+        }
     }
 
     pub fn rules(&self) -> &Rules {
@@ -206,6 +240,7 @@ impl Policy {
         now: Instant,
     ) -> Verdict {
         let stale = now.saturating_duration_since(captured_at) > self.rules.max_decision_age;
+        self.pass_over_blindness(captured_at);
         for observation in observations {
             self.keep_visit_alive(observation.track, captured_at);
         }
@@ -221,13 +256,59 @@ impl Policy {
             verdict.denials.extend(denial);
         }
         verdict.denials.extend(self.forget_faces_that_left(now));
+        self.say_several_once(&mut verdict.denials, observations.len(), now);
         verdict
+    }
+
+    /// Of a pause between two frames at most half a `visit_gap` counts as absence.
+    fn pass_over_blindness(&mut self, captured_at: Instant) {
+        let before = self.last_frame.replace(captured_at).unwrap_or(captured_at);
+        let pause = captured_at.saturating_duration_since(before);
+        let unseen = pause.saturating_sub(self.rules.visit_gap / 2);
+        self.visits.values_mut().for_each(|visit| visit.last_seen += unseen);
+    }
+
+    /// Several faces in view are one situation: one of them is denied aloud.
+    fn say_several_once(&mut self, denials: &mut Vec<Denial>, in_view: usize, now: Instant) {
+        let lasts = self.rules.visit_gap * 2;
+        let mut said = self.several_said.filter(|at| now.saturating_duration_since(*at) < lasts);
+        said = said.map(|at| if in_view > 1 { now } else { at });
+        denials.retain(|denial| !matches!(denial.reason, Reason::SeveralFaces(_)) || said.replace(now).is_none());
+        self.several_said = said;
+    }
+
+    /// The people who were let in and have not left.
+    pub fn visitors(&self) -> impl Iterator<Item = PersonId> {
+        self.visits.keys().copied()
+    }
+
+    /// These people were let in before nothing was seen any more, and nobody saw them leave. The
+    /// frame of `at` is the first since.
+    pub fn resume(&mut self, visitors: impl IntoIterator<Item = PersonId>, at: Instant) {
+        for person in visitors {
+            let visit = self.visits.entry(person).or_insert(Visit { tracks: Vec::new(), last_seen: at });
+            visit.last_seen = at + SETTLING;
+        }
+    }
+
+    /// The relay refused the pulse of a grant: there is no visit, and the person is let in later
+    /// without having to leave first. Whether this is the first refusal for that face.
+    pub fn not_opened(&mut self, person: PersonId, at: Instant) -> bool {
+        self.retry_at = Some(at + RETRY);
+        let tracks = self.visits.remove(&person).map(|visit| visit.tracks).unwrap_or_default();
+        let mut first = false;
+        for (_, face) in self.faces.iter_mut().filter(|(track, _)| tracks.contains(track)) {
+            face.reason = Reason::Cooldown(person);
+            first |= !std::mem::replace(&mut face.refused, true);
+        }
+        first
     }
 
     /// Whether another look at a face could change anything now: nothing was decided about it yet, or its last look spoke for
     /// somebody who was not let in. Everybody else need be looked at only now and then, in case somebody else stands there.
     pub fn is_undecided(&self, track: TrackId) -> bool {
-        self.faces.get(&track).is_none_or(|face| !face.settled || matches!(face.reason, Reason::NotYet(..)))
+        let undecided = |reason| matches!(reason, Reason::NotYet(..) | Reason::Cooldown(_));
+        self.faces.get(&track).is_none_or(|face| !face.settled || undecided(face.reason))
     }
 
     /// Whether one more frame that speaks for the same person may open: the moment to look whether the face is alone.
@@ -256,6 +337,7 @@ impl Policy {
         let matched = match observation.sighting {
             Err(NotAsked::Flawed(flaw)) => return Decision::Stay(Reason::NotGoodEnough(flaw)),
             Err(NotAsked::Decided) => return Decision::Stay(Reason::Decided),
+            Err(NotAsked::Unchanged) => return Decision::Stay(Reason::Unchanged),
             Ok(matched) => matched,
         };
         let vote = if self.rules.refuse_several_faces && faces_in_view > 1 {
@@ -279,7 +361,10 @@ impl Policy {
         if agreeing < self.rules.confirm {
             return Decision::Stay(Reason::NotYet(person, agreeing));
         }
-        if self.last_grant.is_some_and(|last| captured_at.saturating_duration_since(last) < self.rules.cooldown) {
+        let since = |last| captured_at.saturating_duration_since(last);
+        if self.last_grant.is_some_and(|last| since(last) < self.rules.cooldown)
+            || self.retry_at.is_some_and(|at| captured_at < at)
+        {
             return Decision::Stay(Reason::Cooldown(person));
         }
         self.grant(observation.track, matched, limits, captured_at)
@@ -336,7 +421,7 @@ impl Policy {
                 face.settled = true;
                 face.reason = Reason::SameVisit(*person);
             }
-            Decision::Stay(Reason::Stale | Reason::Decided) => {}
+            Decision::Stay(Reason::Stale | Reason::Decided | Reason::Unchanged) => {}
             Decision::Stay(Reason::NotGoodEnough(_)) if face.usable > 0 => {}
             Decision::Stay(reason) => face.reason = *reason,
         }
@@ -374,6 +459,7 @@ impl Evidence {
             last_seen: at,
             reason: Reason::Stale,
             settled: false,
+            refused: false,
         }
     }
 }

@@ -4,7 +4,7 @@ mod nets;
 mod pictures;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs, io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc::Receiver},
@@ -12,16 +12,16 @@ use std::{
 };
 
 use crate::{
-    attendance::{self, Attendance, AttendanceError, Question},
+    attendance::{self, Attendance, AttendanceError, Count, Question},
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
-    control::{PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{Changes, EnrollError, Enroller, check_name, templates_of},
+    control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
+    enroll::{Changes, EnrollError, Enroller, Examiner, LimitsFor, check_name, templates_of},
     gallery::{Gallery, Match, PersonId, Template},
-    latch::{LatchCommand, LatchHandle},
+    latch::{LatchHandle, Refusal},
     live::Live,
     policy::Rules,
-    store::{Event, EventKind, Moment, RecoveryNote, Store, StoreError, Stranger},
+    store::{Event, EventKind, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
     telemetry::{Counters, Times, printable},
     threshold::{Threshold, ThresholdError},
     unknown::{self, UnknownRules},
@@ -69,9 +69,86 @@ pub struct Roster {
     pub gallery: Arc<Gallery>,
     pub threshold: Threshold,
     names: Arc<HashMap<PersonId, String>>,
+    /// Everybody enrolled, whether the door lets them in or not.
+    people: Arc<Vec<Person>>,
+    /// Who of them is not let in, and why.
+    pub shut_out: Option<ShutOut>,
+}
+
+/// People who are enrolled and are not let in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShutOut {
+    /// None: nobody is let in.
+    pub names: Option<Vec<String>>,
+    /// With the remedy.
+    pub reason: String,
 }
 
 impl Roster {
+    /// Everybody enrolled.
+    pub fn everyone(&self) -> impl Iterator<Item = PersonId> {
+        self.names.keys().copied()
+    }
+
+    /// Of the people enrolled. Without a threshold nobody is let in; at a door that unlocks, neither is who may be taken for
+    /// another.
+    fn of(config: &Config, embedder: &NetEntry, people: &[Person]) -> Roster {
+        let (model, fusion) = (embedder.model_id(), config.recognition.template_fusion);
+        let names = people.iter().map(|person| (person.id, person.name.clone())).collect();
+        let mut roster = Roster {
+            gallery: Arc::new(Gallery::new(model, fusion, &templates_of(people))),
+            threshold: Threshold::none(0),
+            names: Arc::new(names),
+            people: Arc::new(people.to_vec()),
+            shut_out: None,
+        };
+        let comparisons = roster.gallery.comparisons();
+        match Threshold::choose(embedder, &config.recognition, comparisons) {
+            Ok(threshold) => roster.threshold = threshold,
+            Err(error) => {
+                roster.gallery = Arc::new(Gallery::new(model, fusion, &[]));
+                roster.threshold = Threshold::none(comparisons);
+                roster.shut_out = Some(ShutOut { names: None, reason: format!("nobody is let in: {error}") });
+            }
+        }
+        let pairs = roster.confusable();
+        if config.mode == Mode::Unlock && !pairs.is_empty() {
+            let ids: BTreeSet<PersonId> = pairs.iter().flat_map(|(one, other, _)| [*one, *other]).collect();
+            let rest: Vec<Person> = people.iter().filter(|person| !ids.contains(&person.id)).cloned().collect();
+            let names: Vec<String> = ids.into_iter().map(|person| roster.name(person)).collect();
+            let reason = format!("{} are not let in: {}", names.join(", "), roster.too_near(&pairs));
+            roster.gallery = Arc::new(Gallery::new(model, fusion, &templates_of(&rest)));
+            roster.shut_out = Some(ShutOut { names: Some(names), reason });
+        }
+        roster
+    }
+
+    /// Why a probe is compared with nobody.
+    pub fn nobody(&self) -> String {
+        self.shut_out.as_ref().map_or_else(|| "nobody is enrolled".into(), |shut_out| shut_out.reason.clone())
+    }
+
+    /// People in the gallery who are nearer to each other than a match may be far.
+    fn confusable(&self) -> Vec<(PersonId, PersonId, f32)> {
+        calibrate::confusable(&self.gallery, self.threshold.limits)
+    }
+
+    /// The nearest of these pairs, in words with the remedy.
+    fn too_near(&self, pairs: &[(PersonId, PersonId, f32)]) -> String {
+        let [(one, other, distance), more @ ..] = pairs else { return String::new() };
+        let (one, other) = (self.name(*one), self.name(*other));
+        let more = if more.is_empty() { String::new() } else { format!(" (and {} more pairs)", more.len()) };
+        format!(
+            "a match may be {:.3} away, but {one} and {other} are only {distance:.3} apart{more}: one may be taken for \
+             the other. If they are one person, put the pictures into one folder; else set \
+             recognition.max_distance = {:.2} (or a smaller false_match_rate), or take better pictures of both; \
+             facelatch calibrate says more",
+            self.threshold.limits.single,
+            // What is set has to be smaller.
+            ((distance * 100.0).ceil() - 1.0) / 100.0
+        )
+    }
+
     /// The person's name as it may be printed.
     pub fn name(&self, person: PersonId) -> String {
         self.names.get(&person).map_or_else(|| person.to_string(), |name| printable(name))
@@ -99,6 +176,8 @@ pub struct Services {
     pub live: Arc<Live>,
     /// What was repaired when the store was opened.
     pub notes: Vec<RecoveryNote>,
+    /// The events of them, for followers who come later.
+    pub opening: Vec<Event>,
     pub rules: Rules,
     /// The embedder's.
     pub precision: Precision,
@@ -109,6 +188,9 @@ pub struct Services {
     vision: Vision,
     reader: Mutex<Vision>,
     roster: RwLock<Roster>,
+    /// Taken while the roster is renewed: an older list of people must not replace a newer one.
+    renewing: Mutex<()>,
+    examiner: Examiner,
     running: Mutex<Option<Running>>,
     started: Instant,
 }
@@ -118,6 +200,13 @@ pub struct Kept {
     config: Config,
     store: Store,
     loaded: Loaded,
+}
+
+impl Kept {
+    /// Whether a daemon of this configuration goes on with the same store.
+    pub fn keeps_store(&self, config: &Config) -> bool {
+        self.config.store.path == config.store.path
+    }
 }
 
 impl Services {
@@ -141,10 +230,11 @@ impl Services {
     ) -> Result<(Arc<Services>, Changes), StartError> {
         let manifest = Manifest::load(&config.models.dir)?;
         let embedder = manifest.embedder(&config.models.embedder)?.mirroring(config.models.mirror);
-        let (store, notes) = match kept.filter(|kept| kept.config.store.path == config.store.path) {
+        let (store, notes) = match kept.filter(|kept| kept.keeps_store(&config)) {
             Some(kept) => (kept.store.clone(), Vec::new()),
             None => Store::open(&config.store.path, now_ms())?,
         };
+        let opening = record_notes(&store, &notes);
         let Loaded { vision, precision, precisions } = match kept.filter(|kept| kept.config.models == config.models) {
             Some(Kept { loaded, .. }) => {
                 Loaded { vision: loaded.vision.with_settings(detector_settings(&config.detection)), ..loaded.clone() }
@@ -153,12 +243,21 @@ impl Services {
         };
         let limits = quality_limits(&config.detection, config.enroll.min_face);
         let reader = PictureReader { vision: Mutex::new(vision.clone()), limits };
-        let lookalike = roster(&config, &store, &embedder)?.threshold.limits.single;
-        let mut enroller = Enroller::new(config.enroll.clone(), store.clone(), Arc::new(reader), lookalike)?;
+        // A rate that cannot be kept for anybody is a fault of the configuration.
+        Threshold::choose(&embedder, &config.recognition, 0)?;
+        let mut enroller = Enroller::new(
+            config.enroll.clone(),
+            store.clone(),
+            Arc::new(reader),
+            config.recognition.template_fusion,
+            limits_for(&embedder, &config.recognition),
+        )?;
         let changes = enroller.sync(SystemTime::now(), go_on)?;
-        let roster = roster(&config, &store, &embedder)?;
         let services = Services {
             rules: rules(&config),
+            roster: RwLock::new(Roster::of(&config, &embedder, &[])),
+            renewing: Mutex::new(()),
+            examiner: enroller.examiner(),
             embedder,
             enroller: Arc::new(Mutex::new(enroller)),
             counters: Counters::default(),
@@ -166,12 +265,12 @@ impl Services {
             times: Times::default(),
             live: Arc::default(),
             reader: Mutex::new(vision.clone()),
-            roster: RwLock::new(roster),
             running: Mutex::new(None),
             started: Instant::now(),
             config,
             store,
             notes,
+            opening,
             precision,
             precisions,
             vision,
@@ -249,18 +348,28 @@ impl Services {
         }
     }
 
-    /// Whoever was enrolled a moment ago is recognised from the next frame on, by a limit that counts them too.
+    /// Whoever was enrolled a moment ago is recognised from the next frame on, by a limit that counts them too; whoever was
+    /// removed is not.
     fn renew_roster(&self) {
+        let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        let enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = Roster::of(&self.config, &self.embedder, enroller.people());
+        drop(enroller);
         let before = self.roster();
-        let renewed = match roster(&self.config, &self.store, &self.embedder) {
-            Ok(renewed) => renewed,
-            // The gallery as it was is safe to go on with: it knows nobody who was not enrolled, and its limits fit it.
-            Err(error) => return log::error!("the people enrolled stay as they were: {error}"),
-        };
-        if renewed.threshold != before.threshold {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
+        if renewed.threshold != before.threshold && renewed.threshold.limits.single > 0.0 {
             log::info!("{}", renewed.threshold);
         }
-        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        match &renewed.shut_out {
+            Some(shut_out) if before.shut_out.as_ref() != Some(shut_out) => {
+                log::error!("{}", shut_out.reason);
+                if self.running().is_some() {
+                    self.record_shut_out();
+                }
+            }
+            None if before.shut_out.is_some() => log::info!("everybody enrolled is let in again"),
+            _ => {}
+        }
         if let Err(error) = self.forget_named() {
             log::error!("unknown faces who have a name now could not be forgotten: {error}");
         }
@@ -269,9 +378,19 @@ impl Services {
         }
     }
 
+    /// Writes down who is enrolled and is not let in.
+    pub fn record_shut_out(&self) {
+        if let Some(ShutOut { names, reason }) = self.roster().shut_out {
+            self.record(EventKind::ShutOut { names: names.unwrap_or_default(), reason });
+        }
+    }
+
     /// Takes changes of the enroll folder into the gallery, the log and the events.
     pub fn note_changes(&self, changes: &Changes) {
         self.renew_roster();
+        if let Some(problem) = &changes.unwritten {
+            log::error!("enroll folder: {problem}; who was removed is not let in, the rest is tried again every 30 s");
+        }
         for (person, from, to) in &changes.renamed {
             log::info!("{} is called {} now", printable(from), printable(to));
             self.record(EventKind::Renamed { person: *person, from: from.clone(), to: to.clone() });
@@ -292,27 +411,27 @@ impl Services {
 
     fn people(&self) -> Result<Vec<PersonSummary>, StoreError> {
         let last_seen = self.store.last_granted()?;
-        let summary = |person: crate::store::Person| PersonSummary {
+        let summary = |person: &Person| PersonSummary {
             pictures: person.pictures.len(),
             smallest_face_px: person.pictures.iter().map(|p| p.face_px).min().unwrap_or(0),
             enrolled_at_ms: person.pictures.iter().map(|p| p.enrolled_at_ms).min().unwrap_or(0),
             last_seen_ms: last_seen.get(&person.id).copied(),
-            name: person.name,
+            name: person.name.clone(),
         };
-        let mut people: Vec<_> = self.store.people()?.into_iter().map(summary).collect();
+        let mut people: Vec<_> = self.roster().people.iter().map(summary).collect();
         people.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(people)
     }
 
     /// What the threshold means for the people enrolled.
-    fn calibrate(&self) -> Result<Calibration, StoreError> {
+    fn calibrate(&self) -> Calibration {
         let (roster, recognition) = (self.roster(), &self.config.recognition);
         let mut pictures = Vec::new();
-        for person in self.store.people()? {
+        for person in roster.people.iter() {
             // One that has no direction cannot be matched either: nothing is lost by leaving it out.
-            let whole = person.pictures.into_iter().filter_map(|picture| {
-                let embedding = Embedding::new(picture.embedding, picture.model).ok()?;
-                Some(Picture { path: picture.path, template: Template { person: person.id, embedding } })
+            let whole = person.pictures.iter().filter_map(|picture| {
+                let embedding = Embedding::new(picture.embedding.clone(), picture.model).ok()?;
+                Some(Picture { path: picture.path.clone(), template: Template { person: person.id, embedding } })
             });
             pictures.extend(whole);
         }
@@ -323,29 +442,27 @@ impl Services {
         let ceiling = Threshold::choose(&self.embedder, &by_table, roster.threshold.comparisons);
         found.stranger_ceiling = ceiling.ok().map(|threshold| threshold.limits.single);
         found.reason = roster.threshold.to_string();
-        Ok(found)
+        found
     }
 
     /// Who was there, and when.
     fn attendance(&self, question: Question) -> Result<Result<Attendance, AttendanceError>, StoreError> {
         let rules = attendance::Rules::new(&self.config.attendance);
-        let people: Vec<_> = self.store.people()?.into_iter().map(|person| (person.id, person.name)).collect();
-        Ok(Attendance::of(&self.store.events(None, None)?, &people, &rules, &question, now_ms()))
+        let (history, mut names) = (self.store.history()?, self.store.names()?);
+        names.extend(self.roster().people.iter().map(|person| (person.id, person.name.clone())));
+        let mut count = match Count::new(&rules, &history, &names, &question, now_ms()) {
+            Ok(count) => count,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.store.read_events(count.stretches(), |event| count.add(event))?;
+        Ok(count.finish())
     }
 
-    /// Two people who are nearer to each other than a match may be far, in words with the remedy.
+    /// Two people in the gallery who are nearer to each other than a match may be far, in words with the remedy.
     pub fn confusable(&self) -> Option<String> {
-        let (roster, limits) = (self.roster(), self.roster().threshold.limits);
-        let (one, other, distance) = calibrate::confusable(&roster.gallery, limits)?;
-        let (one, other) = (roster.name(one), roster.name(other));
-        Some(format!(
-            "a match may be {:.3} away, but {one} and {other} are only {distance:.3} apart: one may be taken for the other. If they are one \
-             person, put the pictures into one folder; else set recognition.max_distance = {:.2} (or a smaller false_match_rate), or \
-             take better pictures of both; facelatch calibrate says more",
-            limits.single,
-            // What is set has to be smaller.
-            ((distance * 100.0).ceil() - 1.0) / 100.0
-        ))
+        let roster = self.roster();
+        let pairs = roster.confusable();
+        (!pairs.is_empty()).then(|| roster.too_near(&pairs))
     }
 
     pub fn status(&self) -> Status {
@@ -361,24 +478,27 @@ impl Services {
             camera_ok: running.is_some_and(|running| running.camera.1),
             relay: running.map_or_else(String::new, |running| running.relay.clone()),
             relay_active: running.is_some_and(|running| running.latch.relay_active()),
+            relay_problem: running.and_then(|running| running.latch.stuck(Instant::now())),
             model: format!("{} ({})", self.config.models.embedder, self.vision.embedder().model()),
             precision: self.precisions.clone(),
             max_distance: roster.threshold.limits.single,
             false_match_rate: self.config.recognition.false_match_rate.0,
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
+            problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),
             counters: self.counters.snapshot(),
         }
     }
 
     fn enroll(&self, name: &str, file_name: &str, picture: &[u8]) -> Result<Response, EnrollError> {
+        // Examined before the enroller is asked for: a removal never waits for this.
+        let found = self.examiner.examine(picture);
         let mut enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = enroller.add_picture(name, file_name, picture, SystemTime::now())?;
+        let verdict = enroller.add_examined(name, file_name, picture, found, SystemTime::now())?;
         drop(enroller);
         Ok(match verdict {
-            Ok((picture, person)) => {
-                let accepted = vec![(person, name.to_owned(), picture.path.clone())];
-                self.note_changes(&Changes { accepted, ..Changes::default() });
+            Ok((picture, changes)) => {
+                self.note_changes(&changes);
                 Response::Enrolled { name: name.to_owned(), picture: picture.path, face_px: picture.face_px }
             }
             Err(refusal) => Response::Refused { reason: refusal.to_string() },
@@ -483,26 +603,55 @@ impl Services {
         Response::Looked { name: name.to_owned(), verdicts }
     }
 
+    /// The answer, and the event, say what the relay did.
     fn open_door(&self, asker: &str) -> Response {
-        let running = self.running();
-        let Some(running) = running.as_ref() else {
+        if !self.config.opens() {
+            let refusal = if self.config.mode == Mode::Attendance { Refusal::Attendance } else { Refusal::NoRelay };
+            return Response::Failed { problem: refusal.to_string(), exit_code: exit_code(&refusal) };
+        }
+        let Some(latch) = self.running().as_ref().map(|running| running.latch.clone()) else {
             return Response::Failed {
                 problem: "no facelatch is running; start it (systemctl start facelatch)".into(),
                 exit_code: 69,
             };
         };
-        if self.config.latch.line.is_none() {
-            return Response::Failed { problem: "there is no relay: latch.line is not set".into(), exit_code: 78 };
+        let asker = printable(asker);
+        match latch.pulse(self.config.latch.hold, Instant::now()) {
+            Ok(_) => {
+                log::info!("opened by hand: {asker}");
+                self.counters.increment("opened_by_hand");
+                self.record(EventKind::Opened { by: asker });
+                Response::Opened
+            }
+            Err(refusal) => {
+                log::error!("opening by hand ({asker}): refused: {refusal}");
+                self.counters.increment("pulses_failed");
+                let reason = format!("{asker} asked to open, but the door was not opened: {refusal}");
+                self.record(EventKind::Denied { reason, nearest: None, distance: None, frames: 0 });
+                Response::Failed { problem: refusal.to_string(), exit_code: exit_code(&refusal) }
+            }
         }
-        let pulse = LatchCommand::Pulse { hold: self.config.latch.hold, captured_at: Instant::now() };
-        if !running.latch.send(pulse) {
-            return Response::Failed { problem: "the latch does not answer".into(), exit_code: 70 };
-        }
-        log::info!("opened by hand: {}", printable(asker));
-        self.counters.increment("opened_by_hand");
-        self.record(EventKind::Opened { by: asker.to_owned() });
-        Response::Opened
     }
+}
+
+/// What a script learns about a door that was not opened.
+fn exit_code(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::Attendance | Refusal::NoRelay => 78,
+        Refusal::Rests | Refusal::Budget | Refusal::Stuck(_) | Refusal::Line(_) => 69,
+        Refusal::Stale { .. } | Refusal::Silent => 70,
+    }
+}
+
+/// What opening the store showed becomes events; only once, as the numbers go on behind
+/// what is missing.
+pub(crate) fn record_notes(store: &Store, notes: &[RecoveryNote]) -> Vec<Event> {
+    let record = |note: &RecoveryNote| {
+        let (problem, events_missing) = (note.to_string(), note.events_missing());
+        let recorded = store.append_event(moment(), EventKind::StoreDamaged { problem, events_missing });
+        recorded.inspect_err(|error| log::error!("an event could not be recorded: {error}")).ok()
+    };
+    notes.iter().filter_map(record).collect()
 }
 
 /// Not for what the picture shows: folder or store cannot be written.
@@ -521,19 +670,21 @@ impl Service for Services {
             }
             Request::Events { since_ms, limit, .. } => self
                 .store
-                .events(since_ms, limit)
+                .events(since_ms, Some(limit.unwrap_or(MOST_EVENTS).min(MOST_EVENTS)))
+                .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
+            Request::EventsAfter { id, since_ms } => self
+                .store
+                .events_after(id, since_ms, MOST_EVENTS)
                 .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
             Request::Status => Response::Status { status: Box::new(self.status()) },
             Request::Enroll { name, file_name, picture } => {
                 self.enroll(&name, &file_name, &picture).unwrap_or_else(|error| not_enrolled(&error))
             }
-            Request::Identify { picture } => {
-                self.identify(&picture).map_or_else(failed, |faces| Response::Identified { faces })
-            }
-            Request::Calibrate => self.calibrate().map_or_else(
-                |e| failed(e.to_string()),
-                |calibration| Response::Calibrated { calibration: Box::new(calibration) },
+            Request::Identify { picture } => self.identify(&picture).map_or_else(
+                |refusal| Response::Refused { reason: refusal.to_string() },
+                |faces| Response::Identified { faces },
             ),
+            Request::Calibrate => Response::Calibrated { calibration: Box::new(self.calibrate()) },
             Request::EnrollFace { track, name } => self.enroll_face(track, &name),
             Request::Unknown => {
                 self.unknown().map_or_else(|e| failed(e.to_string()), |faces| Response::Unknown { faces })
@@ -576,7 +727,7 @@ pub fn why_not(rules: &Rules, roster: &Roster, quality: Result<(), Flaw>, matche
     if let Err(flaw) = quality {
         return Some(flaw.to_string());
     }
-    let Some(matched) = matched else { return Some("nobody is enrolled".into()) };
+    let Some(matched) = matched else { return Some(roster.nobody()) };
     let limit = roster.threshold.limits.at(matched.spread);
     let near = matched.distance <= limit;
     if !near {
@@ -602,13 +753,13 @@ fn nearest(roster: &Roster, stranger: &Stranger) -> Option<Match> {
     roster.gallery.search(&Embedding::new(best.embedding.clone(), best.model).ok()?)
 }
 
-fn roster(config: &Config, store: &Store, embedder: &NetEntry) -> Result<Roster, StartError> {
-    let people = store.people()?;
-    let recognition = &config.recognition;
-    let gallery = Gallery::new(embedder.model_id(), recognition.template_fusion, &templates_of(&people));
-    let threshold = Threshold::choose(embedder, recognition, gallery.comparisons())?;
-    let names = people.into_iter().map(|person| (person.id, person.name)).collect();
-    Ok(Roster { gallery: Arc::new(gallery), threshold, names: Arc::new(names) })
+/// What people are told apart by at enrolment: the very threshold that the door has for so many.
+fn limits_for(embedder: &NetEntry, recognition: &RecognitionConfig) -> LimitsFor {
+    let (embedder, recognition) = (embedder.clone(), recognition.clone());
+    Box::new(move |comparisons| {
+        let threshold = Threshold::choose(&embedder, &recognition, comparisons);
+        threshold.map(|threshold| threshold.limits).map_err(|error| error.to_string())
+    })
 }
 
 fn rules(config: &Config) -> Rules {

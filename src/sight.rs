@@ -15,7 +15,7 @@
 mod upright;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -59,7 +59,8 @@ const SAME_PLACE: f32 = 0.3;
 const AROUND: f32 = 1.5;
 /// So far around a face a portrait reaches, in sides of its box from its middle: less than what is decoded.
 const PORTRAIT: f32 = 1.0;
-/// Two looks whose aligned faces differ by less in every cell (mean luma) are one: there is nothing new to embed.
+/// Two looks whose aligned faces differ by less in every cell (mean luma) are one: a face that was
+/// decided on is not embedded again for it, and it makes no portrait.
 const SAME_LOOK: f32 = 2.0;
 
 /// Before the door opens the picture is searched for faces down to this share of the smallest that is let in: two levels of
@@ -100,6 +101,9 @@ pub struct Sight {
 /// The last time a face was examined.
 struct LastLook {
     at: Instant,
+    /// Its pixels then, and at the looks before, newest last: as many as may be repeated in a loop
+    /// without enough different ones for a grant.
+    pixels: VecDeque<Cut>,
     /// The last look that was good enough to embed.
     embedded: Option<(Vec<f32>, Probe)>,
 }
@@ -114,6 +118,34 @@ pub struct Portrait {
     pub embedding: Embedding,
 }
 
+/// A part of a picture, and where its left upper corner was.
+struct Cut {
+    x: u32,
+    y: u32,
+    picture: RgbImage,
+}
+
+impl Cut {
+    /// Samples of a row from there on.
+    fn row(&self, x: u32, y: u32, samples: usize) -> &[u8] {
+        let begin = ((y - self.y) * self.picture.width() + x - self.x) as usize * 3;
+        &self.picture.as_raw()[begin..begin + samples]
+    }
+
+    /// Whether two cuts overlap by half of this one and are the same there, bit by bit: a camera's
+    /// noise alone makes a difference.
+    fn shows_the_same_as(&self, other: &Cut) -> bool {
+        let (left, top) = (self.x.max(other.x), self.y.max(other.y));
+        let right = (self.x + self.picture.width()).min(other.x + other.picture.width());
+        let bottom = (self.y + self.picture.height()).min(other.y + other.picture.height());
+        let overlap = right.saturating_sub(left) * bottom.saturating_sub(top);
+        let width = (right.saturating_sub(left)) as usize * 3;
+        overlap > 0
+            && overlap >= self.picture.width() * self.picture.height() / 2
+            && (top..bottom).all(|y| self.row(left, y, width) == other.row(left, y, width))
+    }
+}
+
 /// A face of the frame that is being looked at.
 struct Seen {
     track: TrackId,
@@ -125,6 +157,8 @@ enum Look {
     NotDue,
     /// Landmarks that cannot be aligned: there is nothing to say about such a face.
     Degenerate,
+    /// There is nothing new of this face in the frame.
+    Unchanged,
     Flawed(Flaw),
     Good(Quality, AlignedFace),
 }
@@ -240,7 +274,9 @@ impl Sight {
     pub fn sit(&mut self, sitter: Option<TrackId>) {
         if sitter.is_some() && sitter != self.sitter {
             // Its last look counts as new: whoever holds still has only that one.
-            sitter.and_then(|track| self.looks.get_mut(&track)).into_iter().for_each(|last| last.embedded = None);
+            if let Some(last) = sitter.and_then(|track| self.looks.get_mut(&track)) {
+                (last.embedded, last.pixels) = (None, VecDeque::new());
+            }
         }
         self.sitter = sitter;
     }
@@ -306,7 +342,7 @@ impl Sight {
         }
         self.looks.retain(|track, _| self.tracker.follows(*track));
         self.present = seen.iter().map(|seen| (seen.track, seen.face)).collect();
-        let observed = seen.into_iter().filter_map(|seen| self.observe(seen, at, gallery).transpose());
+        let observed = seen.into_iter().filter_map(|seen| self.observe(seen, at, gallery, policy).transpose());
         observed.collect()
     }
 
@@ -373,7 +409,16 @@ impl Sight {
         if !again && !self.wants(track, policy) {
             return Seen { track, face, look: Look::NotDue };
         }
-        self.looks.entry(track).or_insert(LastLook { at, embedded: None }).at = at;
+        let pixels = self.cut(&face.bounding_box, 0.5);
+        let last = self.looks.entry(track).or_insert(LastLook { at, pixels: VecDeque::new(), embedded: None });
+        last.at = at;
+        if last.pixels.iter().any(|before| pixels.shows_the_same_as(before)) {
+            return Seen { track, face, look: Look::Unchanged };
+        }
+        last.pixels.push_back(pixels);
+        if last.pixels.len() >= policy.rules().confirm.max(2) {
+            last.pixels.pop_front();
+        }
         self.tally.examined += 1;
         let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
         let begun = Instant::now();
@@ -388,14 +433,24 @@ impl Sight {
         Seen { track, face, look }
     }
 
-    fn observe(&mut self, seen: Seen, at: Instant, gallery: &Gallery) -> Result<Option<Observation>, SightError> {
+    fn observe(
+        &mut self,
+        seen: Seen,
+        at: Instant,
+        gallery: &Gallery,
+        policy: &Policy,
+    ) -> Result<Option<Observation>, SightError> {
         let sighting = match seen.look {
             Look::Degenerate => return Ok(None),
             Look::NotDue => Err(NotAsked::Decided),
+            Look::Unchanged => Err(NotAsked::Unchanged),
             Look::Flawed(flaw) => Err(NotAsked::Flawed(flaw)),
             Look::Good(quality, aligned) => {
                 let begun = Instant::now();
-                let matched = gallery.search_fused(&self.probe(seen.track, &seen.face, quality, &aligned, at)?);
+                // A look that may become a vote is embedded again.
+                let reuse = !self.wants(seen.track, policy);
+                let probe = self.probe(seen.track, &seen.face, quality, &aligned, at, reuse)?;
+                let matched = gallery.search_fused(&probe);
                 self.spent.embed += begun.elapsed();
                 Ok(matched)
             }
@@ -403,7 +458,8 @@ impl Sight {
         Ok(Some(Observation { track: seen.track, sighting }))
     }
 
-    /// The probe made of this look and those before it; a look that shows nothing new adds nothing to it.
+    /// The probe made of this look and those before it. With `reuse`, a look that shows hardly
+    /// anything new gets the last probe.
     fn probe(
         &mut self,
         track: TrackId,
@@ -411,18 +467,20 @@ impl Sight {
         quality: Quality,
         aligned: &AlignedFace,
         at: Instant,
+        reuse: bool,
     ) -> Result<Probe, EmbedError> {
         let cells = motion::cells(&aligned.0);
-        let last = self.looks.get(&track);
-        if let Some((before, probe)) = last.and_then(|last| last.embedded.as_ref())
-            && before.iter().zip(&cells).all(|(before, now)| (before - now).abs() < SAME_LOOK)
-        {
+        let last = self.looks.get(&track).and_then(|last| last.embedded.as_ref());
+        let same =
+            last.filter(|(before, _)| before.iter().zip(&cells).all(|(before, now)| (before - now).abs() < SAME_LOOK));
+        let new = same.is_none();
+        if let Some((_, probe)) = same.filter(|_| reuse) {
             return Ok(probe.clone());
         }
         self.tally.embedded += 1;
         let embedding = self.vision.embedder().embed(aligned)?;
-        if self.keep_portraits || self.sitter == Some(track) {
-            let picture = self.portrait(&face.bounding_box);
+        if new && (self.keep_portraits || self.sitter == Some(track)) {
+            let picture = self.cut(&face.bounding_box, PORTRAIT).picture;
             self.portraits.push(Portrait {
                 track,
                 picture,
@@ -433,19 +491,23 @@ impl Sight {
         let last = self.looks.get_mut(&track);
         let probe = self.fuser.add(track, embedding, at)?;
         if let Some(last) = last {
+            // What hardly differs is compared with the same look as before: slow changes add up.
+            let cells = last.embedded.take().filter(|_| !new).map_or(cells, |(before, _)| before);
             last.embedded = Some((cells, probe.clone()));
         }
         Ok(probe)
     }
 
-    /// The face with what is around it, as far as the picture reaches.
-    fn portrait(&self, face: &BoundingBox) -> RgbImage {
+    /// The face and its surroundings up to `reach` sides of its box from its middle, as far as
+    /// the picture goes.
+    fn cut(&self, face: &BoundingBox, reach: f32) -> Cut {
         let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
-        let (center, reach) = (face.center(), face.side() * PORTRAIT);
+        let (center, reach) = (face.center(), face.side() * reach);
         let (x1, y1) = ((center.x - reach).max(0.0) as u32, (center.y - reach).max(0.0) as u32);
         let (x2, y2) = ((center.x + reach) as u32, (center.y + reach) as u32);
         let (x2, y2) = (x2.min(picture.width()), y2.min(picture.height()));
-        imageops::crop_imm(picture, x1, y1, x2.saturating_sub(x1), y2.saturating_sub(y1)).to_image()
+        let picture = imageops::crop_imm(picture, x1, y1, x2.saturating_sub(x1), y2.saturating_sub(y1)).to_image();
+        Cut { x: x1, y: y1, picture }
     }
 
     /// Decodes at least a region (in the camera's own coordinates) and turns the picture upright if it is not. Whether all of the frame

@@ -15,6 +15,8 @@ use jiff::Zoned;
 use log::{Level, Log, Metadata, Record};
 use sd_notify::NotifyState;
 
+use crate::names::is_unprintable;
+
 /// The program's logger; a reload of the configuration puts another one in its place.
 static LOGGER: Replaceable = Replaceable(RwLock::new(None));
 
@@ -91,12 +93,6 @@ fn line(level: Level, time: Option<&str>, message: &str) -> String {
 pub fn printable(text: &str) -> String {
     let escaped = |c: char| if is_unprintable(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()
-}
-
-/// Control characters, and those that reorder or hide text on a terminal.
-pub fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Tells the service manager how this service is (sd_notify(3)); where there is none, nothing happens.
@@ -243,7 +239,9 @@ mod tests {
     fn a_name_cannot_forge_a_line_of_the_log() {
         assert_eq!(printable("Eve\n08:00  Ada let in"), "Eve\\n08:00  Ada let in");
         assert_eq!(printable("\u{1b}[2Jx\u{202e}"), "\\u{1b}[2Jx\\u{202e}");
-        assert_eq!(printable("Zoë 李 Ада"), "Zoë 李 Ада");
+        assert_eq!(printable("A\u{ad}da\u{3164}"), "A\\u{ad}da\\u{3164}");
+        let shown = "Zoë 李 Ада علی\u{200c}رضا 👩\u{200d}🔬";
+        assert_eq!(printable(shown), shown);
     }
 
     #[test]

@@ -79,6 +79,19 @@ impl Threshold {
     }
 }
 
+impl Threshold {
+    /// Of a door at which nothing is a match.
+    pub fn none(comparisons: usize) -> Threshold {
+        Threshold {
+            limits: Limits { single: 0.0, shrink: 0.0 },
+            comparisons,
+            per_visit: None,
+            per_comparison: None,
+            beyond_measured: false,
+        }
+    }
+}
+
 /// A door that knows nobody yet is prepared for the first.
 fn per_comparison(per_visit: f64, comparisons: usize) -> f64 {
     per_visit / (LOOKS_PER_VISIT * comparisons.max(1) as f64)
@@ -94,6 +107,9 @@ fn one_in(rate: f64) -> String {
 impl fmt::Display for Threshold {
     /// As the log says it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.limits.single <= 0.0 {
+            return write!(f, "nothing is a match");
+        }
         write!(f, "a match is nearer than {:.3}, ", self.limits.single)?;
         let Threshold { comparisons, per_visit, per_comparison, .. } = *self;
         let enrolled = match comparisons {

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# A configuration that others can write is refused.
+os.umask(0o022)
+
 HERE = Path(__file__).resolve().parent
 # Each program's turn comes so often, and its best turn counts: what else the machine does can only make it slower.
 ROUNDS, SECONDS = 3, 4

@@ -6,13 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Camera, CameraError};
-use crate::{telemetry::Counters, vision::frame::Frame};
+use super::{Camera, CameraError, still::Still};
+use crate::{
+    telemetry::Counters,
+    vision::frame::{Frame, FrameError},
+};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// So many broken frames in a row are not bad luck: the camera is opened anew.
 const BROKEN_IN_A_ROW: u32 = 30;
+/// Fewer are enough if no frame was whole within the camera's timeout.
+const BROKEN_FOR_LONG: u32 = 5;
 
 /// How a camera is opened; called again after each loss.
 pub type Opener = Box<dyn FnMut() -> Result<Box<dyn Camera>, CameraError> + Send>;
@@ -53,8 +58,35 @@ struct Slot {
     frame: Option<Frame>,
     /// Ready and Lost, in order; they go before frames.
     news: Vec<Captured>,
+    /// Frames that the recogniser could not decode.
+    undecoded: Row,
+    /// It could decode one since the camera was lost.
+    decoded: bool,
     ended: bool,
     stop: bool,
+}
+
+/// Broken frames in a row.
+#[derive(Default)]
+struct Row {
+    count: u32,
+    since: Option<Instant>,
+    last: String,
+}
+
+impl Row {
+    fn add(&mut self, problem: String) {
+        self.count += 1;
+        self.since.get_or_insert_with(Instant::now);
+        self.last = problem;
+    }
+
+    /// The problem, once there are too many.
+    fn too_long(&self, timeout: Option<Duration>) -> Option<String> {
+        let for_long = timeout.is_some_and(|timeout| self.since.is_some_and(|since| since.elapsed() >= timeout));
+        let over = self.count >= BROKEN_IN_A_ROW || for_long && self.count >= BROKEN_FOR_LONG;
+        over.then(|| format!("{} broken frames in a row, the last: {}", self.count, self.last))
+    }
 }
 
 impl Shared {
@@ -83,10 +115,21 @@ impl Shared {
 }
 
 impl Capture {
-    /// Starts the thread. Counts `frames`, `frames_dropped` (a newer one came before they were taken) and `frames_broken`.
+    /// Starts the thread. Counts `frames`, `frames_dropped` (a newer one came before they were
+    /// taken), `frames_late` (too old when they came), `frames_broken` and `frames_torn` (part of
+    /// them is missing).
     pub fn start(opener: Opener, counters: Counters) -> std::io::Result<Capture> {
         let shared = Arc::new(Shared::default());
-        let loop_ = Loop { shared: Arc::clone(&shared), opener, counters, lost_since: None, opened_before: false };
+        let loop_ = Loop {
+            shared: Arc::clone(&shared),
+            opener,
+            counters,
+            lost_since: None,
+            opened_before: false,
+            unproven: false,
+            still: Still::default(),
+            backoff: FIRST_BACKOFF,
+        };
         let thread = thread::Builder::new().name("capture".into()).spawn(move || loop_.run())?;
         Ok(Capture { shared, thread: Some(thread) })
     }
@@ -113,6 +156,19 @@ impl Capture {
                 return Captured::Nothing;
             }
             slot = self.shared.changed.wait_timeout(slot, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// What became of the frame that was taken last. Too many in a row that cannot be decoded
+    /// are a lost camera.
+    pub fn decoded(&self, outcome: Result<(), FrameError>) {
+        let mut slot = self.shared.lock();
+        match outcome {
+            Ok(()) => {
+                slot.undecoded = Row::default();
+                slot.decoded = true;
+            }
+            Err(problem) => slot.undecoded.add(problem.to_string()),
         }
     }
 
@@ -143,60 +199,75 @@ struct Loop {
     counters: Counters,
     lost_since: Option<Instant>,
     opened_before: bool,
+    /// It was lost because its frames could not be decoded: it is back when one can be.
+    unproven: bool,
+    still: Still,
+    backoff: Duration,
+}
+
+/// Why a camera is reopened.
+struct Loss {
+    problem: String,
+    /// It sent frames that could not be decoded.
+    undecoded: bool,
+}
+
+impl From<String> for Loss {
+    fn from(problem: String) -> Loss {
+        Loss { problem, undecoded: false }
+    }
 }
 
 impl Loop {
     fn run(mut self) {
-        let mut backoff = FIRST_BACKOFF;
         loop {
-            let problem = match (self.opener)() {
-                Ok(camera) => {
-                    let had_frame = self.counters.get("frames");
-                    let problem = match self.play(camera) {
-                        Ok(()) => return,
-                        Err(problem) => problem,
-                    };
-                    if self.counters.get("frames") > had_frame {
-                        backoff = FIRST_BACKOFF;
-                    }
-                    problem
-                }
-                Err(error) => error.to_string(),
+            let loss = match (self.opener)() {
+                Ok(camera) => match self.play(camera) {
+                    Ok(()) => return,
+                    Err(loss) => loss,
+                },
+                Err(error) => error.to_string().into(),
             };
+            if loss.undecoded {
+                self.unproven = true;
+                self.shared.lock().decoded = false;
+            }
             if self.lost_since.is_none() {
                 self.lost_since = Some(Instant::now());
-                self.shared.tell(Captured::Lost { problem });
+                self.shared.tell(Captured::Lost { problem: loss.problem });
             }
-            if self.shared.pause(backoff) {
+            if self.shared.pause(self.backoff) {
                 return;
             }
-            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
         }
     }
 
-    /// Passes frames on until the camera fails (the problem in words) or everything is over.
-    fn play(&mut self, mut camera: Box<dyn Camera>) -> Result<(), String> {
-        let (description, every_frame) = (camera.describe(), camera.wants_every_frame());
-        let mut broken = 0;
+    /// Passes frames on until the camera fails or everything is over.
+    fn play(&mut self, mut camera: Box<dyn Camera>) -> Result<(), Loss> {
+        let (description, every_frame, timeout) = (camera.describe(), camera.wants_every_frame(), camera.timeout());
+        let mut broken = Row::default();
+        self.still.reopened();
+        self.shared.lock().undecoded = Row::default();
         loop {
-            if self.shared.lock().stop {
-                return Ok(());
+            {
+                let slot = self.shared.lock();
+                if slot.stop {
+                    return Ok(());
+                }
+                // A folder that is played once would begin again.
+                if let Some(problem) = slot.undecoded.too_long(timeout).filter(|_| !every_frame) {
+                    return Err(Loss { problem, undecoded: true });
+                }
             }
             match camera.next_frame() {
                 Ok(frame) => {
-                    broken = 0;
-                    self.ready(&description);
-                    if self.put(frame, every_frame) {
-                        return Ok(());
-                    }
-                }
-                Err(CameraError::NotYet) => {}
-                Err(CameraError::BrokenFrame(problem)) => {
-                    self.counters.increment("frames_broken");
-                    log::debug!("broken frame: {problem}");
-                    broken += 1;
-                    if broken >= BROKEN_IN_A_ROW {
-                        return Err(format!("{broken} broken frames in a row, the last: {problem}"));
+                    broken = Row::default();
+                    if self.is_new(&frame, timeout)? {
+                        self.ready(&description);
+                        if self.put(frame, every_frame) {
+                            return Ok(());
+                        }
                     }
                 }
                 Err(CameraError::Ended) => {
@@ -204,19 +275,56 @@ impl Loop {
                     self.shared.changed.notify_all();
                     return Ok(());
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => {
+                    self.one_frame_only(error, &mut broken)?;
+                    if let Some(problem) = broken.too_long(timeout) {
+                        return Err(problem.into());
+                    }
+                }
             }
         }
     }
 
+    /// False: it is the picture that the camera hung with, and was lost.
+    fn is_new(&mut self, frame: &Frame, timeout: Option<Duration>) -> Result<bool, String> {
+        let Some(timeout) = timeout else { return Ok(true) };
+        match self.still.look(&frame.bytes, timeout * 2, Instant::now()) {
+            Some(problem) => Err(problem),
+            None => Ok(!self.still.is_stuck()),
+        }
+    }
+
+    /// Counts what is wrong with a frame; an error if more than that is wrong.
+    fn one_frame_only(&self, error: CameraError, broken: &mut Row) -> Result<(), String> {
+        let (counter, problem) = match error {
+            CameraError::NotYet => return Ok(()),
+            CameraError::Late => {
+                self.counters.increment("frames_late");
+                return Ok(());
+            }
+            CameraError::BrokenFrame(problem) => ("frames_broken", problem),
+            CameraError::Torn(problem) => ("frames_torn", problem),
+            error => return Err(error.to_string()),
+        };
+        self.counters.increment(counter);
+        log::debug!("{counter}: {problem}");
+        broken.add(problem);
+        Ok(())
+    }
+
     /// A camera counts as there when its first frame has come, not when its device could be opened.
     fn ready(&mut self, description: &str) {
-        let lost_for = self.lost_since.take().map(|since| since.elapsed());
-        if lost_for.is_some() || !self.opened_before {
-            let lost_for = lost_for.filter(|_| self.opened_before);
-            self.opened_before = true;
-            self.shared.tell(Captured::Ready { description: description.to_owned(), lost_for });
+        if self.lost_since.is_none() && self.opened_before {
+            return;
         }
+        if self.unproven && !self.shared.lock().decoded {
+            return;
+        }
+        self.unproven = false;
+        self.backoff = FIRST_BACKOFF;
+        let lost_for = self.lost_since.take().map(|since| since.elapsed()).filter(|_| self.opened_before);
+        self.opened_before = true;
+        self.shared.tell(Captured::Ready { description: description.to_owned(), lost_for });
     }
 
     /// Puts the frame into the slot; true when the thread has to stop.
@@ -361,6 +469,118 @@ mod tests {
         let story = story(&capture);
         assert!(story[0].starts_with("lost: 30 broken frames in a row"), "{story:?}");
         assert_eq!(story[1..], ["ready", "frame 1"]);
+    }
+
+    fn torn() -> Result<u64, CameraError> {
+        Err(CameraError::Torn("half of it".into()))
+    }
+
+    #[test]
+    fn every_third_frame_torn_is_no_lost_camera_and_all_of_them_are() {
+        let thirds = (0..99).map(|i| if i % 3 == 0 { torn() } else { Ok(i) }).collect();
+        let (capture, counters) = capture(vec![thirds], true);
+        assert_eq!(story(&capture).len(), 1 + 66);
+        assert_eq!((counters.get("frames_torn"), counters.get("frames_broken")), (33, 0));
+        let (capture, counters) = self::capture(vec![(0..40).map(|_| torn()).collect(), vec![Ok(1)]], true);
+        let story = story(&capture);
+        assert!(story[0].starts_with("lost: 30 broken frames in a row, the last: half of it"), "{story:?}");
+        assert_eq!(counters.get("frames_torn"), 30);
+    }
+
+    #[test]
+    fn late_frames_are_counted_and_harm_nothing() {
+        let late = || Err(CameraError::Late);
+        let script = std::iter::repeat_with(late).take(100).chain([Ok(1), Ok(2)]).collect();
+        let (capture, counters) = capture(vec![script], true);
+        assert_eq!(story(&capture), ["ready", "frame 1", "frame 2"]);
+        assert_eq!(counters.get("frames_late"), 100);
+    }
+
+    /// A live camera that sends for ever; frame n, counted over all openings, is `byte(n)`.
+    fn endless(byte: impl Fn(u64) -> u8 + Clone + Send + 'static) -> (Capture, Counters) {
+        struct Endless<B>(Arc<Mutex<u64>>, B);
+        impl<B: Fn(u64) -> u8 + Send> Camera for Endless<B> {
+            fn next_frame(&mut self) -> Result<Frame, CameraError> {
+                thread::sleep(Duration::from_millis(2));
+                let mut number = self.0.lock().unwrap();
+                *number += 1;
+                Ok(Frame { bytes: vec![(self.1)(*number); 4], ..frame(*number) })
+            }
+
+            fn describe(&self) -> String {
+                "endless".into()
+            }
+
+            fn timeout(&self) -> Option<Duration> {
+                Some(Duration::from_millis(100))
+            }
+        }
+        let (counters, number) = (Counters::default(), Arc::default());
+        let opener: Opener = Box::new(move || Ok(Box::new(Endless(Arc::clone(&number), byte.clone()))));
+        (Capture::start(opener, counters.clone()).unwrap(), counters)
+    }
+
+    /// The first `count` news besides frames, each of which is `judge`d.
+    fn news(capture: &Capture, count: usize, judge: impl Fn(&Frame) -> Result<(), FrameError>) -> Vec<String> {
+        let (mut news, until) = (Vec::new(), Instant::now() + Duration::from_secs(20));
+        while news.len() < count && Instant::now() < until {
+            match capture.next(SOON) {
+                Captured::Frame(frame) => capture.decoded(judge(&frame)),
+                Captured::Ready { lost_for, .. } => news.push(if lost_for.is_some() { "back" } else { "ready" }.into()),
+                Captured::Lost { problem } => news.push(problem),
+                Captured::Nothing | Captured::Ended => {}
+            }
+        }
+        news
+    }
+
+    #[test]
+    fn a_frozen_camera_is_lost_until_it_shows_another_picture() {
+        // It hangs with frame 50 through several openings.
+        let began = Instant::now();
+        let moving = move |number: u64| number < 50 || began.elapsed() > Duration::from_secs(4);
+        let (capture, counters) = endless(move |number| if moving(number) { number as u8 } else { 50 });
+        let news = news(&capture, 3, |_| Ok(()));
+        assert_eq!((news[0].as_str(), news[2].as_str()), ("ready", "back"), "{news:?}");
+        assert!(news[1].contains("the same picture") && news[1].contains("hangs"), "{news:?}");
+        assert!(began.elapsed() > Duration::from_secs(4), "it was lost all the time");
+        assert!(counters.get("frames") < 2000, "the frozen picture is not passed on");
+    }
+
+    #[test]
+    fn a_folder_in_a_loop_may_show_one_picture_for_ever() {
+        let (capture, _) = capture(vec![(0..500).map(|_| Ok(1)).collect()], true);
+        assert_eq!(story(&capture).len(), 501);
+    }
+
+    #[test]
+    fn frames_that_cannot_be_decoded_are_a_lost_camera_until_one_can() {
+        let began = Instant::now();
+        let (capture, _) = endless(|number| number as u8);
+        let news = news(&capture, 3, |_| match began.elapsed() > Duration::from_secs(3) {
+            true => Ok(()),
+            false => Err(FrameError::Jpeg("it has 4 components".into())),
+        });
+        assert_eq!((news[0].as_str(), news[2].as_str()), ("ready", "back"), "told once: {news:?}");
+        assert!(news[1].contains("broken frames in a row") && news[1].contains("4 components"), "{news:?}");
+        assert!(began.elapsed() > Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_frame_that_can_be_decoded_now_and_then_is_no_lost_camera() {
+        let (capture, counters) = endless(|number| number as u8);
+        let judge = |frame: &Frame| if frame.sequence.is_multiple_of(3) { Ok(()) } else { Err(FrameError::Torn) };
+        thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(news(&capture, 1, judge), ["ready"]));
+        });
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            match capture.next(SOON) {
+                Captured::Frame(frame) => capture.decoded(judge(&frame)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(counters.get("frames") > 100);
     }
 
     #[test]

@@ -12,9 +12,13 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Camera, CameraError, STEP, mjpeg::MjpegSplitter};
+use super::{
+    Camera, CameraError, STEP,
+    mjpeg::{MjpegSplitter, Torn},
+    pace::Pace,
+};
 use crate::{
-    config::{CameraConfig, CommandStream, secret::with_credentials},
+    config::{CameraConfig, CommandStream, secret::arguments_with_credentials},
     program::{Program, listen::LastWords},
     vision::frame::{Frame, PixelFormat},
 };
@@ -29,6 +33,7 @@ pub(super) struct CommandCamera {
     output: ChildStdout,
     last_words: LastWords,
     stream: Stream,
+    pace: Pace,
     timeout: Duration,
     sequence: u64,
     /// Since when the next frame is waited for, and how many bytes have come since.
@@ -59,17 +64,16 @@ impl CommandCamera {
         };
         let unavailable = |problem: String| CameraError::Unavailable { device: program.clone(), problem };
         // A network camera's password stands in no configuration file.
-        let arguments: Result<Vec<String>, String> =
-            arguments.iter().map(|argument| with_credentials(argument, "camera.command")).collect();
+        let (arguments, secrets) = arguments_with_credentials(arguments, "camera.command").map_err(&unavailable)?;
         let mut command = Command::new(program);
-        command.args(arguments.map_err(&unavailable)?);
+        command.args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = Program::start(&mut command)
             .map_err(|error| unavailable(format!("{error}; is it installed, and camera.command right?")))?;
         let (Some(output), Some(errors)) = (running.child.stdout.take(), running.child.stderr.take()) else {
             return Err(unavailable("its output cannot be read".into()));
         };
-        let last_words = LastWords::listen(errors, program.clone());
+        let last_words = LastWords::listen(errors, program.clone(), move |line| secrets.kept_out(line));
         let stream = match config.stream {
             CommandStream::Mjpeg => Stream::Mjpeg(MjpegSplitter::default()),
             CommandStream::Yuv420 => Stream::Yuv420 { width: config.width, height: config.height, bytes: Vec::new() },
@@ -80,6 +84,7 @@ impl CommandCamera {
             output,
             last_words,
             stream,
+            pace: Pace::new(config.fps),
             timeout: config.timeout,
             sequence: 0,
             waiting: None,
@@ -99,6 +104,18 @@ impl CommandCamera {
         let count = self.output.read(&mut bytes).map_err(|error| failed(error.to_string()))?;
         bytes.truncate(count);
         Ok(if count > 0 { Output::Bytes(bytes) } else { Output::End })
+    }
+
+    /// A frame that has come, with the time at which it was taken.
+    fn frame(&mut self, outcome: Result<RawFrame, CameraError>) -> Result<Frame, CameraError> {
+        let now = Instant::now();
+        // A frame that is none has taken its time, too.
+        let age = self.pace.arrived(now);
+        let (bytes, format, width, height) = outcome?;
+        let captured_at = now.checked_sub(age.ok_or(CameraError::Late)?).unwrap_or(now);
+        self.sequence += 1;
+        let stride = if format == PixelFormat::I420 { width } else { 0 };
+        Ok(Frame { bytes, format, width, height, stride, sequence: self.sequence, captured_at })
     }
 
     /// Why no frame came in time: a program that is silent, or one that writes something else than was configured.
@@ -147,7 +164,8 @@ impl Stream {
         match self {
             Stream::Mjpeg(splitter) => match splitter.next_picture() {
                 None => Ok(None),
-                Some(bytes) => {
+                Some(Err(Torn)) => Err(CameraError::Torn("a JPEG ends before its end".into())),
+                Some(Ok(bytes)) => {
                     let reader =
                         image::ImageReader::with_format(std::io::Cursor::new(&bytes), image::ImageFormat::Jpeg);
                     let (width, height) =
@@ -169,11 +187,8 @@ impl Camera for CommandCamera {
         let step_ends = Instant::now() + STEP;
         let (since, mut bytes_come) = self.waiting.take().unwrap_or((Instant::now(), 0));
         loop {
-            if let Some((bytes, format, width, height)) = self.stream.next()? {
-                self.sequence += 1;
-                let stride = if format == PixelFormat::I420 { width } else { 0 };
-                let captured_at = Instant::now();
-                return Ok(Frame { bytes, format, width, height, stride, sequence: self.sequence, captured_at });
+            if let Some(outcome) = self.stream.next().transpose() {
+                return self.frame(outcome);
             }
             if since.elapsed() >= self.timeout {
                 return Err(self.timed_out(bytes_come));
@@ -200,6 +215,10 @@ impl Camera for CommandCamera {
             Stream::Yuv420 { width, height, .. } => format!("{} writing YUV420 at {width}×{height}", self.program),
         }
     }
+
+    fn timeout(&self) -> Option<Duration> {
+        Some(self.timeout)
+    }
 }
 
 #[cfg(test)]
@@ -218,11 +237,11 @@ mod tests {
         }
     }
 
-    /// Asks on while there is nothing yet.
+    /// Asks on while there is nothing yet, or nothing whose age is known.
     fn next(camera: &mut CommandCamera) -> Result<Frame, CameraError> {
         loop {
             match camera.next_frame() {
-                Err(CameraError::NotYet) => {}
+                Err(CameraError::NotYet | CameraError::Late) => {}
                 outcome => return outcome,
             }
         }
@@ -235,11 +254,13 @@ mod tests {
 
     #[test]
     fn frames_are_cut_by_their_size() {
-        let mut camera =
-            CommandCamera::open(&config("printf AAAAAAAAUUVVBBBBBBBBuuvv", CommandStream::Yuv420)).unwrap();
-        assert_eq!(next(&mut camera).unwrap().bytes, b"AAAAAAAAUUVV");
-        let second = next(&mut camera).unwrap();
-        assert_eq!((second.bytes.as_slice(), second.sequence), (b"BBBBBBBBuuvv".as_slice(), 2));
+        let script = "while :; do printf AAAAAAAAUUVVBBBBBBBBuuvv; sleep .1; done";
+        let mut camera = CommandCamera::open(&config(script, CommandStream::Yuv420)).unwrap();
+        let (first, second) = (next(&mut camera).unwrap(), next(&mut camera).unwrap());
+        let mut both = [first.bytes.as_slice(), second.bytes.as_slice()];
+        both.sort();
+        assert_eq!(both, [b"AAAAAAAAUUVV", b"BBBBBBBBuuvv"]);
+        assert_eq!((first.sequence, second.sequence), (1, 2));
     }
 
     #[test]
@@ -248,6 +269,14 @@ mod tests {
             CommandCamera::open(&config("echo no cameras available >&2; exit 3", CommandStream::Mjpeg)).unwrap();
         let error = next(&mut camera).err().unwrap().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no cameras available"), "{error}");
+    }
+
+    #[test]
+    fn a_password_in_what_the_program_says_is_not_repeated() {
+        let script = "echo rtsp://cam:s3cret@10.0.0.5/1: Connection refused >&2; exit 1";
+        let mut camera = CommandCamera::open(&config(script, CommandStream::Mjpeg)).unwrap();
+        let error = next(&mut camera).err().unwrap().to_string();
+        assert!(error.contains("rtsp://***@10.0.0.5/1: Connection refused"), "{error}");
     }
 
     #[test]
@@ -291,8 +320,7 @@ mod tests {
         let size = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap() + 5;
         bytes[size..size + 4].fill(0xfe);
         std::fs::write(&file, bytes).unwrap();
-        let mut camera =
-            CommandCamera::open(&config(&format!("cat {}", file.display()), CommandStream::Mjpeg)).unwrap();
+        let mut camera = CommandCamera::open(&config(&again_and_again(&file), CommandStream::Mjpeg)).unwrap();
         assert!(next(&mut camera).unwrap().rgb().is_err());
     }
 
@@ -317,11 +345,51 @@ mod tests {
     fn mjpeg_frames_come_through() {
         let dir = tempfile::tempdir().unwrap();
         image::RgbImage::new(32, 24).save(dir.path().join("a.jpg")).unwrap();
-        let file = dir.path().join("a.jpg").display().to_string();
-        let mut camera = CommandCamera::open(&config(&format!("cat {file} {file}"), CommandStream::Mjpeg)).unwrap();
+        let script = again_and_again(&dir.path().join("a.jpg"));
+        let mut camera = CommandCamera::open(&config(&script, CommandStream::Mjpeg)).unwrap();
         for _ in 0..2 {
             assert_eq!(next(&mut camera).unwrap().rgb().unwrap().dimensions(), (32, 24));
         }
-        assert!(next(&mut camera).is_err());
+    }
+
+    /// A program that writes frames of its own numbers, which lie in files of these names.
+    fn writes_frames(dir: &std::path::Path, script: &str) -> CommandCamera {
+        for i in 0..256u32 {
+            std::fs::write(dir.join(i.to_string()), [i as u8; 12]).unwrap();
+        }
+        let script = format!("cd {}; {script}", dir.display());
+        let config =
+            CameraConfig { fps: 15, timeout: Duration::from_secs(5), ..config(&script, CommandStream::Yuv420) };
+        CommandCamera::open(&config).unwrap()
+    }
+
+    #[test]
+    fn a_programs_backlog_after_a_stall_is_dropped() {
+        // Live for 2.5 s, a stall of as long, its backlog at ten times the rate, then live.
+        let live = |from: u32, to: u32, sleep: &str| {
+            format!("i={from}; while [ $i -lt {to} ]; do cat $i; sleep {sleep}; i=$((i+1)); done;")
+        };
+        let script = live(0, 38, ".066") + "sleep 2.5;" + &live(38, 76, ".004") + &live(76, 200, ".066");
+        let dir = tempfile::tempdir().unwrap();
+        let mut camera = writes_frames(dir.path(), &script);
+        let (mut numbers, mut late) = (Vec::new(), 0);
+        loop {
+            match camera.next_frame() {
+                Ok(frame) => numbers.push((u32::from(frame.bytes[0]), frame.captured_at.elapsed())),
+                Err(CameraError::Late) => late += 1,
+                Err(CameraError::NotYet) => {}
+                Err(error) => break assert!(error.to_string().contains("ended"), "{error}"),
+            }
+        }
+        let backlog: Vec<_> = numbers.iter().filter(|(number, _)| (38..64).contains(number)).collect();
+        assert!(backlog.is_empty(), "{backlog:?}");
+        assert!(numbers.iter().filter(|(number, _)| *number < 38).count() > 10, "{numbers:?}");
+        assert!(numbers.iter().filter(|(number, _)| *number > 110).count() > 60, "{numbers:?}");
+        assert!((25..90).contains(&late), "{late}");
+    }
+
+    /// A program that shows one picture, ten times a second.
+    fn again_and_again(file: &std::path::Path) -> String {
+        format!("while :; do cat {}; sleep .1; done", file.display())
     }
 }

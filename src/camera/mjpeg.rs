@@ -10,15 +10,26 @@ const MOST_BYTES: usize = 16 << 20;
 #[derive(Debug, Default)]
 pub(super) struct MjpegSplitter {
     buffer: Vec<u8>,
+    /// Of the picture that the buffer begins with, so much is read.
+    read: usize,
+    /// Its compressed data have begun, and whether they go on at `read`.
+    data_begun: bool,
+    in_data: bool,
 }
+
+/// A picture that broke off in its data or was cut by the beginning of another.
+#[derive(Debug, PartialEq)]
+pub(super) struct Torn;
 
 /// How far a picture can be read.
 enum Scan {
-    Whole(usize),
+    Whole,
     /// More bytes are needed.
     Unfinished,
-    /// From here on it is no JPEG: look for the next start behind it.
-    Broken,
+    /// What was read is of a picture, and does not go on as one.
+    Torn,
+    /// It is no JPEG: look for the next start behind its first bytes.
+    NoPicture,
 }
 
 impl MjpegSplitter {
@@ -26,60 +37,86 @@ impl MjpegSplitter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole picture, if there is one already.
-    pub(super) fn next_picture(&mut self) -> Option<Vec<u8>> {
+    /// The next whole picture or torn one, if there is one already.
+    pub(super) fn next_picture(&mut self) -> Option<Result<Vec<u8>, Torn>> {
         loop {
-            match self.buffer.windows(3).position(|bytes| bytes == [0xff, 0xd8, 0xff]) {
-                Some(start) => drop(self.buffer.drain(..start)),
-                None => {
-                    // The last bytes may be the beginning of a start.
-                    let keep = self.buffer.len().min(2);
-                    self.buffer.drain(..self.buffer.len() - keep);
-                    return None;
-                }
+            if self.read == 0 && !self.find_start() {
+                return None;
             }
-            match scan(&self.buffer) {
-                Scan::Whole(length) => return Some(self.buffer.drain(..length).collect()),
+            match self.scan() {
+                Scan::Whole => return Some(Ok(self.take(self.read))),
                 Scan::Unfinished if self.buffer.len() <= MOST_BYTES => return None,
-                Scan::Unfinished | Scan::Broken => drop(self.buffer.drain(..2)),
+                Scan::Unfinished => drop(self.take(self.buffer.len())),
+                Scan::Torn => {
+                    self.take(self.read);
+                    return Some(Err(Torn));
+                }
+                Scan::NoPicture => drop(self.take(2)),
             }
         }
     }
-}
 
-fn scan(bytes: &[u8]) -> Scan {
-    let mut at = 2;
-    loop {
-        let Some(&[mark, kind]) = bytes.get(at..at + 2) else { return Scan::Unfinished };
-        match (mark, kind) {
-            (0xff, 0xff) => at += 1,
-            (0xff, 0xd9) => return Scan::Whole(at + 2),
-            (0xff, 0x01 | 0xd0..=0xd7) => at += 2,
-            // A picture inside a picture, or 0xFF00 outside of compressed data.
-            (0xff, 0x00 | 0xd8) => return Scan::Broken,
-            (0xff, _) => {
-                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return Scan::Unfinished };
-                let length = usize::from(u16::from_be_bytes([high, low]));
-                if length < 2 {
-                    return Scan::Broken;
+    /// Drops what stands before the next start.
+    fn find_start(&mut self) -> bool {
+        let start = self.buffer.windows(3).position(|bytes| bytes == [0xff, 0xd8, 0xff]);
+        // The last bytes may be the beginning of a start.
+        self.buffer.drain(..start.unwrap_or(self.buffer.len().saturating_sub(2)));
+        self.read = if start.is_some() { 2 } else { 0 };
+        start.is_some()
+    }
+
+    fn take(&mut self, bytes: usize) -> Vec<u8> {
+        (self.read, self.data_begun, self.in_data) = (0, false, false);
+        self.buffer.drain(..bytes).collect()
+    }
+
+    /// Reads on where the last reading ended for want of bytes.
+    fn scan(&mut self) -> Scan {
+        loop {
+            if self.in_data && !self.pass_data() {
+                return Scan::Unfinished;
+            }
+            let Some(&[mark, kind]) = self.buffer.get(self.read..self.read + 2) else { return Scan::Unfinished };
+            match (mark, kind) {
+                (0xff, 0xff) => self.read += 1,
+                (0xff, 0xd9) => {
+                    self.read += 2;
+                    return Scan::Whole;
                 }
-                at += 2 + length;
-                if kind == 0xda {
-                    match end_of_data(bytes, at) {
-                        Some(end) => at = end,
-                        None => return Scan::Unfinished,
+                (0xff, 0x01 | 0xd0..=0xd7) => self.read += 2,
+                (0xff, 0xd8) if self.read > 2 => return Scan::Torn,
+                (0xff, 0x02..) => {
+                    let Some(&[high, low]) = self.buffer.get(self.read + 2..self.read + 4) else {
+                        return Scan::Unfinished;
+                    };
+                    let length = usize::from(u16::from_be_bytes([high, low]));
+                    if length < 2 {
+                        return self.broken();
                     }
+                    self.read += 2 + length;
+                    self.in_data = kind == 0xda;
+                    self.data_begun |= self.in_data;
                 }
+                _ => return self.broken(),
             }
-            _ => return Scan::Broken,
         }
     }
-}
 
-/// Where the compressed data that begins at `from` is followed by a marker other than a restart.
-fn end_of_data(bytes: &[u8], from: usize) -> Option<usize> {
-    let data = bytes.get(from..)?;
-    data.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7 | 0xff)).map(|i| from + i)
+    fn broken(&self) -> Scan {
+        if self.data_begun { Scan::Torn } else { Scan::NoPicture }
+    }
+
+    /// Goes on to the marker that ends the compressed data, a restart being none; false: it
+    /// has not come yet.
+    fn pass_data(&mut self) -> bool {
+        let data = self.buffer.get(self.read..).unwrap_or_default();
+        let ends = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7 | 0xff);
+        let end = data.windows(2).position(ends);
+        // The last byte may be the beginning of a marker.
+        self.read += end.unwrap_or(data.len().saturating_sub(1));
+        self.in_data = end.is_none();
+        end.is_some()
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +141,7 @@ mod tests {
         [&outer[..2], &[0xff, 0xe1], &length.to_be_bytes(), &inner, &outer[2..]].concat()
     }
 
-    fn split(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
+    fn split_all(chunks: &[&[u8]]) -> Vec<Result<Vec<u8>, Torn>> {
         let mut splitter = MjpegSplitter::default();
         let mut pictures = Vec::new();
         for chunk in chunks {
@@ -112,6 +149,11 @@ mod tests {
             pictures.extend(std::iter::from_fn(|| splitter.next_picture()));
         }
         pictures
+    }
+
+    /// The whole ones.
+    fn split(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
+        split_all(chunks).into_iter().flatten().collect()
     }
 
     #[test]
@@ -124,6 +166,74 @@ mod tests {
     fn rubbish_between_pictures_is_skipped() {
         let stream = [b"rubbish\xff\xd8\xff".to_vec(), jpeg(5), b"--boundary\r\n".to_vec(), jpeg(6)].concat();
         assert_eq!(split(&[&stream]), [jpeg(5), jpeg(6)]);
+    }
+
+    #[test]
+    fn a_picture_that_breaks_off_is_torn_and_takes_no_other_with_it() {
+        let whole = jpeg(5);
+        let data = whole.windows(2).position(|marker| marker == [0xff, 0xda]).unwrap();
+        for cut in [data + 20, whole.len() - 30, whole.len() - 2] {
+            let stream = [&whole[..], &whole[..cut], &whole, &whole[..cut], &whole].concat();
+            let torn = split_all(&[&stream]).iter().map(Result::is_err).collect::<Vec<_>>();
+            assert_eq!(torn, [false, true, false, true, false], "{cut}");
+            assert_eq!(split(&[&stream]), vec![whole.clone(); 3]);
+        }
+    }
+
+    #[test]
+    fn the_thumbnail_of_a_torn_picture_is_no_picture() {
+        let (torn, whole) = (with_thumbnail(3), jpeg(9));
+        let stream = [&torn[..torn.len() - 40], &whole].concat();
+        assert_eq!(split_all(&[&stream]), [Err(Torn), Ok(whole)]);
+    }
+
+    #[test]
+    fn a_picture_without_end_takes_no_more_memory_than_the_largest() {
+        let mut splitter = MjpegSplitter::default();
+        let begin = jpeg(5);
+        splitter.push(&begin[..begin.len() - 2]);
+        let mut most = 0;
+        for _ in 0..1000 {
+            splitter.push(&[0x55; 1 << 16]);
+            assert_eq!(splitter.next_picture(), None);
+            most = most.max(splitter.buffer.len());
+        }
+        assert!(most <= MOST_BYTES + (1 << 16), "{most}");
+        splitter.push(&begin);
+        assert_eq!(splitter.next_picture(), Some(Ok(begin)), "and it goes on afterwards");
+    }
+
+    /// Damage to a stream of whole pictures: where (in thousandths of it), what, how much.
+    type Damage = (u32, u32, u8);
+
+    fn damaged(mut stream: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
+        for &(at, kind, value) in damages {
+            let at = at as usize * stream.len() / 1000;
+            let end = (at + usize::from(value)).min(stream.len());
+            match kind {
+                0 => stream[at] = value,
+                1 => drop(stream.drain(at..end)),
+                2 => stream[at..end].fill(0),
+                3 => drop(stream.splice(at..at, [0xff, value])),
+                _ => drop(stream.splice(at..at, stream[at..end].to_vec())),
+            }
+        }
+        stream
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn damaged_streams_never_panic_and_keep_no_more_than_came(
+            damages in proptest::collection::vec((0u32..1000, 0u32..5, any::<u8>()), 0..8), cut in 1usize..3000,
+        ) {
+            let stream = damaged([jpeg(2), with_thumbnail(7), jpeg(200), jpeg(9)].concat(), &damages);
+            let chunks: Vec<&[u8]> = stream.chunks(cut).collect();
+            let pictures = split_all(&chunks);
+            let given: usize = pictures.iter().flatten().map(Vec::len).sum();
+            prop_assert!(given <= stream.len());
+            prop_assert_eq!(pictures, split_all(&[&stream]), "in one piece the same");
+        }
     }
 
     proptest! {

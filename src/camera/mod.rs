@@ -4,6 +4,8 @@ pub mod capture;
 mod command;
 mod files;
 mod mjpeg;
+mod pace;
+mod still;
 pub mod v4l2;
 
 use std::time::Duration;
@@ -22,7 +24,9 @@ pub trait Camera: Send {
     /// Waits for the next frame, for not much longer than [`STEP`].
     ///
     /// # Errors
-    /// [`CameraError::NotYet`] and [`CameraError::BrokenFrame`] concern one frame only: ask again. After any other error the camera is to be dropped and opened anew.
+    /// [`CameraError::NotYet`], [`CameraError::BrokenFrame`], [`CameraError::Torn`] and
+    /// [`CameraError::Late`] concern one frame only: ask again. After any other error the camera
+    /// is to be dropped and reopened.
     fn next_frame(&mut self) -> Result<Frame, CameraError>;
 
     /// What was chosen, for people: device, format, size, rate. One line.
@@ -32,6 +36,12 @@ pub trait Camera: Send {
     /// where it would else keep only the newest frame.
     fn wants_every_frame(&self) -> bool {
         false
+    }
+
+    /// A camera that sends no usable frame for so long is opened again; so is one that sends the
+    /// same picture for twice as long. None: a folder's pictures may be equal, or broken.
+    fn timeout(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -43,6 +53,11 @@ pub enum CameraError {
     NotYet,
     #[error("broken frame: {0}")]
     BrokenFrame(String),
+    #[error("torn frame: {0}")]
+    Torn(String),
+    /// The frame is of a backlog, and too old to decide on.
+    #[error("late frame")]
+    Late,
     #[error("{device}: no frame for {waited:?}; is another program using it, or has it fallen asleep?")]
     TimedOut { device: String, waited: Duration },
     /// The device, program or folder is not there or not usable; the text says what is wrong and what to do.

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use v4l::{
     Device, Format, FourCC,
     buffer::{Flags, Type},
@@ -18,6 +19,7 @@ use v4l::{
     frameinterval::FrameIntervalEnum,
     framesize::FrameSizeEnum,
     io::{mmap::Stream, traits::CaptureStream},
+    timestamp::Timestamp,
     video::{Capture, capture::Parameters},
 };
 
@@ -80,6 +82,66 @@ pub struct V4l2Camera {
     /// The device sends, and so can be asked whether a frame is there.
     streaming: bool,
     last_frame: Instant,
+    stamps: Stamps,
+}
+
+/// When frames were taken, as their driver stamps them.
+#[derive(Debug)]
+struct Stamps {
+    /// When no frame was there to be read, on the stamps' clock: later ones were taken later, or nearly.
+    none_at: Duration,
+    /// A stamp could not be right: from then on the time of reading counts.
+    distrusted: bool,
+}
+
+/// So long a frame may take from its stamp until it can be read: a whole one at the slowest rate, and as much again.
+const LONGEST_TRANSFER: Duration = Duration::from_secs(2);
+/// A driver may round a stamp up by so much.
+const ROUNDED: Duration = Duration::from_millis(50);
+
+impl Stamps {
+    fn new() -> Stamps {
+        Stamps { none_at: monotonic(), distrusted: false }
+    }
+
+    fn nothing_there(&mut self) {
+        self.none_at = monotonic();
+    }
+
+    /// How old a frame is `now`; nothing for one that has no stamp to go by.
+    fn age(&mut self, device: &str, flags: Flags, stamp: Timestamp, now: Duration) -> Duration {
+        // Copied and unknown stamps are on clocks that nobody names.
+        if self.distrusted || flags & Flags::TIMESTAMP_MASK != Flags::TIMESTAMP_MONOTONIC {
+            return Duration::ZERO;
+        }
+        let earliest = self.none_at.saturating_sub(LONGEST_TRANSFER);
+        match as_duration(stamp).filter(|taken| (earliest..=now + ROUNDED).contains(taken)) {
+            Some(taken) => now.saturating_sub(taken),
+            None => {
+                log::warn!(
+                    "{device}: its driver stamps a frame with {stamp} at {:.3} s; it is not believed from now on, \
+                     and a frame's age counts from its reading",
+                    now.as_secs_f64()
+                );
+                self.distrusted = true;
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// None for a stamp that is no time.
+fn as_duration(stamp: Timestamp) -> Option<Duration> {
+    // The fields are of 32 or 64 bits, as the board is.
+    let (seconds, micros) = (u64::try_from(i128::from(stamp.sec)), u32::try_from(i128::from(stamp.usec)));
+    let (seconds, micros) = (seconds.ok()?, micros.ok().filter(|micros| *micros < 1_000_000)?);
+    Some(Duration::new(seconds, micros * 1000))
+}
+
+/// The clock of [`Instant`], as a number.
+fn monotonic() -> Duration {
+    let time = clock_gettime(ClockId::Monotonic);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Every device that can capture and stream.
@@ -167,7 +229,28 @@ impl V4l2Camera {
             stream: Some(stream),
             streaming: false,
             last_frame: Instant::now(),
+            stamps: Stamps::new(),
         })
+    }
+
+    /// Waits for a frame, or for an error that reading it will name.
+    fn wait(&mut self) -> Result<(), CameraError> {
+        let Some(stream) = self.stream.as_ref().filter(|_| self.streaming) else { return Ok(()) };
+        // Asked for before the crate's own wait, a time-out leaves the stream as it was.
+        let handle = stream.handle();
+        if !matches!(handle.poll(POLLIN, 0), Ok(0)) {
+            return Ok(());
+        }
+        self.stamps.nothing_there();
+        match handle.poll(POLLIN, STEP.as_millis() as i32) {
+            Ok(0) if self.last_frame.elapsed() < self.timeout => Err(CameraError::NotYet),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(CameraError::NotYet),
+            Ok(0) => {
+                self.close();
+                Err(CameraError::TimedOut { device: self.device.clone(), waited: self.timeout })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn close(&mut self) {
@@ -180,21 +263,9 @@ impl V4l2Camera {
 
 impl Camera for V4l2Camera {
     fn next_frame(&mut self) -> Result<Frame, CameraError> {
+        self.wait()?;
         let closed = || CameraError::Unavailable { device: self.device.clone(), problem: "it failed before".into() };
         let stream = self.stream.as_mut().ok_or_else(closed)?;
-        if self.streaming {
-            // Asked for before the crate's own wait, a time-out leaves the stream as it was.
-            match stream.handle().poll(POLLIN, STEP.as_millis() as i32) {
-                Ok(0) if self.last_frame.elapsed() < self.timeout => return Err(CameraError::NotYet),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(CameraError::NotYet),
-                Ok(0) => {
-                    self.close();
-                    return Err(CameraError::TimedOut { device: self.device.clone(), waited: self.timeout });
-                }
-                // Something is there, or an error, which the next call will name.
-                Ok(_) | Err(_) => {}
-            }
-        }
         let outcome = match stream.next() {
             Ok((buffer, meta)) => {
                 let bytes = &buffer[..buffer.len().min(meta.bytesused as usize)];
@@ -204,7 +275,7 @@ impl Camera for V4l2Camera {
                         self.device, meta.sequence
                     )))
                 } else {
-                    Ok((bytes.to_vec(), meta.sequence))
+                    Ok((bytes.to_vec(), *meta))
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -216,14 +287,21 @@ impl Camera for V4l2Camera {
             self.close();
         }
         (self.streaming, self.last_frame) = (true, Instant::now());
-        let (bytes, sequence) = outcome?;
+        let (bytes, meta) = outcome?;
+        let (now, read_at) = (Instant::now(), monotonic());
+        let age = self.stamps.age(&self.device, meta.flags, meta.timestamp, read_at);
         let CameraMode { format, width, height, .. } = self.mode;
         let stride = if format == PixelFormat::Mjpeg { 0 } else { self.stride };
-        Ok(Frame { bytes, format, width, height, stride, sequence: sequence.into(), captured_at: Instant::now() })
+        let (sequence, captured_at) = (meta.sequence.into(), now.checked_sub(age).unwrap_or(now));
+        Ok(Frame { bytes, format, width, height, stride, sequence, captured_at })
     }
 
     fn describe(&self) -> String {
         self.description.clone()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        Some(self.timeout)
     }
 }
 
@@ -403,6 +481,44 @@ mod tests {
         assert!(sizes_of(&range(16, 4096, 32), (810, 600)).contains(&(784, 592)));
         assert_eq!(sizes_of(&range(500, 500, 0), (640, 480)), [(500, 500)], "a range of one size is a size");
         assert_eq!(sizes_of(&range(9, 3, 1), (640, 480)), [(9, 9)], "a range upside down panics nowhere");
+    }
+
+    /// The age of a frame that is read 100 s after boot, the stream having been empty at 97 s.
+    fn age(flags: Flags, stamp: Timestamp) -> (Duration, bool) {
+        let mut stamps = Stamps { none_at: Duration::from_secs(97), distrusted: false };
+        let age = stamps.age("/dev/video0", flags, stamp, Duration::from_secs(100));
+        (age, stamps.distrusted)
+    }
+
+    #[test]
+    fn a_frame_is_as_old_as_its_drivers_stamp_says() {
+        let monotonic = Flags::TIMESTAMP_MONOTONIC | Flags::MAPPED | Flags::TSTAMP_SRC_SOE;
+        assert_eq!(age(monotonic, Timestamp::new(97, 500_000)), (Duration::from_millis(2500), false));
+        assert_eq!(age(monotonic, Timestamp::new(100, 20_000)), (Duration::ZERO, false), "rounded up");
+        for flags in [Flags::TIMESTAMP_UNKNOWN, Flags::TIMESTAMP_COPY] {
+            assert_eq!(age(flags, Timestamp::new(98, 0)), (Duration::ZERO, false), "on another clock");
+        }
+    }
+
+    #[test]
+    fn a_drivers_clock_that_cannot_be_right_is_not_believed() {
+        let wrong = [(0, 0), (94, 0), (101, 0), (1_764_000_000, 0), (-1, 0), (99, -1), (99, 1_000_000), (i32::MAX, 0)];
+        for (seconds, micros) in wrong {
+            let stamp = Timestamp::new(seconds.into(), micros.into());
+            assert_eq!(age(Flags::TIMESTAMP_MONOTONIC, stamp), (Duration::ZERO, true), "{stamp}");
+        }
+        let mut stamps = Stamps { none_at: Duration::from_secs(97), distrusted: true };
+        let right = Timestamp::new(99, 0);
+        let age = stamps.age("/dev/video0", Flags::TIMESTAMP_MONOTONIC, right, Duration::from_secs(100));
+        assert_eq!(age, Duration::ZERO, "a clock that jumped may jump again");
+    }
+
+    #[test]
+    fn the_stamps_clock_is_that_of_instants() {
+        let (before, instant) = (monotonic(), Instant::now());
+        std::thread::sleep(Duration::from_millis(30));
+        let passed = monotonic() - before;
+        assert!(passed >= Duration::from_millis(30) && passed <= instant.elapsed() + Duration::from_millis(20));
     }
 
     #[test]

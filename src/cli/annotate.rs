@@ -22,9 +22,15 @@ const LANDMARK: Rgb888 = Rgb888::new(255, 220, 60);
 /// # Errors
 /// A sentence for people.
 pub(super) fn annotate_file(picture: &[u8], faces: &[IdentifiedFace], target: &Path) -> Result<(), String> {
-    let mut picture = crate::enroll::decode_picture(picture, 200).map_err(|error| error.to_string())?;
-    annotate(&mut picture, faces);
-    picture.save(target).map_err(|error| format!("{error}; give a file ending in .jpg or .png"))
+    let mut decoded = crate::enroll::decode_picture(picture, 200).map_err(|error| error.to_string())?;
+    let mut faces = faces.to_vec();
+    for face in &mut faces {
+        // A large picture is drawn as small as it was looked at.
+        face.bounding_box = face.bounding_box.map(|pixel| pixel / decoded.step);
+        face.landmarks = face.landmarks.map(|point| point.map(|pixel| pixel / decoded.step));
+    }
+    annotate(&mut decoded.picture, &faces);
+    decoded.picture.save(target).map_err(|error| format!("{error}; give a file ending in .jpg or .png"))
 }
 
 /// Draws the faces into a picture; what lies outside of it is left out.

@@ -12,8 +12,8 @@ Exit codes:
   69  a device, or the running daemon, is not available
   70  an error in this program
   74  a file or the store cannot be read or written
-  77  no permission
-  78  the configuration is wrong
+  77  no permission; the configuration cannot be read
+  78  the configuration is wrong, or others can write it
 
 While the daemon runs, commands ask it over its socket; otherwise they open the store themselves.";
 
@@ -100,7 +100,7 @@ pub enum Command {
     ///
     /// The password is read from the terminal, twice and without showing it, or from the standard input if that is no terminal.
     Password {
-        /// Make a random token for programs instead, and print it with the hash for http.tokens.
+        /// Make a random token for programs instead, and print it with what goes into http.tokens.
         #[arg(long)]
         token: bool,
     },
@@ -147,6 +147,9 @@ pub enum Command {
     /// Show how the running daemon is.
     Status,
     /// Open the door now. Whoever may use the daemon's socket may do this; it is recorded with the user's name.
+    ///
+    /// Answers when the relay is active. Exit code 69: the relay refused (max_hold,
+    /// max_active_per_minute, a line that fails); 78: in attendance mode nothing opens the door.
     Open,
     /// Measure how well the models tell people apart, on pictures of known people.
     ///

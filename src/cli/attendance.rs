@@ -23,7 +23,7 @@ const LONGEST_NAME: usize = 78;
 pub(super) fn run(config: Config, question: &AttendanceArguments, json: bool) -> Result<u8, CommandError> {
     let date = |option: &str, text: &Option<String>| text.as_ref().map(|text| parse_date(option, text)).transpose();
     let (from, to) = (date("--from", &question.from)?, date("--to", &question.to)?);
-    let attendance = match ask(config, &Request::Attendance { from, to, person: question.person.clone() })? {
+    let attendance = match ask(config, Request::Attendance { from, to, person: question.person.clone() })? {
         Response::Attendance { attendance } => attendance,
         other => return print::unexpected(&other),
     };

@@ -106,7 +106,7 @@ pub(super) fn run(arguments: &BenchArguments, config: &Path, json: bool) -> Resu
 
 /// What the configuration file says, changed by the command line. Without a file, where none was asked for, the defaults.
 fn configuration(arguments: &BenchArguments, file: &Path) -> Result<Config, CommandError> {
-    let mut config = match Config::load(file) {
+    let mut config = match Config::load_to_ask(file) {
         Err(ConfigError::Read { source, .. })
             if source.kind() == std::io::ErrorKind::NotFound && file == Path::new(DEFAULT_CONFIG) =>
         {

@@ -26,7 +26,7 @@ pub(super) fn run(
     json: bool,
 ) -> Result<u8, CommandError> {
     let answerer = Answerer::find(config)?;
-    let mut found = match answerer.ask(&Request::Calibrate)? {
+    let mut found = match answerer.ask(Request::Calibrate)? {
         Response::Calibrated { calibration } => *calibration,
         other => return print::unexpected(&other),
     };
@@ -89,8 +89,9 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
 fn likeness(answerer: &Answerer, file: &Path) -> Result<Option<Likeness>, CommandError> {
     let of_file = |source| CommandError::File { path: file.to_owned(), source };
     let picture = fs::read(file).map_err(of_file)?;
-    let faces = match answerer.ask(&Request::Identify { picture }) {
+    let faces = match answerer.ask(Request::Identify { picture }) {
         Ok(Response::Identified { faces }) => faces,
+        Ok(Response::Refused { reason }) => return Err(of_file(io::Error::other(reason))),
         Ok(other) => return print::unexpected(&other),
         Err(error) => return Err(of_file(io::Error::other(error))),
     };

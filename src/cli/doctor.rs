@@ -50,7 +50,7 @@ fn ok(name: &'static str, seen: impl Into<String>) -> Check {
     check(name, Verdict::Ok, seen, "")
 }
 
-/// Prints the examination; 0 when nothing failed, 78 for a wrong configuration, else 69.
+/// Prints the examination; 0 when nothing failed, 78 for a wrong configuration (77 for an unreadable one), else 69.
 pub(super) fn run(path: &Path, json: bool) -> u8 {
     let (checks, code) = match Config::load(path) {
         Err(error) => (
@@ -60,7 +60,7 @@ pub(super) fn run(path: &Path, json: bool) -> u8 {
                 error.to_string(),
                 "mend the file; `facelatch check` reads it again",
             )],
-            exit::CONFIG,
+            super::config_code(&error),
         ),
         Ok(config) => {
             let checks = examine(path, &config);
@@ -88,6 +88,14 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
     let running =
         ControlClient::connect(&config.control.socket).and_then(|mut client| client.ask(&Request::Status)).ok();
     let mut checks = vec![ok("configuration", path.display().to_string())];
+    checks.extend(config.warnings().into_iter().map(|warning| {
+        check(
+            "configuration",
+            Verdict::Warn,
+            warning,
+            "facelatch check reads the file again; docs/page.md, docs/home-automation.md",
+        )
+    }));
     let pid = match &running {
         Some(Response::Status { status }) => Some(status.pid),
         _ => None,
@@ -100,6 +108,10 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
         }
         _ => check("daemon", Verdict::Warn, "not running", "systemctl start facelatch"),
     });
+    if let Some(Response::Status { status }) = &running {
+        let failed = |problem: &String| check("people", Verdict::Fail, printable(problem), "see the reason");
+        checks.extend(status.problems.iter().map(failed));
+    }
     checks.extend(camera(config));
     if let Some(Response::Status { status }) = &running {
         checks.extend(turned(status));
@@ -288,9 +300,10 @@ fn store(config: &Config, running: bool) -> Check {
             "chmod 700 it: templates are personal data",
         ),
         Ok(_) if running => ok("store", format!("{}, open in the daemon", path.display())),
-        Ok(_) => match Store::open(path, crate::service::now_ms())
-            .and_then(|(store, notes)| Ok((store.people()?.len(), notes)))
-        {
+        Ok(_) => match Store::open(path, crate::service::now_ms()).and_then(|(store, notes)| {
+            crate::service::record_notes(&store, &notes);
+            Ok((store.people()?.len(), notes))
+        }) {
             Ok((people, notes)) if notes.is_empty() => ok("store", format!("{}, {people} people", path.display())),
             Ok((people, notes)) => check(
                 "store",

@@ -11,7 +11,11 @@ use super::{CommandError, arguments::ModelArguments};
 use crate::{
     config::{Config, ModelsConfig, PrecisionChoice},
     service::StartError,
-    vision::{Vision, manifest::Precision, mtcnn::MtcnnSettings},
+    vision::{
+        Vision,
+        manifest::{Manifest, Precision},
+        mtcnn::MtcnnSettings,
+    },
 };
 
 /// Enrolled and seen pictures of one comparison, for the tables of what fusing brings.
@@ -26,22 +30,20 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// What the command line says; for the rest, with `--models` the defaults, else the configuration file. `auto` is w8.
+    /// What the command line says; for the rest, with `--models` the defaults, else the
+    /// configuration file. `auto` is w8, or the only precision of an embedder without it.
     pub fn new(arguments: &ModelArguments, config: &Path) -> Result<Chosen, CommandError> {
         let configured = match &arguments.models {
             Some(dir) => ModelsConfig { dir: dir.clone(), ..ModelsConfig::default() },
-            None => Config::load(config)?.models,
+            None => Config::load_to_ask(config)?.models,
         };
+        let embedder = arguments.embedder.clone().unwrap_or(configured.embedder);
         let precision = match (arguments.precision.as_deref(), configured.precision) {
             (Some("int8"), _) | (None, PrecisionChoice::Int8) => Precision::Int8,
-            _ => Precision::W8,
+            (Some(_), _) | (None, PrecisionChoice::W8) => Precision::W8,
+            (None, PrecisionChoice::Auto) => usual_precision(&configured.dir, &embedder)?,
         };
-        Ok(Chosen {
-            embedder: arguments.embedder.clone().unwrap_or(configured.embedder),
-            mirror: arguments.mirror || configured.mirror,
-            dir: configured.dir,
-            precision,
-        })
+        Ok(Chosen { embedder, mirror: arguments.mirror || configured.mirror, dir: configured.dir, precision })
     }
 
     /// Detector and embedder in that precision, without mirror images.
@@ -52,6 +54,12 @@ impl Chosen {
         Vision::load(&self.dir, &self.embedder, precision, settings)
             .map_err(|error| CommandError::Start(StartError::Vision(error)))
     }
+}
+
+fn usual_precision(models: &Path, embedder: &str) -> Result<Precision, CommandError> {
+    let manifest = Manifest::load(models).map_err(StartError::from)?;
+    let offered = &manifest.embedder(embedder).map_err(StartError::from)?.precisions;
+    Ok(offered.iter().copied().find(|precision| *precision == Precision::W8).unwrap_or(offered[0]))
 }
 
 /// A bar on a terminal's standard error output; elsewhere a line for each tenth.

@@ -16,7 +16,9 @@ mod print;
 mod train;
 
 use std::{
+    collections::VecDeque,
     fs, io,
+    os::unix::process::CommandExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -28,13 +30,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
     config::{Config, ConfigError},
-    control::{ControlClient, ControlError, Request, Response, Service},
+    control::{ControlClient, ControlError, MOST_EVENTS, Request, Response, Service},
     daemon::{self, LockError, RunError, Signals},
     eval::collection::CollectionError,
     gpio::GpioError,
-    service::{Services, StartError},
-    store::StoreError,
-    telemetry::{ServiceManager, printable},
+    service::{Services, StartError, now_ms, record_notes},
+    store::{Store, StoreError},
+    telemetry::{self, ServiceManager, printable},
     triplet::TrainError,
     vision::VisionError,
 };
@@ -85,15 +87,15 @@ impl CommandError {
     /// The exit code that tells a script what kind of trouble this is.
     pub fn exit_code(&self) -> u8 {
         match self {
-            CommandError::Config(_) => exit::CONFIG,
+            CommandError::Config(error) | CommandError::Lock(LockError::Config(error)) => config_code(error),
             CommandError::Run(error) => match error {
                 RunError::Start(error) => start_code(error),
                 RunError::Gpio(error) => gpio_code(error),
                 RunError::Control(error) => control_code(error),
-                RunError::Confusable(_) => exit::CONFIG,
+                RunError::NoThreshold(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
+                RunError::RelayStuck(_) => exit::UNAVAILABLE,
             },
-            CommandError::Lock(LockError::Config(_)) => exit::CONFIG,
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),
             CommandError::Start(error) => start_code(error),
             CommandError::Control(error) => control_code(error),
@@ -108,6 +110,10 @@ impl CommandError {
             CommandError::Answer { exit_code, .. } => *exit_code,
         }
     }
+}
+
+fn config_code(error: &ConfigError) -> u8 {
+    if matches!(error, ConfigError::Denied { .. }) { exit::PERMISSION } else { exit::CONFIG }
 }
 
 fn gpio_code(error: &GpioError) -> u8 {
@@ -179,19 +185,22 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<u8, CommandError> {
-    let config = || Config::load(&arguments.config);
+    // What drives the door, or says whether it can be driven, asks whose the file is.
+    let config = || match arguments.command {
+        Command::Run | Command::Check | Command::Lock => Config::load(&arguments.config),
+        _ => Config::load_to_ask(&arguments.config),
+    };
     let json = arguments.json;
     match &arguments.command {
         Command::Run => run_daemon(config()?, &arguments.config),
         Command::Demo { pictures, models, out } => demo::run(pictures, models, out),
         Command::Check => {
-            config()?;
-            print::checked(&arguments.config, json);
+            print::checked(&arguments.config, &config()?.warnings(), json);
             Ok(exit::DONE)
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),
         Command::Models { models, action } => models::run(config, models.as_deref(), action.as_ref(), json),
-        Command::People => print::people(&ask(config()?, &Request::People)?, json),
+        Command::People => print::people(&ask(config()?, Request::People)?, json),
         Command::Status => print::status(&ask_daemon(&config_or_default(config()), &Request::Status)?, json),
         Command::Eval(measurement) => eval::run(measurement, &arguments.config, json),
         Command::Train(training) => train::run(training, json),
@@ -205,7 +214,7 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
             let config = config()?;
             let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let request = Request::Enroll { name: name.clone(), file_name, picture: read(file)? };
-            print::enrolled(&ask(config, &request)?, json)
+            print::enrolled(&ask(config, request)?, json)
         }
         Command::Identify { picture, annotate } => identify(config()?, picture, annotate.as_deref(), json),
         Command::Calibrate { strangers, plot } => {
@@ -227,10 +236,12 @@ fn config_or_default(config: Result<Config, ConfigError>) -> Config {
 }
 
 fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool) -> Result<u8, CommandError> {
-    let bytes = read(picture)?;
-    let answer = ask(config, &Request::Identify { picture: bytes.clone() })?;
+    let answer = ask(config, Request::Identify { picture: read(picture)? })?;
+    if let Response::Refused { reason } = &answer {
+        return Err(CommandError::Refused(format!("{}: {reason}", picture.display())));
+    }
     if let (Some(target), Response::Identified { faces }) = (annotated, &answer) {
-        annotate::annotate_file(&bytes, faces, target)
+        annotate::annotate_file(&read(picture)?, faces, target)
             .map_err(|problem| CommandError::File { path: target.to_owned(), source: io::Error::other(problem) })?;
     }
     print::identified(&answer, json)
@@ -243,7 +254,7 @@ fn unknown(config: Config, action: Option<&UnknownAction>, json: bool) -> Result
         UnknownAction::Picture { id, .. } => Request::UnknownPicture { id: *id, look: 0 },
         UnknownAction::Forget { id } => Request::ForgetUnknown { id: *id },
     };
-    let answer = ask(config, &request)?;
+    let answer = ask(config, request)?;
     if let (Some(UnknownAction::Picture { file, .. }), Response::Picture { picture }) = (action, &answer) {
         fs::write(file, picture).map_err(|source| CommandError::File { path: file.clone(), source })?;
         return Ok(exit::DONE);
@@ -251,7 +262,25 @@ fn unknown(config: Config, action: Option<&UnknownAction>, json: bool) -> Result
     print::unknown(&answer, json)
 }
 
+/// Opens a store of an older program, which moves its events, and starts again as another
+/// program in this process: sled keeps the memory that it takes.
+fn renew_store(config: &Config) {
+    if !Store::is_outdated(&config.store.path) {
+        return;
+    }
+    telemetry::init_logging(&config.log.level);
+    // What fails here fails once more below, with its message.
+    let Ok((store, notes)) = Store::open(&config.store.path, now_ms()) else { return };
+    notes.iter().for_each(|note| log::warn!("{note}"));
+    record_notes(&store, &notes);
+    while store.index_some().unwrap_or(false) {}
+    drop(store);
+    let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+    log::debug!("going on in this program: {error}");
+}
+
 fn run_daemon(config: Config, file: &Path) -> Result<u8, CommandError> {
+    renew_store(&config);
     let signals = Signals { configuration: Some(file.to_owned()), ..Signals::default() };
     let meanings = [(SIGTERM, &signals.stop), (SIGINT, &signals.stop), (SIGHUP, &signals.reload)];
     for (signal, flag) in meanings {
@@ -276,20 +305,24 @@ impl Answerer {
     fn find(config: Config) -> Result<Answerer, CommandError> {
         match ControlClient::connect(&config.control.socket) {
             Ok(_) => Ok(Answerer::Daemon(config.control.socket)),
-            Err(ControlError::NobodyThere { .. }) => Ok(Answerer::Store(Services::open(config)?.0)),
+            Err(ControlError::NobodyThere { .. }) => {
+                let (services, _) = Services::open(config)?;
+                services.notes.iter().for_each(|note| eprintln!("facelatch: {note}"));
+                Ok(Answerer::Store(services))
+            }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn ask(&self, request: &Request) -> Result<Response, CommandError> {
+    fn ask(&self, request: Request) -> Result<Response, CommandError> {
         understood(match self {
-            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(request)?,
-            Answerer::Store(services) => services.answer(request.clone(), "the command line"),
+            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(&request)?,
+            Answerer::Store(services) => services.answer(request, "the command line"),
         })
     }
 }
 
-fn ask(config: Config, request: &Request) -> Result<Response, CommandError> {
+fn ask(config: Config, request: Request) -> Result<Response, CommandError> {
     Answerer::find(config)?.ask(request)
 }
 
@@ -312,20 +345,67 @@ fn events(
     json: bool,
 ) -> Result<u8, CommandError> {
     let since_ms = since.map(print::parse_since).transpose().map_err(CommandError::Usage)?;
-    let request = Request::Events { since_ms, limit, follow };
     if !follow {
-        return print::events(&ask(config, &request)?, json);
+        let answerer = Answerer::find(config)?;
+        return Ok(past_events(&|request| answerer.ask(request), since_ms, limit, json)?.0);
     }
-    let mut client = ControlClient::connect(&config.control.socket)?;
-    let mut answer = understood(client.ask(&request)?)?;
+    let socket = config.control.socket;
+    let (code, mut last) =
+        past_events(&|request| understood(ControlClient::connect(&socket)?.ask(&request)?), since_ms, limit, json)?;
+    if code != exit::DONE {
+        return Ok(exit::DONE);
+    }
+    let mut client = ControlClient::connect(&socket)?;
+    // What happened since the last question comes again with the first answer.
+    let mut answer = understood(client.ask(&Request::Events { since_ms: None, limit: None, follow: true })?)?;
     loop {
+        let Response::Events { events } = &mut answer else { return print::unexpected(&answer) };
+        events.retain(|event| event.id > last);
+        last = events.last().map_or(last, |event| event.id);
         // A closed pipe ends it, as it should.
         if print::events(&answer, json)? != exit::DONE {
             return Ok(exit::DONE);
         }
         answer = match client.next_answer() {
             Ok(answer) => understood(answer)?,
-            Err(_) => return Err(ControlError::NobodyThere { path: config.control.socket.clone() }.into()),
+            Err(_) => return Err(ControlError::NobodyThere { path: socket }.into()),
         };
     }
+}
+
+/// Prints what was recorded, in as many questions as it takes; the exit code, and the
+/// number of the newest event there is.
+fn past_events(
+    ask: &dyn Fn(Request) -> Result<Response, CommandError>,
+    since_ms: Option<i64>,
+    limit: Option<usize>,
+    json: bool,
+) -> Result<(u8, u64), CommandError> {
+    let ask = |request| match ask(request)? {
+        Response::Events { events } => Ok(events),
+        other => print::unexpected(&other),
+    };
+    let newest = ask(Request::Events { since_ms: None, limit: Some(1), follow: false })?;
+    let newest = newest.last().map_or(0, |event| event.id);
+    if let Some(limit) = limit.filter(|limit| *limit <= MOST_EVENTS) {
+        let events = ask(Request::Events { since_ms, limit: Some(limit), follow: false })?;
+        let last = events.last().map_or(newest, |event| event.id.max(newest));
+        return Ok((print::events(&Response::Events { events }, json)?, last));
+    }
+    let mut last = 0;
+    let mut kept = VecDeque::new();
+    loop {
+        let events = ask(Request::EventsAfter { id: last, since_ms })?;
+        let Some(end) = events.last().map(|event| event.id) else { break };
+        last = end;
+        let Some(limit) = limit else {
+            match print::events(&Response::Events { events }, json)? {
+                exit::DONE => continue,
+                code => return Ok((code, last)),
+            }
+        };
+        kept.extend(events);
+        kept.drain(..kept.len().saturating_sub(limit));
+    }
+    Ok((print::events(&Response::Events { events: kept.into() }, json)?, last.max(newest)))
 }

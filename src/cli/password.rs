@@ -22,7 +22,9 @@ pub(super) fn run(token: bool, as_json: bool) -> Result<u8, CommandError> {
         match as_json {
             true => emit_json(&json!({ "token": token, "hash": hash })),
             false => emit(&format!(
-                "The token, for the program; it is shown this once: {token}\nFor the configuration, under [http]:\ntokens = [\"{hash}\"]\n"
+                "The token, for the program; it is shown this once: {token}\n\
+                 For the configuration, under [http]; it may do some of metrics, look, enrol, open:\n\
+                 tokens = [{{ token = \"{hash}\", may = [\"metrics\"] }}]\n"
             )),
         };
         return Ok(exit::DONE);

@@ -68,10 +68,13 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-pub(super) fn checked(path: &Path, json: bool) {
+pub(super) fn checked(path: &Path, warnings: &[String], json: bool) {
     match json {
-        true => emit_json(&json!({ "configuration": path, "ok": true })),
-        false => emit(&format!("{}: ok\n", path.display())),
+        true => emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings })),
+        false => {
+            warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
+            emit(&format!("{}: ok\n", path.display()))
+        }
     };
 }
 
@@ -148,11 +151,16 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
         emit_json(&json!(status));
         return Ok(exit::DONE);
     }
-    let Status { version, pid, uptime_s, mode, camera, camera_ok, relay, relay_active, .. } = &**status;
+    let Status { version, pid, uptime_s, mode, camera, camera_ok, relay, .. } = &**status;
+    let relay_state = match &status.relay_problem {
+        Some(problem) => format!("STUCK: {}", printable(problem)),
+        None if status.relay_active => "ACTIVE".into(),
+        None => "inactive".into(),
+    };
     let rows = [
         ("facelatch", format!("{version}, process {pid}, up for {:?}, mode {mode}", Duration::from_secs(*uptime_s))),
         ("camera", format!("{}{camera}", if *camera_ok { "" } else { "NOT READY: " })),
-        ("relay", format!("{relay}, {}", if *relay_active { "ACTIVE" } else { "inactive" })),
+        ("relay", format!("{relay}, {relay_state}")),
         ("embedder", format!("{} as {}", status.model, status.precision)),
         (
             "match",
@@ -164,7 +172,9 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
             status.counters.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "),
         ),
     ];
-    emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text])));
+    let problems = status.problems.iter().map(|problem| ("PROBLEM", printable(problem)));
+    let rows = rows.into_iter().chain(problems);
+    emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text]).collect::<Vec<_>>()));
     Ok(exit::DONE)
 }
 
@@ -256,6 +266,13 @@ pub(super) fn event_line(event: &Event) -> String {
         EventKind::ClockSet { by_ms } => {
             format!("the clock was set {} by {}", if *by_ms > 0 { "forward" } else { "back" }, span_in_words(*by_ms))
         }
+        EventKind::ShutOut { reason, .. } => printable(reason),
+        EventKind::RelayStuck { problem } => format!("relay stuck: {}", printable(problem)),
+        EventKind::RelayFreed { after } => format!("relay released after {after:.1?}"),
+        EventKind::DeniedMore { count, over } => {
+            format!("nobody let in: {count} more times within {over:.0?}, not listed one by one")
+        }
+        EventKind::StoreDamaged { problem, .. } => printable(problem),
     };
     format!("{}  {what}", local_time(event.at_ms))
 }

@@ -1,9 +1,7 @@
-use std::time::Duration;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::EventKind;
+use crate::store::{Event, EventKind};
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -12,6 +10,24 @@ const DAY: i64 = 24 * HOUR;
 const YEAR: i64 = 365 * DAY;
 /// 2026-11-01.
 const NOVEMBER: i64 = 1_793_491_200_000;
+
+fn corrected(events: &[Event]) -> Vec<Option<i64>> {
+    let mut sorted = events.to_vec();
+    sorted.sort_by_key(|event| event.id);
+    let history = History::of(spans(&sorted));
+    events.iter().map(|event| history.time(event.stamp())).collect()
+}
+
+fn newest_before(events: &[Event], at_ms: i64) -> Option<u64> {
+    let history = History::of(spans(events));
+    let of = |stretch: Stretch| {
+        let old = |event: &&Event| {
+            stretch.ids.contains(&event.id) && history.time(event.stamp()).is_some_and(|at| at < at_ms)
+        };
+        events.iter().filter(old).map(|event| event.id).max()
+    };
+    history.before(at_ms).find_map(of)
+}
 
 /// A machine that is switched on at a moment, with a clock that may be wrong.
 struct Machine {

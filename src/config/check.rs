@@ -1,8 +1,8 @@
 //! What cannot be right: ranges of single keys and contradictions between them.
 
-use std::{borrow::Cow, path::Path, time::Duration};
+use std::{borrow::Cow, fs, path::Path, time::Duration};
 
-use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig};
+use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, place, secret::holds_secret};
 
 /// A key and what is wrong with it, with the remedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,62 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.mqtt(&config.mqtt);
     found.hooks(&config.hooks);
     found.0
+}
+
+/// What is wrong with where the store lies, on this machine and now; in words with the
+/// remedy.
+pub(super) fn store_place(config: &Config) -> Option<String> {
+    // By what links lead to: as they are written they were compared before.
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let inside = real(&config.store.path).zip(real(&config.enroll.folder)).is_some_and(|(a, b)| within(&a, &b));
+    if inside {
+        return Some("it leads into the enroll folder; give a folder apart from it".into());
+    }
+    place::exposed(&config.store.path)
+}
+
+fn within(a: &Path, b: &Path) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}
+
+/// What can be right and is seldom meant.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let (http, mqtt) = (&config.http, &config.mqtt);
+    let mut found = Vec::new();
+    if http.enabled && http.certificate.as_os_str().is_empty() && !http.proxied && !http.listen.ip().is_loopback() {
+        found.push(
+            "http.certificate: none, so others in the network can read the password; give certificate and key".into(),
+        );
+    }
+    for (i, _) in http.tokens.iter().enumerate().filter(|(_, token)| token.may.is_none()) {
+        found.push(format!(
+            "http.tokens.{i}: a hash alone allows everything, opening too; write {{ token = \"...\", may = [\"metrics\"] }}"
+        ));
+    }
+    let plain = mqtt.broker.as_ref().filter(|broker| !broker.tls && !broker.is_this_machine());
+    if let Some(broker) = plain.filter(|_| mqtt.allow_open && config.mode == Mode::Unlock) {
+        found.push(format!(
+            "mqtt.allow_open: {broker} is not encrypted, so others in the network can open the door; use mqtts://"
+        ));
+    }
+    found.extend(shown_passwords(config));
+    found
+}
+
+/// Passwords that the process list shows, with the remedy.
+fn shown_passwords(config: &Config) -> Vec<String> {
+    let hooks = config.hooks.iter().enumerate();
+    let commands = [("camera.command".to_owned(), &config.camera.command)]
+        .into_iter()
+        .chain(hooks.map(|(i, hook)| (format!("hooks.{i}.command"), &hook.command)));
+    let shown = commands.filter(|(_, command)| command.iter().any(|argument| holds_secret(argument)));
+    let warning = |(key, _)| {
+        format!(
+            "{key}: every user of this machine sees the password in the process list; \
+             let the program read it from $CREDENTIALS_DIRECTORY (network.conf shows how)"
+        )
+    };
+    shown.map(warning).collect()
 }
 
 struct Findings(Vec<Problem>);
@@ -141,7 +197,7 @@ impl Findings {
             Duration::from_secs(86_400),
             Duration::from_secs(3650 * 86_400),
         );
-        let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+        self.range("store.max_events", config.store.max_events, 1_000, 10_000_000, " events");
         if within(&enroll.folder, &config.store.path) {
             self.add("enroll.folder", "the enroll folder and store.path must be folders apart from each other");
         }
@@ -162,18 +218,23 @@ impl Findings {
         if http.enabled && http.proxied && http.password.is_empty() {
             self.add("http.proxied", "what a proxy hands on comes from other machines, which needs http.password; `facelatch password` makes one");
         }
-        let hash = http.password.starts_with("${credential:") || argon2::PasswordHash::new(&http.password).is_ok();
+        let hash = http.password.starts_with("${credential:")
+            || argon2::password_hash::phc::PasswordHash::new(&http.password).is_ok();
         if !http.password.is_empty() && !hash {
             self.add(
                 "http.password",
                 "this is no hash; give what `facelatch password` prints, never the password itself",
             );
         }
-        if http.tokens.iter().any(|token| token.len() != 64 || !token.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-            self.add(
-                "http.tokens",
-                "each must be a SHA-256 hash in hex; give what `facelatch password --token` prints",
-            );
+        for (i, token) in http.tokens.iter().enumerate() {
+            if token.hash.len() != 64 || !token.hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                let remedy = "give what `facelatch password --token` prints";
+                self.add(format!("http.tokens.{i}"), format!("no SHA-256 hash in hex; {remedy}"));
+            }
+            if token.may.as_ref().is_some_and(Vec::is_empty) {
+                let scopes = "give some of \"metrics\", \"look\", \"enrol\", \"open\"";
+                self.add(format!("http.tokens.{i}"), format!("may = [] allows nothing; {scopes}"));
+            }
         }
         if !http.tokens.is_empty() && http.password.is_empty() {
             self.add(
@@ -206,6 +267,13 @@ impl Findings {
         self.duration("latch.max_hold", latch.max_hold, Duration::from_millis(100), Duration::from_secs(60));
         if latch.hold > latch.max_hold {
             self.add("latch.hold", format!("{:?} is longer than latch.max_hold ({:?})", latch.hold, latch.max_hold));
+        }
+        if let Some(budget) = latch.max_active_per_minute {
+            self.duration("latch.max_active_per_minute", budget, Duration::from_millis(100), Duration::from_secs(60));
+            if latch.hold > budget {
+                let problem = format!("{budget:?} is shorter than latch.hold ({:?}): nothing would open", latch.hold);
+                self.add("latch.max_active_per_minute", problem);
+            }
         }
         if config.mode == Mode::Unlock && latch.line.is_none() {
             self.add("mode", "mode = \"unlock\" needs latch.line, the line of the relay; set it, or mode = \"attendance\" for a door that is not driven");

@@ -92,7 +92,7 @@ impl Default for EnrollConfig {
             folder: "/var/lib/facelatch/enroll".into(),
             settle: Duration::from_millis(500),
             min_face: 80,
-            max_megapixels: 50,
+            max_megapixels: 200,
             max_spread: 1.3,
             keep_unknown: 0,
             unknown_expiry: Duration::from_secs(14 * 86_400),
@@ -102,7 +102,11 @@ impl Default for EnrollConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        StoreConfig { path: "/var/lib/facelatch/store".into(), keep_events: Duration::from_secs(365 * 86_400) }
+        StoreConfig {
+            path: "/var/lib/facelatch/store".into(),
+            keep_events: Duration::from_secs(365 * 86_400),
+            max_events: 1_000_000,
+        }
     }
 }
 
@@ -115,6 +119,7 @@ impl Default for LatchConfig {
             active_low: false,
             hold: Duration::from_secs(3),
             max_hold: Duration::from_secs(10),
+            max_active_per_minute: None,
         }
     }
 }

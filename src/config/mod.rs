@@ -1,12 +1,14 @@
 //! The one TOML file: sections, units, defaults, and what cannot be right.
 
+mod access;
 mod check;
 mod defaults;
+mod place;
 pub mod secret;
+pub mod token;
 pub mod units;
 
 use std::{
-    fs,
     net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
@@ -20,6 +22,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use self::{access::Owner, token::Token};
 use crate::gallery::TemplateFusion;
 
 /// Everything a person may set. Every key has a default, so an empty file is a valid configuration of the default paths.
@@ -49,7 +52,7 @@ pub struct Config {
 pub enum Mode {
     /// Pulses the relay.
     Unlock,
-    /// Signals only: LED, log, event. The relay is never touched after it was driven inactive at start.
+    /// Signals only: LED, log, event. The relay's line is held inactive.
     Attendance,
 }
 
@@ -198,6 +201,8 @@ pub struct StoreConfig {
     /// Events older than this are forgotten.
     #[serde(deserialize_with = "units::duration")]
     pub keep_events: Duration,
+    /// Of more events than this the oldest are forgotten.
+    pub max_events: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -213,10 +218,24 @@ pub struct LatchConfig {
     /// How long a pulse lasts.
     #[serde(deserialize_with = "units::duration")]
     pub hold: Duration,
-    /// No sequence of pulses keeps the relay active for longer than this.
+    /// No sequence of pulses keeps the relay active for longer than this at a stretch; pauses of
+    /// less than a second do not end one.
     #[serde(deserialize_with = "units::duration")]
     pub max_hold: Duration,
+    /// See [`LatchConfig::budget`].
+    #[serde(deserialize_with = "units::optional_duration")]
+    pub max_active_per_minute: Option<Duration>,
 }
+
+impl LatchConfig {
+    /// How long the relay may be active in any minute.
+    pub fn budget(&self) -> Duration {
+        self.max_active_per_minute.unwrap_or_else(|| self.max_hold.max(HALF_A_MINUTE))
+    }
+}
+
+/// The budget where none is set: ten people a minute with the default `hold`.
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -298,8 +317,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// What `facelatch password` printed (argon2, PHC string), or `${credential:NAME}`. Empty: whoever reaches the port may do everything.
     pub password: String,
-    /// SHA-256 hashes (hex) of bearer tokens for programs, as `facelatch password --token` prints them.
-    pub tokens: Vec<String>,
+    /// Bearer tokens of programs, as `facelatch password --token` prints them.
+    pub tokens: Vec<Token>,
     /// PEM files; both or none.
     pub certificate: PathBuf,
     pub key: PathBuf,
@@ -381,10 +400,15 @@ pub enum EventName {
     CameraLost,
     CameraBack,
     ClockSet,
+    ShutOut,
+    RelayStuck,
+    RelayFreed,
+    DeniedMore,
+    StoreDamaged,
 }
 
 impl EventName {
-    pub const ALL: [EventName; 12] = [
+    pub const ALL: [EventName; 17] = [
         EventName::Started,
         EventName::Stopped,
         EventName::Granted,
@@ -397,6 +421,11 @@ impl EventName {
         EventName::CameraLost,
         EventName::CameraBack,
         EventName::ClockSet,
+        EventName::ShutOut,
+        EventName::RelayStuck,
+        EventName::RelayFreed,
+        EventName::DeniedMore,
+        EventName::StoreDamaged,
     ];
 }
 
@@ -407,13 +436,21 @@ pub struct LogConfig {
     pub level: String,
 }
 
-/// Why a configuration is not accepted; the program then exits with 78 and changes nothing.
+/// Why a configuration is not accepted; the program then changes nothing and exits with 78, or 77 where it may not read it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(
         "{path}: {source}; an annotated example is config/facelatch.toml (installed as /etc/facelatch/facelatch.toml)"
     )]
     Read { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{path}: Permission denied; commands need the group facelatch (usermod -aG facelatch NAME), \
+         the daemon a file of mode 0640 that belongs to root:facelatch"
+    )]
+    Denied { path: PathBuf },
+    /// Others can write or replace it.
+    #[error("{0}")]
+    Exposed(String),
     #[error("{path}: the file is empty; start from the annotated example, config/facelatch.toml")]
     Empty { path: PathBuf },
     /// One line per problem, each with file, line, key, what is wrong and the remedy.
@@ -422,13 +459,39 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Whether anything may drive the relay: there is one, and the mode is `unlock`.
+    pub fn opens(&self) -> bool {
+        self.mode == Mode::Unlock && self.latch.line.is_some()
+    }
+
     /// Reads and checks a configuration file. Relative paths in it are relative to its folder.
     ///
     /// # Errors
-    /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory.
+    /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory; or users other than root and the
+    /// daemon's can write the file, or replace it; or others can write where the store lies.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Config::parse(&text, path)
+        Config::checked(&access::read(path, Owner::Daemon)?, path)
+    }
+
+    /// As [`Config::load`], for a command that asks the daemon: it cannot know the daemon's user, so any may own the file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_to_ask(path: &Path) -> Result<Config, ConfigError> {
+        Config::checked(&access::read(path, Owner::Any)?, path)
+    }
+
+    /// And the store lies where others cannot write.
+    fn checked(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let config = Config::parse(text, path)?;
+        let Some(problem) = check::store_place(&config) else { return Ok(config) };
+        let line = span_of(text, "store.path").map_or(1, |span| line_of(text, &span));
+        Err(ConfigError::Wrong(format!("{}:{line}: store.path: {problem}", path.display())))
+    }
+
+    /// What is accepted and seldom meant, each with its key and the remedy.
+    pub fn warnings(&self) -> Vec<String> {
+        check::warnings(self)
     }
 
     /// As [`Config::load`], from a text; `path` is where it came from.

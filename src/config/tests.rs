@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 const SHIPPED: &str = include_str!("../../config/facelatch.toml");
@@ -19,11 +21,23 @@ fn the_shipped_file_loads_and_says_the_defaults() {
 }
 
 #[test]
+fn the_relays_budget_is_half_a_minute_or_one_long_pulse() {
+    let latch =
+        |keys: &str| parse(&format!("[latch]\nline = 17\n{keys}\n")).map(|config| config.latch.budget().as_secs());
+    assert_eq!(latch("").unwrap(), 30);
+    assert_eq!(latch("hold = \"50s\"\nmax_hold = \"60s\"").unwrap(), 60, "as before there was a budget");
+    assert_eq!(latch("max_active_per_minute = \"12s\"").unwrap(), 12);
+    assert!(latch("hold = \"5s\"\nmax_active_per_minute = \"4s\"").unwrap_err().to_string().contains("latch.hold"));
+    assert!(latch("max_active_per_minute = \"61s\"").is_err());
+}
+
+#[test]
 fn every_shipped_file_loads() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            Config::load(&path).unwrap();
+            // As text: a checkout may belong to anybody.
+            Config::parse(&fs::read_to_string(&path).unwrap(), &path).unwrap();
         }
     }
 }
@@ -46,6 +60,20 @@ fn the_shipped_file_names_every_key() {
 fn an_unknown_key_is_refused_with_line_and_suggestion() {
     let message = refusal("mode = \"attendance\"\n[latch]\nholt = \"3s\"\n");
     assert!(message.contains("facelatch.toml:3") && message.contains("did you mean `hold`"), "{message}");
+}
+
+#[test]
+fn a_password_that_the_process_list_shows_is_warned_of() {
+    let warnings = |text: &str| parse(&format!("[latch]\nline = 17\n{text}")).unwrap().warnings();
+    let camera = |url: &str| format!("[camera]\nsource = \"command\"\ncommand = [\"ffmpeg\", \"-i\", \"{url}\"]\n");
+    for url in ["rtsp://cam:${credential:camera}@10.0.0.5/1", "rtsp://cam:s3cret@10.0.0.5/1"] {
+        let warned = warnings(&camera(url));
+        assert!(matches!(&warned[..], [one] if one.starts_with("camera.command: ")), "{warned:?}");
+        assert!(!warned[0].contains("s3cret") && warned[0].contains("$CREDENTIALS_DIRECTORY"));
+    }
+    assert_eq!(warnings(&camera("rtsp://10.0.0.5/1")), [""; 0]);
+    let hook = "[[hooks]]\non = [\"granted\"]\ncommand = [\"curl\", \"-u\", \"me:${credential:hook}\"]\n";
+    assert!(warnings(hook)[0].starts_with("hooks.0.command: "));
 }
 
 #[test]
@@ -113,7 +141,11 @@ fn a_page_that_everybody_could_reach_is_refused() {
         ("listen = \"door:8420\"", "http.listen"),
         ("proxied = true", ":4: http.proxied"),
         ("password = \"correct horse\"", "never the password itself"),
-        ("tokens = [\"secret\"]", "a SHA-256 hash in hex"),
+        ("tokens = [\"secret\"]", "no SHA-256 hash in hex"),
+        ("tokens = [{ token = \"secret\", may = [] }]", ":4: http.tokens.0: may = [] allows nothing"),
+        ("tokens = [{ token = \"\", may = [\"opne\"] }]", "did you mean `open`"),
+        ("tokens = [{ may = [\"open\"] }]", "missing field `token`"),
+        ("tokens = [7]", "a token such as { token = "),
         ("certificate = \"a.pem\"", "certificate and key belong together"),
         ("fps = 0", "http.fps: 0 is out of range"),
     ] {
@@ -173,6 +205,48 @@ fn a_broker_that_cannot_be_right_is_refused() {
         let message = refusal(&format!("mode = \"attendance\"\n[mqtt]\n{keys}\n"));
         assert!(message.contains(words), "{keys}: {message}");
     }
+}
+
+#[test]
+fn what_is_seldom_meant_is_warned_of() {
+    let hash = "0".repeat(64);
+    let warned = |text: &str| parse(text).unwrap().warnings().join("\n");
+    let door = |mqtt: &str| warned(&format!("[latch]\nline = 17\n[mqtt]\n{mqtt}\n"));
+    let plain = door("broker = \"mqtt://pi.local\"\nallow_open = true");
+    assert!(plain.starts_with("mqtt.allow_open: ") && plain.contains("mqtts://"), "{plain}");
+    for fine in [
+        "broker = \"mqtts://pi.local\"\nallow_open = true",
+        "broker = \"mqtt://pi.local\"",
+        "broker = \"mqtt://localhost\"\nallow_open = true",
+        "broker = \"mqtt://[::1]\"\nallow_open = true",
+        "allow_open = true",
+    ] {
+        assert_eq!(door(fine), "", "{fine}");
+    }
+    let page = |keys: &str| {
+        let password = crate::http::auth::hash_of_password("correct horse").unwrap();
+        warned(&format!("mode = \"attendance\"\n[http]\nenabled = true\npassword = \"{password}\"\n{keys}\n"))
+    };
+    assert!(page("listen = \"0.0.0.0:8420\"").starts_with("http.certificate: "));
+    assert_eq!(page("listen = \"0.0.0.0:8420\"\nproxied = true"), "");
+    assert!(page(&format!("tokens = [\"{hash}\"]")).starts_with("http.tokens.0: "));
+    assert_eq!(page(&format!("tokens = [{{ token = \"{hash}\" }}]")), "");
+}
+
+#[test]
+fn a_token_without_scopes_may_as_before_and_a_new_one_the_least() {
+    let hash = "a".repeat(64);
+    let password = crate::http::auth::hash_of_password("correct horse").unwrap();
+    let text = format!(
+        "mode = \"attendance\"\n[http]\npassword = \"{password}\"\n\
+         tokens = [\"{hash}\", {{ token = \"{hash}\" }}, {{ token = \"{hash}\", may = [\"look\", \"enrol\", \"enroll\"] }}]\n"
+    );
+    let tokens = parse(&text).unwrap().http.tokens;
+    use token::Scope;
+    let may = |token: &Token| [Scope::Metrics, Scope::Look, Scope::Enrol, Scope::Open].map(|scope| token.allows(scope));
+    assert_eq!(may(&tokens[0]), [true; 4]);
+    assert_eq!(may(&tokens[1]), [true, false, false, false]);
+    assert_eq!(may(&tokens[2]), [false, true, true, false]);
 }
 
 #[test]

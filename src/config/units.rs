@@ -1,6 +1,6 @@
 //! How durations, rates and a broker's address are written.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use jiff::civil::Time;
 use serde::{
@@ -43,6 +43,11 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
         }
     }
     deserializer.deserialize_any(Text)
+}
+
+/// For `#[serde(deserialize_with)]` on a key that may be left out.
+pub(super) fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
 }
 
 /// Reads "00:00" to "23:59".
@@ -127,6 +132,14 @@ pub fn parse_broker(text: &str) -> Result<Option<Broker>, String> {
 /// For `#[serde(deserialize_with)]`.
 pub(super) fn broker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Broker>, D::Error> {
     parse_broker(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+impl Broker {
+    /// Whether it runs here, so that nothing leaves this machine.
+    pub(super) fn is_this_machine(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
 }
 
 impl fmt::Display for Broker {

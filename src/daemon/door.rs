@@ -1,30 +1,30 @@
 //! What is done about each frame: seen, judged, granted or denied, told to whoever looks on. The recognise thread is this loop.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::Path,
-    sync::{Arc, atomic::Ordering, mpsc::Receiver},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use jiff::Zoned;
 
-use super::{RunError, Signals};
+use super::{RunError, Signals, denials::Denials, visits::Visits};
 use crate::{
     camera::capture::{Capture, Captured},
-    clock::{self, ClockWatch, span_in_words},
+    clock::{ClockWatch, span_in_words},
     config::{Config, Mode},
-    gallery::Match,
-    latch::{Latch, LatchCommand, LatchHandle, LatchReport},
+    gallery::{Match, PersonId},
+    latch::{Latch, LatchCommand, LatchHandle, Refusal},
     live::{FaceState, LiveFace},
     policy::{Decision, Denial, Grant, Observation, Policy, Reason},
     service::{Roster, Services, clocks_ms, now_ms},
     sight::{Sight, SightError, Spent},
     store::EventKind,
     telemetry::{ServiceManager, printable},
-    unknown::{self, Looks, UnknownFaces},
+    unknown::{Looks, UnknownFaces},
     vision::{
-        frame::Frame,
+        frame::{Frame, FrameError},
         fuse::Fuser,
         geometry::Detection,
         track::{TrackId, Tracker},
@@ -33,13 +33,10 @@ use crate::{
 
 /// How often the loop looks whether it has to stop, when no frame comes.
 const LOOK_UP: Duration = Duration::from_millis(200);
-/// How long the latch may take to answer; it answers in microseconds.
-const LATCH_PATIENCE: Duration = Duration::from_millis(500);
 /// Faces whose looks are kept until their end is told.
 const MOST_LOOKED_AT: usize = 16;
 /// How often the wall clock is compared with the time since boot.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
-const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Why a running daemon stopped serving.
 pub(super) enum Ended {
@@ -51,9 +48,13 @@ pub(super) enum Ended {
 pub(super) struct Door {
     services: Arc<Services>,
     latch: LatchHandle,
-    reports: Receiver<LatchReport>,
+    /// Since when the relay cannot be released.
+    stuck_since: Option<Instant>,
     sight: Sight,
     policy: Policy,
+    visits: Visits,
+    /// Who was on a visit when nothing was seen any more; None: the camera shows frames.
+    unseen: Option<BTreeSet<PersonId>>,
     /// What was decided last about each face in view.
     notes: HashMap<TrackId, Note>,
     unknown: UnknownFaces,
@@ -64,7 +65,7 @@ pub(super) struct Door {
     manager: ServiceManager,
     camera_lost: Option<String>,
     last_visit: String,
-    housekeeping_due: Instant,
+    denials: Denials,
     clock: ClockWatch,
     clock_due: Instant,
     first_decision_told: bool,
@@ -78,24 +79,23 @@ struct Note {
 }
 
 impl Door {
-    pub(super) fn new(
-        services: Arc<Services>,
-        latch: LatchHandle,
-        reports: Receiver<LatchReport>,
-        unknown: UnknownFaces,
-    ) -> Door {
+    pub(super) fn new(services: Arc<Services>, latch: LatchHandle, unknown: UnknownFaces, same_store: bool) -> Door {
         let (tracker, fuser) = (Tracker::new(services.rules.visit_gap), Fuser::new(services.fuse_rules()));
         let (limits, rotate) = (services.quality_limits(), services.config.camera.rotate);
         let mut sight = Sight::new(services.vision(), tracker, fuser, limits, rotate);
         sight.keep_portraits(unknown.wanted());
         let policy = Policy::new(services.rules);
         let now = Instant::now();
+        let mut visits = Visits::new(services.store.clone());
+        let visitors = visits_before(&mut visits, &services, same_store);
         Door {
             services,
             latch,
-            reports,
+            stuck_since: None,
             sight,
             policy,
+            visits,
+            unseen: Some(visitors),
             notes: HashMap::new(),
             unknown,
             looks: HashMap::new(),
@@ -103,7 +103,7 @@ impl Door {
             manager: ServiceManager::new(),
             camera_lost: None,
             last_visit: "no visit yet".into(),
-            housekeeping_due: now,
+            denials: Denials::default(),
             clock: ClockWatch::default(),
             clock_due: now,
             first_decision_told: false,
@@ -112,6 +112,12 @@ impl Door {
     }
 
     pub(super) fn serve(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
+        let ended = self.watch(capture, latch, signals);
+        self.tell_more_denials(true);
+        ended
+    }
+
+    fn watch(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
         self.manager.ready();
         self.tell_status();
         while !signals.stop.load(Ordering::Relaxed) {
@@ -119,22 +125,30 @@ impl Door {
                 return Err(RunError::Died("latch"));
             }
             match capture.next(LOOK_UP) {
-                Captured::Frame(frame) => self.look(frame),
+                Captured::Frame(frame) => capture.decoded(self.look(frame)),
                 Captured::Ready { description, lost_for } => self.camera_ready(description, lost_for),
                 Captured::Lost { problem } => self.camera_lost(problem),
                 Captured::Nothing if !capture.is_running() => return Err(RunError::Died("camera thread")),
-                // Faces leave also when no frames come.
-                Captured::Nothing => self.judge(&[], Instant::now(), &self.services.roster()),
+                // Nobody is seen to leave while no frames come.
+                Captured::Nothing => {}
                 Captured::Ended => {
                     self.finish();
                     return Ok(Ended::Stopped);
                 }
             }
-            self.manager.cycle_completed(Instant::now());
+            self.watch_relay(Instant::now());
+            // With a stuck relay the service manager kills this process, and `lock` takes
+            // the line again.
+            if self.stuck_since.is_none() {
+                self.manager.cycle_completed(Instant::now());
+            }
+            if self.unseen.is_none() {
+                self.visits.keep(self.policy.visitors(), Instant::now(), now_ms());
+            }
             self.watch_clock();
-            self.keep_house();
+            self.tell_more_denials(false);
             // A pulse that has begun is carried out first.
-            if !self.latch.relay_active()
+            if (!self.latch.relay_active() || self.stuck_since.is_some())
                 && signals.reload.swap(false, Ordering::Relaxed)
                 && let Some(config) = self.reload(signals.configuration.as_deref())
             {
@@ -164,6 +178,7 @@ impl Door {
     fn tell_status(&self) {
         let people = self.services.roster().gallery.people();
         let watching = match &self.camera_lost {
+            _ if self.stuck_since.is_some() => "RELAY STUCK".to_owned(),
             None => "watching".to_owned(),
             Some(problem) => format!("CAMERA LOST ({problem})"),
         };
@@ -181,14 +196,20 @@ impl Door {
         let roster = self.services.roster();
         let verdict = self.policy.judge(&[], roster.threshold.limits, later, later);
         verdict.denials.iter().for_each(|denial| self.deny(denial, &roster));
-        while self.latch.relay_active() {
+        while self.latch.relay_active() && self.latch.stuck(Instant::now()).is_none() {
             std::thread::sleep(Duration::from_millis(10));
         }
         log::info!("no more pictures");
     }
 
-    fn look(&mut self, frame: Frame) {
+    /// # Errors
+    /// The frame cannot be decoded.
+    fn look(&mut self, frame: Frame) -> Result<(), FrameError> {
+        let mut decoded = Ok(());
         let roster = self.services.roster();
+        if let Some(visitors) = self.unseen.take() {
+            self.policy.resume(visitors, frame.captured_at);
+        }
         self.sight.sit(self.services.live.sitter());
         match self.sight.look(&frame, &roster.gallery, &self.policy) {
             Ok(observations) => {
@@ -197,8 +218,10 @@ impl Door {
                 self.judge(&observations, frame.captured_at, &roster);
             }
             Err(SightError::Frame(problem)) => {
-                self.services.counters.increment("frames_broken");
-                log::debug!("broken frame: {problem}");
+                let counter = if problem.is_torn() { "frames_torn" } else { "frames_broken" };
+                self.services.counters.increment(counter);
+                log::debug!("{counter}: {problem}");
+                decoded = Err(problem);
             }
             Err(SightError::Vision(error)) => {
                 self.services.counters.increment("frames_failed");
@@ -220,6 +243,7 @@ impl Door {
             self.first_decision_told = true;
             log::info!("first frame decided {:.0?} after the camera was asked for", self.started.elapsed());
         }
+        decoded
     }
 
     fn judge(&mut self, observations: &[Observation], captured_at: Instant, roster: &Roster) {
@@ -235,8 +259,13 @@ impl Door {
         if verdict.decisions.iter().any(|(_, d)| matches!(d, Decision::Stay(Reason::Stale))) {
             self.services.counters.increment("frames_stale");
         }
-        for grant in verdict.grants() {
-            self.grant(&grant, captured_at, roster);
+        for (track, decision) in &verdict.decisions {
+            if let Decision::Open(grant) = decision
+                && !self.grant(grant, captured_at, roster)
+                && let Some(note) = self.notes.get_mut(track)
+            {
+                note.decision = Decision::Stay(Reason::Cooldown(grant.person));
+            }
         }
         verdict.denials.iter().for_each(|denial| self.deny(denial, roster));
     }
@@ -268,7 +297,7 @@ impl Door {
     }
 
     fn note(&mut self, track: TrackId, decision: Decision, observation: &Observation) {
-        if decision == Decision::Stay(Reason::Decided) {
+        if matches!(decision, Decision::Stay(Reason::Decided | Reason::Unchanged)) {
             return;
         }
         let before = self.notes.get(&track).and_then(|note| note.matched);
@@ -310,19 +339,16 @@ impl Door {
         }
     }
 
-    fn grant(&mut self, grant: &Grant, captured_at: Instant, roster: &Roster) {
+    /// Opens, or counts in, and records it; false: the relay refused.
+    fn grant(&mut self, grant: &Grant, captured_at: Instant, roster: &Roster) -> bool {
         let (name, hold) = (roster.name(grant.person), self.services.config.latch.hold);
         let pulsed = self.services.config.mode == Mode::Unlock;
         let done_at = if pulsed {
-            match self.pulse(hold, captured_at) {
+            match self.latch.pulse(hold, captured_at) {
                 Ok(at) => at,
-                Err(problem) => {
-                    log::error!("{name} recognised, but the door was not opened: {problem}");
-                    self.services.counters.increment("pulses_failed");
-                    let reason = format!("recognised, but the door was not opened: {problem}");
-                    let nearest = Some((grant.person, name));
-                    let (distance, frames) = (Some(grant.distance), grant.frames);
-                    return self.services.record(EventKind::Denied { reason, nearest, distance, frames });
+                Err(refusal) => {
+                    self.not_opened(grant, name, &refusal, captured_at);
+                    return false;
                 }
             }
         } else {
@@ -349,30 +375,52 @@ impl Door {
             latency_ms: latency.as_millis() as u32,
             pulsed,
         });
+        true
     }
 
-    /// Pulses the relay; when it became active.
-    fn pulse(&self, hold: Duration, captured_at: Instant) -> Result<Instant, String> {
-        // Reports of pulses before (released, or asked for by hand) are not answers to this one.
-        self.reports.try_iter().for_each(drop);
-        if !self.latch.send(LatchCommand::Pulse { hold, captured_at }) {
-            return Err("the latch has ended".into());
+    /// Said once for each face; it is tried again while that is in view.
+    fn not_opened(&mut self, grant: &Grant, name: String, refusal: &Refusal, at: Instant) {
+        self.services.counters.increment("pulses_failed");
+        if !self.policy.not_opened(grant.person, at) {
+            return log::debug!("{name}: still not opened: {refusal}");
         }
-        let until = Instant::now() + LATCH_PATIENCE;
-        loop {
-            match self.reports.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(LatchReport::Activated { at, captured_at: cause }) if cause == captured_at => return Ok(at),
-                Ok(LatchReport::Stale { age }) => return Err(format!("the decision was {age:.1?} old")),
-                Ok(LatchReport::Failed(problem)) => return Err(problem),
-                Ok(LatchReport::Activated { .. } | LatchReport::Released) => {}
-                Err(_) => return Err("the latch did not answer".into()),
+        log::error!("{name} recognised, but the door was not opened: {refusal}; trying again");
+        self.services.record(EventKind::Denied {
+            reason: format!("recognised, but the door was not opened: {refusal}"),
+            nearest: Some((grant.person, name)),
+            distance: Some(grant.distance),
+            frames: grant.frames,
+        });
+    }
+
+    /// Tells once that the relay is stuck, and once that it is released.
+    pub(super) fn watch_relay(&mut self, now: Instant) {
+        match (self.stuck_since, self.latch.stuck(now)) {
+            (None, Some(problem)) => {
+                log::error!("relay: stuck, the door may stand open ({problem}); retrying");
+                self.stuck_since = Some(now);
+                self.services.counters.increment("relay_stuck");
+                self.services.record(EventKind::RelayStuck { problem: printable(&problem) });
+                self.tell_status();
             }
+            (Some(since), None) => {
+                let after = now.saturating_duration_since(since);
+                log::warn!("relay: released after {after:.1?}");
+                self.stuck_since = None;
+                self.services.record(EventKind::RelayFreed { after });
+                self.tell_status();
+            }
+            _ => {}
         }
     }
 
     fn deny(&mut self, denial: &Denial, roster: &Roster) {
         let (reason, nearest) = self.words(&denial.reason, roster);
-        log::info!("nobody let in: {reason} ({} frames)", denial.frames);
+        self.tell_more_denials(false);
+        let listed = self.denials.listed(Instant::now());
+        if listed {
+            log::info!("nobody let in: {reason} ({} frames)", denial.frames);
+        }
         let looks = self.looks.remove(&denial.track).unwrap_or_default();
         let stranger = matches!(denial.reason, Reason::Unknown(..) | Reason::NobodyEnrolled);
         if stranger && !self.unknown.note(looks, now_ms()) {
@@ -382,12 +430,21 @@ impl Door {
         self.services.denials.increment(denial.reason.word());
         self.latch.send(LatchCommand::ShowDenied);
         self.visited("nobody let in");
-        self.services.record(EventKind::Denied {
-            reason,
-            nearest: nearest.map(|(person, _)| (person, roster.name(person))),
-            distance: nearest.map(|(_, distance)| distance),
-            frames: denial.frames,
-        });
+        if listed {
+            self.services.record(EventKind::Denied {
+                reason,
+                nearest: nearest.map(|(person, _)| (person, roster.name(person))),
+                distance: nearest.map(|(_, distance)| distance),
+                frames: denial.frames,
+            });
+        }
+    }
+
+    /// Denials past some a minute are one event.
+    fn tell_more_denials(&mut self, at_once: bool) {
+        let Some((count, over)) = self.denials.over(Instant::now(), at_once) else { return };
+        log::info!("nobody let in: {count} more times within {over:.0?}, not listed one by one");
+        self.services.record(EventKind::DeniedMore { count, over });
     }
 
     /// A reason in words, and the nearest person with the distance if somebody was near.
@@ -396,9 +453,10 @@ impl Door {
         match *reason {
             Reason::Stale => ("every frame came too late; the board is too slow or too busy".into(), None),
             Reason::SeveralFaces(count) => (format!("{count} faces in view"), None),
-            Reason::NobodyEnrolled => ("nobody is enrolled".into(), None),
+            Reason::NobodyEnrolled => (roster.nobody(), None),
             Reason::NotGoodEnough(flaw) => (flaw.to_string(), None),
             Reason::Decided => ("decided on before".into(), None),
+            Reason::Unchanged => ("the frame shows nothing new".into(), None),
             Reason::Unknown(person, distance, limit) => (
                 format!("not in the database, nearest {} at {distance:.2} (limit {limit:.2})", roster.name(person)),
                 Some((person, distance)),
@@ -437,6 +495,7 @@ impl Door {
     fn camera_lost(&mut self, problem: String) {
         let problem = printable(&problem);
         log::error!("camera lost: {problem}; trying again");
+        self.unseen.get_or_insert_default().extend(self.policy.visitors());
         self.latch.send(LatchCommand::ShowReady(false));
         self.services.counters.increment("camera_lost");
         // In this order: whoever hears of the loss finds it in the status.
@@ -446,7 +505,8 @@ impl Door {
         self.tell_status();
     }
 
-    /// What was recorded under the clock as it was is dated by the clock as it is, see [`clock::corrected`].
+    /// What was recorded under the clock as it was is dated by the clock as it is, see
+    /// [`crate::clock::History`].
     fn watch_clock(&mut self) {
         let now = Instant::now();
         if now < self.clock_due {
@@ -461,27 +521,16 @@ impl Door {
             self.services.record(EventKind::ClockSet { by_ms });
         }
     }
+}
 
-    fn keep_house(&mut self) {
-        if Instant::now() < self.housekeeping_due {
-            return;
-        }
-        self.housekeeping_due = Instant::now() + A_DAY;
-        match unknown::tidy(&self.services.store, self.services.unknown_rules(), now_ms()) {
-            Ok(0) => {}
-            Ok(count) => log::info!("{count} unknown faces forgotten"),
-            Err(error) => log::error!("unknown faces could not be forgotten: {error}"),
-        }
-        let before = now_ms() - self.services.config.store.keep_events.as_millis() as i64;
-        let store = &self.services.store;
-        let forgotten = store.events(None, None).and_then(|events| match clock::newest_before(&events, before) {
-            Some(id) => store.forget_events_up_to(id),
-            None => Ok(0),
-        });
-        match forgotten {
-            Ok(0) => {}
-            Ok(count) => log::info!("{count} old events forgotten"),
-            Err(error) => log::error!("old events could not be forgotten: {error}"),
-        }
+/// Who may stand before the door since before this start.
+fn visits_before(visits: &mut Visits, services: &Services, same_store: bool) -> BTreeSet<PersonId> {
+    let everyone = || services.roster().everyone().collect();
+    if !same_store {
+        return everyone();
     }
+    visits.recall(services.rules.visit_gap, now_ms()).unwrap_or_else(|error| {
+        log::error!("visits: unreadable ({error}); a visitor in view now has to leave first");
+        everyone()
+    })
 }

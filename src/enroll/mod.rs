@@ -4,6 +4,9 @@
 //! forgotten, a renamed folder renames the person. A refused picture gets a sidecar `PICTURE.rejected.txt` with reason and
 //! remedy. All that changes about one person in a scan is written as one record.
 
+mod begun;
+mod folder;
+mod judge;
 mod picture;
 mod scan;
 mod verdict;
@@ -11,9 +14,7 @@ pub mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs::{self, File},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -22,22 +23,35 @@ use std::{
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
-pub use picture::decode as decode_picture;
+pub use judge::{LimitsFor, Standard};
+pub use picture::{decode as decode_picture, decode_at_once as decode_picture_at_once};
 pub use scan::check_name;
 pub use verdict::Refusal;
 
 use crate::{
     config::EnrollConfig,
-    gallery::{PersonId, Template},
-    store::{EnrolledPicture, Person, Store, StoreError},
+    gallery::{PersonId, Template, TemplateFusion},
+    names::canonical,
+    store::{EnrolledPicture, EnrolmentChange, FoundFace, Person, Reading, Store, StoreError},
     telemetry::printable,
     vision::embed::{Embedding, ModelId},
 };
-use scan::{Found, SIDECAR, Stamp, scan};
+use begun::Begun;
+use folder::{Folder, sidecar_of};
+use judge::{Face, Judgement, judge};
+use scan::{Found, Stamp, scan};
+
+/// So long a file that is not complete is taken for one that is still being written.
+const SLOW_UPLOAD: Duration = Duration::from_secs(60);
 
 /// Finds the one face of a picture. The vision part implements it; tests have one of their own.
 pub trait FaceReader: Send + Sync {
     fn model(&self) -> ModelId;
+
+    /// Whatever else than the picture decides what it finds.
+    fn rules(&self) -> String {
+        format!("{:?}", self.model().0)
+    }
 
     /// The face's embedding and the side of its box in pixels.
     ///
@@ -58,6 +72,7 @@ pub enum EnrollError {
 fn folder_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room; nothing was changed",
+        io::ErrorKind::NotADirectory => "a link or a file is in the place of a folder; put the folder itself there",
         _ => "enroll.folder must be a folder this program can read and write",
     }
 }
@@ -72,198 +87,275 @@ pub struct Changes {
     pub forgotten: Vec<(PersonId, String, String)>,
     /// Person, old name, new name.
     pub renamed: Vec<(PersonId, String, String)>,
-    /// Pictures that are still being written: look again soon.
+    /// The people are not what they were, in whatever respect.
+    pub people: bool,
+    /// The store could not be written; said once. Who is gone is forgotten all the same.
+    pub unwritten: Option<String>,
+    /// Pictures that are still being written or were not read yet: look again soon.
     pub unsettled: bool,
+    /// Pictures wait to be read: look again at once.
+    pub more: bool,
 }
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        *self == Changes { unsettled: self.unsettled, ..Changes::default() }
+        *self == Changes { unsettled: self.unsettled, more: self.more, ..Changes::default() }
     }
+
+    fn note(&mut self, before: &[Person], after: &[Person]) {
+        self.people |= before != after;
+        for person in after {
+            let old = before.iter().find(|old| old.id == person.id);
+            if let Some(old) = old.filter(|old| old.name != person.name) {
+                self.renamed.push((person.id, old.name.clone(), person.name.clone()));
+            }
+            let known = |picture: &EnrolledPicture| {
+                old.is_some_and(|old| old.pictures.iter().any(|known| known.sha256 == picture.sha256))
+            };
+            let fresh = person.pictures.iter().filter(|picture| !known(picture));
+            self.accepted.extend(fresh.map(|picture| (person.id, person.name.clone(), picture.path.clone())));
+        }
+        for old in before {
+            let now: Vec<_> = after.iter().filter(|person| person.id == old.id).flat_map(|p| &p.pictures).collect();
+            let stays = |was: &EnrolledPicture| now.iter().any(|is| is.sha256 == was.sha256 || is.path == was.path);
+            let gone = old.pictures.iter().filter(|picture| !stays(picture));
+            self.forgotten.extend(gone.map(|picture| (old.id, old.name.clone(), picture.path.clone())));
+        }
+    }
+
+    /// Adds those of a later look.
+    fn extend(&mut self, later: Changes) {
+        self.accepted.extend(later.accepted);
+        self.refused.extend(later.refused);
+        self.forgotten.extend(later.forgotten);
+        self.renamed.extend(later.renamed);
+        self.people |= later.people;
+        self.unwritten = later.unwritten.or(self.unwritten.take());
+        (self.unsettled, self.more) = (later.unsettled, later.more);
+    }
+}
+
+/// Examines a picture by itself. Clones share the nets; it needs no [`Enroller`], which others may be waiting for.
+#[derive(Clone)]
+pub struct Examiner {
+    reader: Arc<dyn FaceReader>,
+    min_face: u32,
+    max_megapixels: u32,
+}
+
+impl Examiner {
+    /// The one face of a picture.
+    ///
+    /// # Errors
+    /// Why the picture cannot be used, whoever is on it.
+    pub fn examine(&self, bytes: &[u8]) -> Result<FoundFace, Refusal> {
+        let picture = picture::decode(bytes, self.max_megapixels)?;
+        let (embedding, face_px) = self.reader.read(&picture.picture, self.min_face)?;
+        Ok(FoundFace { model: embedding.model(), embedding: embedding.values().to_vec(), face_px })
+    }
+
+    /// Digest of what a finding depends on besides the picture.
+    fn rules(&self) -> [u8; 16] {
+        let Examiner { reader, min_face, max_megapixels } = self;
+        let rules = format!("{EXAMINATION} {} {min_face} {max_megapixels} {}", program_version(), reader.rules());
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest(rules.as_bytes())[..16]);
+        short
+    }
+}
+
+/// Raised whenever a picture may be judged otherwise than before within one version of the program.
+const EXAMINATION: u32 = 1;
+
+fn program_version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
 }
 
 /// See the module.
 pub struct Enroller {
     config: EnrollConfig,
     store: Store,
-    reader: Arc<dyn FaceReader>,
-    /// A picture nearer than this to somebody else is refused.
-    lookalike_distance: f32,
-    /// Files that need no second look while they have this stamp.
-    settled: HashMap<PathBuf, Stamp>,
+    folder: Folder,
+    examiner: Examiner,
+    standard: Standard,
+    /// Of the examiner; it does not change.
+    rules: [u8; 16],
+    /// As the store has them.
+    stored: Vec<Person>,
+    /// Who is enrolled: as the store has them, but never a picture that is gone.
+    people: Vec<Person>,
+    /// What was found on the pictures that are there, by key.
+    readings: HashMap<String, Reading>,
+    /// Readings that were replaced in this round: pictures change places.
+    replaced: Vec<Reading>,
+    /// Keys of readings that the store lacks, or has and should not.
+    unwritten: HashSet<String>,
     /// Files that were seen once, and when; their stamp must stay.
     waiting: HashMap<PathBuf, (Stamp, SystemTime)>,
+    /// Files that were read and are not complete, and when that was first seen.
+    incomplete: HashMap<PathBuf, (Stamp, SystemTime)>,
+    begun: Begun,
+    /// What the owner was told about a picture, by key.
+    told: HashMap<String, Refusal>,
+    progress: Progress,
+    /// The last attempt to write the store failed.
+    failing: bool,
 }
 
 impl Enroller {
     /// Creates the folder (writable by owner and group) if it is not there.
     ///
     /// # Errors
-    /// It cannot be created or read.
+    /// It cannot be created or read, or the store cannot be read.
     pub fn new(
         config: EnrollConfig,
         store: Store,
         reader: Arc<dyn FaceReader>,
-        lookalike_distance: f32,
+        fusion: TemplateFusion,
+        limits: LimitsFor,
     ) -> Result<Enroller, EnrollError> {
-        let folder_error = |source| EnrollError::Folder { path: config.folder.clone(), source };
-        if !config.folder.exists() {
-            fs::DirBuilder::new().recursive(true).mode(0o770).create(&config.folder).map_err(folder_error)?;
-            fs::set_permissions(&config.folder, fs::Permissions::from_mode(0o770)).map_err(folder_error)?;
-        }
-        fs::read_dir(&config.folder).map_err(folder_error)?;
-        Ok(Enroller { config, store, reader, lookalike_distance, settled: HashMap::new(), waiting: HashMap::new() })
+        let mut folder = Folder::new(config.folder.clone());
+        folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
+        folder.leave();
+        let EnrollConfig { min_face, max_megapixels, max_spread, .. } = config;
+        let examiner = Examiner { reader, min_face, max_megapixels };
+        let stored = store.people()?;
+        let begun = Begun::open(store.folder().join("reading"));
+        Ok(Enroller {
+            rules: examiner.rules(),
+            people: stored.clone(),
+            readings: store.readings()?,
+            standard: Standard { max_spread, fusion, limits },
+            stored,
+            folder,
+            examiner,
+            config,
+            store,
+            replaced: Vec::new(),
+            unwritten: HashSet::new(),
+            waiting: HashMap::new(),
+            incomplete: HashMap::new(),
+            begun,
+            told: HashMap::new(),
+            progress: Progress::default(),
+            failing: false,
+        })
     }
 
     pub fn folder(&self) -> &Path {
         &self.config.folder
     }
 
-    /// Every template of the people enrolled.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn templates(&self) -> Result<Vec<Template>, StoreError> {
-        Ok(templates_of(&self.store.people()?))
+    /// The picture that is read now; an orderly end of the program clears its name.
+    fn reading(&self) -> begun::Reading {
+        self.begun.now()
     }
 
-    /// Brings the store in line with the folder. Asks `go_on` before each person's pictures are read: when that says no, the rest is
-    /// left for the next time (`Changes::unsettled`); what has to be forgotten is forgotten before.
+    pub fn examiner(&self) -> Examiner {
+        self.examiner.clone()
+    }
+
+    /// Everybody enrolled, in the order of their numbers.
+    pub fn people(&self) -> &[Person] {
+        &self.people
+    }
+
+    /// Brings the store in line with the folder, round by round, as long as `go_on` says so.
     ///
     /// # Errors
-    /// The folder cannot be read or the store not written; what was done for people before that stands, and the rest is done the next time.
+    /// The folder cannot be read.
     pub fn sync(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
-        let found = scan(&self.config.folder)
-            .map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })?;
-        let mut changes = Changes::default();
-        self.remove_orphans(&found);
-        let mut people = self.store.people()?;
-        self.follow_moves(&found.pictures, &mut people, &mut changes)?;
-        self.forget_missing(&found.pictures, &mut people, &mut changes)?;
-        let mut by_name: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
-        let known = people.iter().flat_map(|p| &p.pictures);
-        let rebuilding = known.into_iter().any(|picture| picture.model != self.reader.model());
-        for picture in self.due(&found.pictures, &people, now, &mut changes) {
-            match &picture.name {
-                Ok(name) => by_name.entry(name).or_default().push(picture),
-                Err(refusal) => self.refuse(picture, &picture.key, refusal, &mut changes),
-            }
-        }
-        let mut progress = Progress { rebuilding, total: by_name.values().map(Vec::len).sum(), done: 0 };
-        for (name, pictures) in by_name {
-            if !go_on() {
-                changes.unsettled = true;
-                break;
-            }
-            self.take_up(name, &pictures, &mut people, now, &mut changes, &mut progress)?;
+        let mut changes = self.round(now, &go_on)?;
+        while changes.more && go_on() {
+            changes.extend(self.round(now, &go_on)?);
         }
         Ok(changes)
     }
 
-    /// Sidecars whose picture is gone, and memories of files that are gone.
+    /// One round of [`Enroller::sync`], to be taken over before the next: forgets what is gone, and if nothing is, reads
+    /// pictures. Asks `go_on` before each; the rest is left for the next round (`Changes::more`).
+    ///
+    /// # Errors
+    /// The folder cannot be read; nothing is changed then.
+    pub fn round(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
+        let changes = self.entered_round(now, go_on);
+        self.folder.leave();
+        changes
+    }
+
+    fn entered_round(&mut self, now: SystemTime, go_on: impl Fn() -> bool) -> Result<Changes, EnrollError> {
+        let scan = self.look()?;
+        scan.problems.iter().for_each(|problem| log::warn!("{problem}"));
+        let mut changes = Changes::default();
+        self.remove_orphans(&scan);
+        self.respell(&mut changes);
+        let due = self.due(&scan.pictures, now, &mut changes);
+        let gone = self.gone(&scan);
+        if gone.is_empty() {
+            self.read(&due, now, go_on, &mut changes);
+        } else {
+            changes.more = self.follow(&due, &gone, now);
+        }
+        self.replaced.clear();
+        let written = self.conclude(&scan, now, &mut changes);
+        // A store that stays as it is is said once.
+        changes.unwritten = written.as_ref().err().filter(|_| !self.failing).map(StoreError::to_string);
+        self.failing = written.is_err();
+        changes.unsettled |= changes.more;
+        Ok(changes)
+    }
+
+    /// Opens the folder and lists it.
+    fn look(&mut self) -> Result<scan::Scan, EnrollError> {
+        let found = self.folder.enter().and_then(|()| scan(&self.folder));
+        found.map_err(|source| EnrollError::Folder { path: self.config.folder.clone(), source })
+    }
+
+    /// Sidecars whose picture is gone, files half written, and memories of files that are gone.
     fn remove_orphans(&mut self, found: &scan::Scan) {
         let present: HashSet<&Path> = found.pictures.iter().map(|picture| picture.path.as_path()).collect();
-        for sidecar in &found.sidecars {
-            let picture = sidecar.to_string_lossy().trim_end_matches(SIDECAR).to_owned();
-            let exists = present.iter().any(|path| path.to_string_lossy() == picture);
-            if !exists {
-                let _ = fs::remove_file(sidecar);
-            }
+        let kept: HashSet<PathBuf> = present.iter().map(|picture| sidecar_of(picture)).collect();
+        for left in found.sidecars.iter().filter(|sidecar| !kept.contains(*sidecar)).chain(&found.drafts) {
+            let _ = self.folder.remove(left);
         }
-        self.settled.retain(|path, _| present.contains(path.as_path()));
+        let keys: HashSet<&str> = found.pictures.iter().map(|picture| picture.key.as_str()).collect();
         self.waiting.retain(|path, _| present.contains(path.as_path()));
+        self.incomplete.retain(|path, _| present.contains(path.as_path()));
+        self.begun.forget_others(&found.pictures);
+        self.told.retain(|key, _| keys.contains(key.as_str()));
     }
 
-    /// A picture that is gone from one name and there under another, byte for byte, was moved: the template goes with it,
-    /// and a person all of whose pictures went to a new name is renamed.
-    fn follow_moves(&self, found: &[Found], people: &mut [Person], changes: &mut Changes) -> Result<(), EnrollError> {
-        let present: HashSet<&str> = found.iter().map(|picture| picture.key.as_str()).collect();
-        let known: HashSet<String> = people.iter().flat_map(|p| p.pictures.iter().map(|e| e.path.clone())).collect();
-        let gone = people.iter().flat_map(|p| &p.pictures).any(|picture| !present.contains(picture.path.as_str()));
-        if !gone {
-            return Ok(());
-        }
-        let mut moved_to: HashMap<[u8; 32], &Found> = HashMap::new();
-        for picture in found.iter().filter(|picture| !known.contains(&picture.key) && picture.name.is_ok()) {
-            if let Ok(bytes) = picture::read_file(&picture.path) {
-                moved_to.insert(digest(&bytes), picture);
+    /// People whom an older program stored under another spelling of their name get the one there is
+    /// now; two of one name become one person.
+    fn respell(&mut self, changes: &mut Changes) {
+        while let Some(index) = self.people.iter().position(|person| canonical(&person.name) != person.name) {
+            let mut person = self.people.remove(index);
+            let name = canonical(&person.name);
+            changes.renamed.push((person.id, person.name, name.clone()));
+            match self.people.iter_mut().find(|other| other.name == name) {
+                Some(other) => other.pictures.append(&mut person.pictures),
+                None => self.people.insert(index, Person { name, ..person }),
             }
         }
-        let names: HashSet<String> = people.iter().map(|person| person.name.clone()).collect();
-        for person in people {
-            let all_moved = !person.pictures.is_empty()
-                && person
-                    .pictures
-                    .iter()
-                    .all(|p| !present.contains(p.path.as_str()) && moved_to.contains_key(&p.sha256));
-            let target: HashSet<&String> =
-                person.pictures.iter().filter_map(|p| moved_to.get(&p.sha256)?.name.as_ref().ok()).collect();
-            let Some(name) =
-                target.iter().next().filter(|_| all_moved && target.len() == 1).map(|name| (*name).clone())
-            else {
-                continue;
-            };
-            if names.contains(&name) && name != person.name {
-                continue;
-            }
-            for picture in &mut person.pictures {
-                picture.path = moved_to[&picture.sha256].key.clone();
-            }
-            let old = std::mem::replace(&mut person.name, name.clone());
-            self.store.put_person(person)?;
-            if old != name {
-                changes.renamed.push((person.id, old, name));
-            }
-        }
-        Ok(())
     }
 
-    fn forget_missing(
-        &self,
-        found: &[Found],
-        people: &mut Vec<Person>,
-        changes: &mut Changes,
-    ) -> Result<(), EnrollError> {
-        let present: HashSet<&str> = found.iter().map(|picture| picture.key.as_str()).collect();
-        for person in people.iter_mut() {
-            let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut person.pictures)
-                .into_iter()
-                .partition(|picture| present.contains(picture.path.as_str()));
-            person.pictures = kept;
-            if gone.is_empty() {
-                continue;
-            }
-            match person.pictures.is_empty() {
-                true => self.store.remove_person(person.id)?,
-                false => self.store.put_person(person)?,
-            }
-            changes.forgotten.extend(gone.into_iter().map(|picture| (person.id, person.name.clone(), picture.path)));
-        }
-        people.retain(|person| !person.pictures.is_empty());
-        Ok(())
-    }
-
-    /// The pictures that have to be looked at now: new or changed and completely written, or of another model.
-    fn due<'a>(
-        &mut self,
-        found: &'a [Found],
-        people: &[Person],
-        now: SystemTime,
-        changes: &mut Changes,
-    ) -> Vec<&'a Found> {
-        let model = self.reader.model();
-        let outdated: HashSet<&str> =
-            people.iter().flat_map(|p| &p.pictures).filter(|p| p.model != model).map(|p| p.path.as_str()).collect();
+    /// The pictures that have to be read now: new or changed and completely written, or read by other rules. Those of people
+    /// enrolled come first: another face may have taken their place.
+    fn due<'a>(&mut self, found: &'a [Found], now: SystemTime, changes: &mut Changes) -> Vec<&'a Found> {
         let mut due = Vec::new();
-        for picture in found {
-            if self.settled.get(&picture.path) == Some(&picture.stamp) && !outdated.contains(picture.key.as_str()) {
+        for picture in found.iter().filter(|picture| picture.name.is_ok()) {
+            if self.current(picture).is_some() {
                 continue;
             }
             let since = match self.waiting.get(&picture.path) {
                 Some((stamp, since)) if *stamp == picture.stamp => *since,
                 _ => picture.modified().min(now),
             };
-            if now.duration_since(since).unwrap_or(Duration::ZERO) >= self.config.settle {
+            // What changed only the rules need not settle.
+            let same = self.readings.get(&picture.key).is_some_and(|read| read.stamp == picture.stamp.numbers());
+            let judged = self.incomplete.get(&picture.path).filter(|(stamp, _)| *stamp == picture.stamp);
+            let patience = judged.map_or(self.config.settle, |_| SLOW_UPLOAD);
+            if same || now.duration_since(since).unwrap_or(Duration::ZERO) >= patience {
                 self.waiting.remove(&picture.path);
                 due.push(picture);
             } else {
@@ -271,155 +363,263 @@ impl Enroller {
                 changes.unsettled = true;
             }
         }
+        let enrolled: HashSet<&str> = pictures_of(&self.people).map(|picture| picture.path.as_str()).collect();
+        due.sort_by_key(|picture| !enrolled.contains(picture.key.as_str()));
         due
     }
 
-    /// Judges one person's due pictures and writes the person once.
-    fn take_up(
-        &mut self,
-        name: &str,
-        due: &[&Found],
-        people: &mut Vec<Person>,
-        now: SystemTime,
-        changes: &mut Changes,
-        progress: &mut Progress,
-    ) -> Result<(), EnrollError> {
-        let known = people.iter().position(|person| person.name == name);
-        let mut person = match known {
-            Some(index) => people[index].clone(),
-            None => Person { id: PersonId(0), name: name.to_owned(), pictures: Vec::new() },
-        };
-        let before = person.clone();
-        let mut accepted = Vec::new();
-        for found in due {
-            let earlier = person.pictures.iter().position(|picture| picture.path == found.key);
-            let earlier = earlier.map(|index| person.pictures.remove(index));
-            match self.judge_file(found, &person, people, earlier.as_ref(), now) {
-                Ok((picture, fresh)) => {
-                    if fresh {
-                        accepted.push(found.key.clone());
-                    }
-                    person.pictures.push(picture);
-                    let _ = fs::remove_file(sidecar_of(&found.path));
-                    self.settled.insert(found.path.clone(), found.stamp);
-                }
-                Err(refusal) => {
-                    if let Some(lost) = earlier {
-                        changes.forgotten.push((person.id, name.to_owned(), lost.path));
-                    }
-                    self.refuse(found, name, &refusal, changes);
-                }
+    /// What was found on a picture, if it still holds.
+    fn current(&self, picture: &Found) -> Option<&Reading> {
+        let holds = |read: &&Reading| read.rules == self.rules && read.stamp == picture.stamp.numbers();
+        self.readings.get(&picture.key).filter(holds)
+    }
+
+    fn read(&mut self, due: &[&Found], now: SystemTime, go_on: impl Fn() -> bool, changes: &mut Changes) {
+        let model = self.examiner.reader.model();
+        let rebuilding = pictures_of(&self.people).any(|picture| picture.model != model);
+        self.progress.begin(rebuilding, due.len());
+        for picture in due {
+            if !go_on() {
+                changes.more = true;
+                return;
             }
-            if let Some(line) = progress.another() {
+            changes.unsettled |= !self.read_one(picture, true, now);
+            if let Some(line) = self.progress.another() {
                 log::info!("{line}");
             }
         }
-        person.pictures.sort_by(|a, b| a.path.cmp(&b.path));
-        if person != before {
-            if person.id == PersonId(0) {
-                person.id = self.store.fresh_person_id()?;
-            }
-            match person.pictures.is_empty() {
-                true => self.store.remove_person(person.id)?,
-                false => self.store.put_person(&person)?,
-            }
-            changes.accepted.extend(accepted.into_iter().map(|picture| (person.id, name.to_owned(), picture)));
-            match known {
-                Some(index) if person.pictures.is_empty() => drop(people.remove(index)),
-                Some(index) => people[index] = person,
-                None if !person.pictures.is_empty() => people.push(person),
-                None => {}
-            }
-        }
-        Ok(())
     }
 
-    /// The picture's record, and whether it was not there before with the same content.
-    fn judge_file(
-        &self,
-        found: &Found,
-        person: &Person,
-        people: &[Person],
-        earlier: Option<&EnrolledPicture>,
-        now: SystemTime,
-    ) -> Result<(EnrolledPicture, bool), Refusal> {
-        let bytes = picture::read_file(&found.path)?;
-        if let Some(earlier) = earlier.filter(|e| e.sha256 == digest(&bytes) && e.model == self.reader.model()) {
-            return Ok((earlier.clone(), false));
-        }
-        let picture = self.judge(&bytes, &found.key, person, people, now)?;
-        let fresh = earlier.is_none_or(|earlier| earlier.sha256 != picture.sha256);
-        Ok((picture, fresh))
+    /// Enrolled pictures that are not in the folder any more: their sizes as far as they are known.
+    fn gone(&self, scan: &scan::Scan) -> Vec<Option<i64>> {
+        let present = keys_of(scan);
+        let gone = pictures_of(&self.people).filter(|picture| !present.contains(picture.path.as_str()));
+        gone.map(|picture| self.readings.get(&picture.path)?.stamp.get(1).copied()).collect()
     }
 
-    /// Everything a picture has to pass to become `person`'s.
-    fn judge(
-        &self,
-        bytes: &[u8],
-        key: &str,
-        person: &Person,
-        people: &[Person],
-        now: SystemTime,
-    ) -> Result<EnrolledPicture, Refusal> {
-        let sha256 = digest(bytes);
-        let others = || people.iter().filter(|other| other.name != person.name);
-        let same = person
-            .pictures
-            .iter()
-            .chain(others().flat_map(|other| &other.pictures))
-            .find(|p| p.sha256 == sha256 && p.path != key);
-        if let Some(same) = same {
-            return Err(Refusal::Duplicate(same.path.clone()));
+    /// Finds those that are gone under a new name, by size and content, and examines nothing else meanwhile; whether
+    /// pictures are left to read.
+    fn follow(&mut self, due: &[&Found], gone: &[Option<i64>], now: SystemTime) -> bool {
+        let mut left = false;
+        for picture in due {
+            let size = picture.stamp.numbers().get(1).copied();
+            let candidate = gone.contains(&size) || gone.contains(&None);
+            left |= !(candidate && self.read_one(picture, false, now));
         }
-        let picture = picture::decode(bytes, self.config.max_megapixels)?;
-        let (embedding, face_px) = self.reader.read(&picture, self.config.min_face)?;
-        let distance_to = |known: &EnrolledPicture| {
-            let known = Embedding::new(known.embedding.clone(), known.model).ok()?;
-            known.distance(&embedding)
+        left
+    }
+
+    /// Reads a picture; one whose content was found under another name needs no new examination. Whether there is a finding:
+    /// there is none yet of a file that may still be being written.
+    fn read_one(&mut self, picture: &Found, examine: bool, now: SystemTime) -> bool {
+        let mut sha256 = [0; 32];
+        let bytes = self.folder.read(&picture.path).inspect(|bytes| sha256 = digest(bytes));
+        let mut all = self.readings.values().chain(&self.replaced);
+        let known = all.find(|read| read.sha256 == sha256 && read.rules == self.rules);
+        let found = match (bytes, known.map(|known| known.found.clone())) {
+            (Ok(_), Some(found)) => found.map_err(Refusal::Earlier),
+            _ if !examine => return false,
+            (Err(refusal), _) => Err(refusal),
+            (Ok(_), None) if self.begun.ended_in(picture) => Err(Refusal::EndedProgram),
+            (Ok(bytes), None) => self.begun.during(picture, || self.examiner.examine(&bytes)),
         };
-        let farthest = person.pictures.iter().filter_map(distance_to).fold(0.0, f32::max);
-        if farthest > self.config.max_spread {
-            let limit = self.config.max_spread;
-            return Err(Refusal::UnlikeOthers { name: person.name.clone(), distance: farthest, limit });
+        if matches!(found, Err(Refusal::Incomplete(_))) && self.may_grow(picture, now) {
+            return false;
         }
-        for other in others() {
-            let nearest = other.pictures.iter().filter_map(distance_to).fold(f32::INFINITY, f32::min);
-            if nearest < self.lookalike_distance {
-                let limit = self.lookalike_distance;
-                return Err(Refusal::LooksLike { name: other.name.clone(), distance: nearest, limit });
+        // Says nothing of the content: once it is touched, the same file is read again.
+        if found == Err(Refusal::EndedProgram) {
+            sha256 = [0; 32];
+        }
+        // What may be otherwise tomorrow is not kept for then.
+        if found.as_ref().err().is_none_or(Refusal::lasts) {
+            self.unwritten.insert(picture.key.clone());
+        }
+        let (stamp, found) = (picture.stamp.numbers(), found.map_err(|refusal| refusal.to_string()));
+        let reading = Reading { stamp, rules: self.rules, sha256, found };
+        self.replaced.extend(self.readings.insert(picture.key.clone(), reading));
+        true
+    }
+
+    /// Whether a file that is not complete may still be being written; then it is read
+    /// again later, or when it changed.
+    fn may_grow(&mut self, found: &Found, now: SystemTime) -> bool {
+        let seen = match self.incomplete.get(&found.path) {
+            Some((stamp, seen)) if *stamp == found.stamp => *seen,
+            _ => now,
+        };
+        // A clock that was set back makes no file young.
+        let age = |since: SystemTime| now.duration_since(since).unwrap_or(Duration::ZERO);
+        let may_grow = age(seen).max(age(found.modified())) < SLOW_UPLOAD;
+        if may_grow {
+            self.incomplete.insert(found.path.clone(), (found.stamp, seen));
+            self.waiting.insert(found.path.clone(), (found.stamp, seen));
+        } else {
+            self.incomplete.remove(&found.path);
+        }
+        may_grow
+    }
+
+    /// The faces that were read, by name. A person some of whose pictures are not read yet stays as before: no picture
+    /// joins, and only those that are gone go.
+    fn faces<'a>(&self, scan: &'a scan::Scan) -> BTreeMap<String, Vec<Face<'a>>> {
+        let model = self.examiner.reader.model();
+        let mut folder = BTreeMap::new();
+        for (name, pictures) in by_name(scan) {
+            let enrolled: HashMap<[u8; 32], &EnrolledPicture> = match self.person(name) {
+                Some(person) => person.pictures.iter().map(|picture| (picture.sha256, picture)).collect(),
+                None => HashMap::new(),
+            };
+            let whole = pictures.iter().all(|picture| self.current(picture).is_some());
+            let face = |picture: &&'a Found| {
+                let (sha256, values, of) = match self.current(picture).filter(|_| whole) {
+                    Some(Reading { sha256, found: Ok(face), .. }) => (*sha256, &face.embedding, face.model),
+                    Some(_) => return None,
+                    None => {
+                        let known = enrolled.values().find(|known| known.path == picture.key)?;
+                        (known.sha256, &known.embedding, known.model)
+                    }
+                };
+                let embedding = Embedding::new(values.clone(), of).ok().filter(|_| of == model)?;
+                Some(Face { key: &picture.key, sha256, embedding, enrolled: enrolled.contains_key(&sha256) })
+            };
+            folder.insert(name.to_owned(), pictures.iter().filter_map(face).collect());
+        }
+        folder
+    }
+
+    fn person(&self, name: &str) -> Option<&Person> {
+        self.people.iter().find(|person| person.name == name)
+    }
+
+    /// Judges what was read, and takes over what came of it.
+    ///
+    /// # Errors
+    /// The store could not be written; nobody joined, but who is gone is gone.
+    fn conclude(&mut self, scan: &scan::Scan, now: SystemTime, changes: &mut Changes) -> Result<(), StoreError> {
+        let present = keys_of(scan);
+        let gone = self.readings.extract_if(|key, _| !present.contains(key.as_str())).map(|(key, _)| key);
+        self.unwritten.extend(gone);
+        let faces = self.faces(scan);
+        let Judgement { people, mut refused } = judge(&faces, &self.standard);
+        let mut wanted: Vec<(String, Vec<EnrolledPicture>)> = Vec::new();
+        for (name, pictures) in by_name(scan) {
+            let whole = pictures.iter().all(|picture| self.current(picture).is_some());
+            let accepted = match whole {
+                true => people.get(name).into_iter().flatten().filter_map(|face| self.record_of(face, now)).collect(),
+                false => self.still_there(name, &present),
+            };
+            if !whole {
+                pictures.iter().for_each(|picture| drop(refused.remove(picture.key.as_str())));
             }
+            wanted.push((name.to_owned(), accepted));
         }
-        Ok(EnrolledPicture {
-            path: key.to_owned(),
-            sha256,
-            model: embedding.model(),
-            embedding: embedding.values().to_vec(),
-            face_px,
-            enrolled_at_ms: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
+        wanted.retain(|(_, pictures)| !pictures.is_empty());
+        let refused: HashMap<String, Refusal> =
+            refused.into_iter().map(|(key, refusal)| (key.to_owned(), refusal)).collect();
+        let written = self.commit(identify(&self.people, wanted), changes);
+        self.tell(scan, refused, changes);
+        written
+    }
+
+    fn still_there(&self, name: &str, present: &HashSet<&str>) -> Vec<EnrolledPicture> {
+        let pictures = self.person(name).into_iter().flat_map(|person| &person.pictures);
+        pictures.filter(|picture| present.contains(picture.path.as_str())).cloned().collect()
+    }
+
+    /// As the store keeps an accepted picture.
+    fn record_of(&self, face: &Face<'_>, now: SystemTime) -> Option<EnrolledPicture> {
+        let found = self.readings.get(face.key)?.found.clone().ok()?;
+        let before = pictures_of(&self.people).find(|picture| picture.sha256 == face.sha256);
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        Some(EnrolledPicture {
+            path: face.key.to_owned(),
+            sha256: face.sha256,
+            model: found.model,
+            embedding: found.embedding,
+            face_px: found.face_px,
+            enrolled_at_ms: before.map_or(now, |picture| picture.enrolled_at_ms),
         })
     }
 
-    /// Notes the refusal and writes the sidecar; a refusal that the sidecar says already is not reported again.
-    fn refuse(&mut self, found: &Found, name: &str, refusal: &Refusal, changes: &mut Changes) {
-        self.settled.insert(found.path.clone(), found.stamp);
-        let sidecar = sidecar_of(&found.path);
-        let text = format!("{refusal}.\n");
-        if fs::read_to_string(&sidecar).is_ok_and(|old| old == text) {
+    /// Who is gone is gone whatever becomes of the store; who is new counts once it is written.
+    fn commit(&mut self, mut target: Vec<Person>, changes: &mut Changes) -> Result<(), StoreError> {
+        let before = std::mem::take(&mut self.people);
+        self.people = retained(&before, &target);
+        let written = self.write(&mut target);
+        if written.is_ok() {
+            self.people.clone_from(&target);
+            self.stored = target;
+            self.unwritten.clear();
+        }
+        changes.note(&before, &self.people);
+        written
+    }
+
+    /// Writes what the store lacks, and gives numbers to new people.
+    fn write(&self, target: &mut [Person]) -> Result<(), StoreError> {
+        for person in target.iter_mut().filter(|person| person.id == PersonId(0)) {
+            person.id = self.store.fresh_person_id()?;
+        }
+        target.sort_by_key(|person| person.id);
+        let gone = self.stored.iter().map(|person| person.id).filter(|id| target.iter().all(|now| now.id != *id));
+        let mut change = EnrolmentChange {
+            people: target.iter().filter(|person| !self.stored.contains(person)).cloned().collect(),
+            gone_people: gone.collect(),
+            ..EnrolmentChange::default()
+        };
+        for key in &self.unwritten {
+            match self.readings.get(key) {
+                Some(reading) => change.readings.push((key.clone(), reading.clone())),
+                None => change.gone_readings.push(key.clone()),
+            }
+        }
+        if change.is_empty() { Ok(()) } else { self.store.write_enrolment(&change) }
+    }
+
+    /// Writes the sidecars of refused pictures, and removes those of accepted ones.
+    fn tell(&mut self, scan: &scan::Scan, mut refused: HashMap<String, Refusal>, changes: &mut Changes) {
+        let accepted: HashSet<String> = pictures_of(&self.people).map(|picture| picture.path.clone()).collect();
+        let sidecars: HashSet<&Path> = scan.sidecars.iter().map(PathBuf::as_path).collect();
+        for picture in &scan.pictures {
+            if accepted.contains(&picture.key) {
+                self.told.remove(&picture.key);
+                if sidecars.contains(sidecar_of(&picture.path).as_path()) {
+                    self.folder.remove_sidecar(&picture.path);
+                }
+                continue;
+            }
+            let refusal = match (&picture.name, self.current(picture).map(|read| &read.found)) {
+                (Err(refusal), _) => Some(refusal.clone()),
+                (Ok(_), Some(Err(text))) => Some(Refusal::Earlier(text.clone())),
+                _ => refused.remove(&picture.key),
+            };
+            if let Some(refusal) = refusal {
+                self.refuse(picture, refusal, changes);
+            }
+        }
+    }
+
+    /// Notes the refusal and writes the sidecar; a refusal that was told already is not reported again.
+    fn refuse(&mut self, found: &Found, refusal: Refusal, changes: &mut Changes) {
+        if self.told.get(&found.key).is_some_and(|told| refusal.repeats(told)) {
             return;
         }
-        if let Err(error) =
-            fs::write(&sidecar, &text).and_then(|()| fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o660)))
-        {
-            log::warn!(
+        let reason = refusal.to_string();
+        self.told.insert(found.key.clone(), refusal);
+        match self.folder.write_sidecar(&found.path, &format!("{reason}.\n")) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => log::warn!(
                 "{}: the reason of a refusal cannot be written: {error}",
-                printable(&sidecar.display().to_string())
-            );
+                printable(&sidecar_of(&found.path).display().to_string())
+            ),
         }
-        changes.refused.push((name.to_owned(), found.key.clone(), refusal.to_string()));
+        let name = found.name.as_ref().unwrap_or(&found.key);
+        changes.refused.push((name.clone(), found.key.clone(), reason));
     }
 
     /// Takes a picture in as `facelatch enroll` brings it: judged first, written to the folder and enrolled only if it is accepted.
-    /// The second half of the answer is the picture's place in the folder.
+    /// The answer is its record, and what changed by it.
     ///
     /// # Errors
     /// The folder or the store cannot be written; then nothing is kept.
@@ -429,42 +629,162 @@ impl Enroller {
         file_name: &str,
         bytes: &[u8],
         now: SystemTime,
-    ) -> Result<Result<(EnrolledPicture, PersonId), Refusal>, EnrollError> {
-        if let Err(refusal) = scan::check_name(name) {
-            return Ok(Err(refusal));
-        }
-        let people = self.store.people()?;
-        let known = people.iter().find(|person| person.name == name);
-        let mut person =
-            known.cloned().unwrap_or(Person { id: PersonId(0), name: name.to_owned(), pictures: Vec::new() });
-        let folder = self.config.folder.join(name);
-        let path = unused_path(&folder, file_name, bytes);
-        let key = path.strip_prefix(&self.config.folder).unwrap_or(&path).to_string_lossy().into_owned();
-        // Its name comes from its content then.
-        if path.exists() {
-            return Ok(Err(Refusal::Duplicate(key)));
-        }
-        let picture = match self.judge(bytes, &key, &person, &people, now) {
-            Ok(picture) => picture,
+    ) -> Result<Result<(EnrolledPicture, Changes), Refusal>, EnrollError> {
+        let found = self.examiner.examine(bytes);
+        self.add_examined(name, file_name, bytes, found, now)
+    }
+
+    /// As [`Enroller::add_picture`], with what an [`Examiner`] found on it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_examined(
+        &mut self,
+        name: &str,
+        file_name: &str,
+        bytes: &[u8],
+        found: Result<FoundFace, Refusal>,
+        now: SystemTime,
+    ) -> Result<Result<(EnrolledPicture, Changes), Refusal>, EnrollError> {
+        let (name, found) = match check_name(name).and_then(|name| Ok((name, found?))) {
+            Ok(good) => good,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        write_new(&folder, &path, bytes).map_err(|source| EnrollError::Folder { path: path.clone(), source })?;
-        person.pictures.push(picture.clone());
-        let stored = match person.id {
-            PersonId(0) => self.store.fresh_person_id().map(|id| person.id = id),
-            _ => Ok(()),
+        let added = self.add(&name, file_name, bytes, found, now);
+        self.folder.leave();
+        added
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        file_name: &str,
+        bytes: &[u8],
+        found: FoundFace,
+        now: SystemTime,
+    ) -> Result<Result<(EnrolledPicture, Changes), Refusal>, EnrollError> {
+        let scan = self.look()?;
+        let path = match self.folder.free_place(name, file_name, bytes) {
+            Ok(free) => free,
+            Err(taken) => return Ok(Err(Refusal::Duplicate(taken.to_string_lossy().into_owned()))),
         };
-        if let Err(error) = stored.and_then(|()| self.store.put_person(&person)) {
-            let _ = fs::remove_file(&path);
-            let _ = fs::remove_dir(&folder);
-            return Err(error.into());
+        let (key, sha256) = (path.to_string_lossy().into_owned(), digest(bytes));
+        if let Some(refusal) = self.would_refuse(&scan, name, &key, sha256, &found) {
+            return Ok(Err(refusal));
         }
-        Ok(Ok((picture, person.id)))
+        let failed = |source| EnrollError::Folder { path: self.config.folder.join(&path), source };
+        self.folder.add(&path, bytes).map_err(failed)?;
+        let added = self.take_over(&key, sha256, found, now);
+        if added.is_err() {
+            self.readings.remove(&key);
+            self.folder.take_back(&path);
+        }
+        Ok(Ok(added?))
+    }
+
+    /// Why a picture that is not in the folder yet would be refused.
+    fn would_refuse(
+        &self,
+        scan: &scan::Scan,
+        name: &str,
+        key: &str,
+        sha256: [u8; 32],
+        found: &FoundFace,
+    ) -> Option<Refusal> {
+        let mut pictures = scan.pictures.iter().filter(|picture| picture.name.as_deref() == Ok(name));
+        if !pictures.all(|picture| self.current(picture).is_some()) {
+            return Some(Refusal::Busy(name.to_owned()));
+        }
+        let mut faces = self.faces(scan);
+        let Ok(embedding) = Embedding::new(found.embedding.clone(), found.model) else { return Some(Refusal::NoFace) };
+        faces.entry(name.to_owned()).or_default().push(Face { key, sha256, embedding, enrolled: false });
+        judge(&faces, &self.standard).refused.remove(key)
+    }
+
+    /// Enrols a picture that was just written to the folder.
+    fn take_over(
+        &mut self,
+        key: &str,
+        sha256: [u8; 32],
+        found: FoundFace,
+        now: SystemTime,
+    ) -> Result<(EnrolledPicture, Changes), EnrollError> {
+        let scan = self.look()?;
+        let path = self.config.folder.join(key);
+        let gone = || EnrollError::Folder { path: path.clone(), source: io::ErrorKind::NotFound.into() };
+        let written = scan.pictures.iter().find(|picture| picture.key == key).ok_or_else(gone)?;
+        let stamp = written.stamp.numbers();
+        self.unwritten.insert(key.to_owned());
+        self.readings.insert(key.to_owned(), Reading { stamp, rules: self.rules, sha256, found: Ok(found) });
+        let mut changes = Changes::default();
+        self.conclude(&scan, now, &mut changes)?;
+        let record = pictures_of(&self.people).find(|picture| picture.path == key);
+        Ok((record.ok_or_else(gone)?.clone(), changes))
     }
 }
 
-/// How far one look at the folder is.
-#[derive(Debug)]
+fn pictures_of(people: &[Person]) -> impl Iterator<Item = &EnrolledPicture> {
+    people.iter().flat_map(|person| &person.pictures)
+}
+
+/// The pictures that can be somebody's. Where a link took a picture's place, the picture is gone.
+fn keys_of(scan: &scan::Scan) -> HashSet<&str> {
+    scan.pictures.iter().filter(|picture| picture.name.is_ok()).map(|picture| picture.key.as_str()).collect()
+}
+
+fn by_name(scan: &scan::Scan) -> BTreeMap<&str, Vec<&Found>> {
+    let mut names: BTreeMap<&str, Vec<&Found>> = BTreeMap::new();
+    for picture in &scan.pictures {
+        if let Ok(name) = &picture.name {
+            names.entry(name).or_default().push(picture);
+        }
+    }
+    names
+}
+
+/// Who is who after pictures moved: a person is who has one of the person's pictures, under the same name or a new
+/// one, else who has the name. Number 0: somebody new.
+fn identify(before: &[Person], wanted: Vec<(String, Vec<EnrolledPicture>)>) -> Vec<Person> {
+    let mut people: Vec<Person> =
+        wanted.into_iter().map(|(name, pictures)| Person { id: PersonId(0), name, pictures }).collect();
+    let mut left: Vec<&Person> = before.iter().collect();
+    for likeness in [shared_and_named, shared, named] {
+        left.retain(|old| {
+            let free = people.iter_mut().filter(|new| new.id == PersonId(0));
+            let best = free.max_by_key(|new| likeness(old, new)).filter(|new| likeness(old, new) > 0);
+            best.map(|new| new.id = old.id).is_none()
+        });
+    }
+    people
+}
+
+/// How many pictures two records of people share.
+fn shared(old: &Person, new: &Person) -> usize {
+    let known = |picture: &&EnrolledPicture| old.pictures.iter().any(|p| p.sha256 == picture.sha256);
+    new.pictures.iter().filter(known).count()
+}
+
+fn named(old: &Person, new: &Person) -> usize {
+    usize::from(old.name == new.name)
+}
+
+fn shared_and_named(old: &Person, new: &Person) -> usize {
+    if old.name == new.name { shared(old, new) } else { 0 }
+}
+
+/// Of the people as they shall be, those who were enrolled before, with the pictures that were.
+fn retained(before: &[Person], target: &[Person]) -> Vec<Person> {
+    let retain = |person: &Person| {
+        let old = before.iter().find(|old| old.id == person.id)?;
+        let mut person = person.clone();
+        person.pictures.retain(|picture| old.pictures.iter().any(|p| p.sha256 == picture.sha256));
+        (!person.pictures.is_empty()).then_some(person)
+    };
+    target.iter().filter_map(retain).collect()
+}
+
+/// How far the reading of the folder is.
+#[derive(Debug, Default)]
 struct Progress {
     /// Whether there are pictures that another model embedded: after a change of the model everybody's.
     rebuilding: bool,
@@ -473,25 +793,26 @@ struct Progress {
 }
 
 impl Progress {
-    /// Between two lines; also the number of new pictures that need none, because it takes seconds.
-    const STEP: usize = 5;
+    /// Between two lines.
+    const STEP: usize = 25;
+    /// New pictures that need no line, because they take seconds.
+    const FEW: usize = 5;
 
-    /// Counts one more picture; a line for the log every few pictures and at the last.
+    /// So many pictures wait to be read now.
+    fn begin(&mut self, rebuilding: bool, waiting: usize) {
+        let done = if self.done < self.total { self.done } else { 0 };
+        *self = Progress { rebuilding, total: done + waiting, done };
+    }
+
+    /// Counts one more picture; a line for the log now and then and at the last.
     fn another(&mut self) -> Option<String> {
         self.done += 1;
         let Progress { rebuilding, total, done } = *self;
         let due = done % Progress::STEP == 0 || done == total;
         match rebuilding {
-            true => due.then(|| format!("the model was changed: re-embedding {done} of {total}")),
-            false => (due && total > Progress::STEP).then(|| format!("enroll folder: {done} of {total} pictures read")),
+            true => due.then(|| format!("enroll folder: {done} of {total} pictures embedded by the new model")),
+            false => (due && total > Progress::FEW).then(|| format!("enroll folder: {done} of {total} pictures read")),
         }
-    }
-}
-
-impl Found {
-    /// When the file was last written, as its own time stamp says.
-    fn modified(&self) -> SystemTime {
-        fs::metadata(&self.path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH)
     }
 }
 
@@ -510,57 +831,6 @@ pub fn templates_of(people: &[Person]) -> Vec<Template> {
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
-}
-
-fn sidecar_of(picture: &Path) -> PathBuf {
-    let mut name = picture.as_os_str().to_owned();
-    name.push(SIDECAR);
-    PathBuf::from(name)
-}
-
-/// A place for a picture: its own file name as far as that is one, made unique by its content.
-fn unused_path(folder: &Path, file_name: &str, bytes: &[u8]) -> PathBuf {
-    let file = Path::new(file_name);
-    let stem: String = file
-        .file_stem()
-        .and_then(|s| s.to_str())
-        .unwrap_or("picture")
-        .chars()
-        .filter(|c| !crate::telemetry::is_unprintable(*c))
-        .take(40)
-        .collect();
-    let stem = stem.trim_start_matches('.');
-    let stem = if stem.is_empty() { "picture" } else { stem };
-    let extension = if bytes.starts_with(b"\x89PNG") { "png" } else { "jpg" };
-    let plain = folder.join(format!("{stem}.{extension}"));
-    if !plain.exists() {
-        return plain;
-    }
-    let mark: String = digest(bytes)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.join(format!("{stem}-{mark}.{extension}"))
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-fn write_new(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if !folder.exists() {
-        fs::DirBuilder::new().mode(0o770).create(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o770))?;
-    }
-    let hidden = folder.join(format!(".{}.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&hidden)?;
-        // Whatever the umask is: the folder is shared with its group.
-        file.set_permissions(fs::Permissions::from_mode(0o640))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&hidden, path)?;
-        File::open(folder)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&hidden);
-        let _ = fs::remove_dir(folder);
-    }
-    written
 }
 
 #[cfg(test)]

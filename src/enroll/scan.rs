@@ -1,12 +1,20 @@
 //! What lies in the enroll folder: `NAME.jpg`, or `NAME/ANYTHING.jpg`.
 
 use std::{
-    fs, io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::verdict::Refusal;
+use rustix::fs::FileType;
+
+use super::{
+    folder::{Entry, Folder, is_draft, kind, other_than_file},
+    verdict::Refusal,
+};
+use crate::names;
 
 /// Ending of the sidecar that says why a picture was refused.
 pub(super) const SIDECAR: &str = ".rejected.txt";
@@ -16,55 +24,79 @@ pub(super) const SIDECAR: &str = ".rejected.txt";
 pub(super) struct Stamp {
     inode: u64,
     size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    modified: (i64, u32),
+    changed: (i64, u32),
+}
+
+impl Stamp {
+    fn of(entry: &Entry) -> Stamp {
+        Stamp {
+            inode: entry.stx_ino,
+            size: entry.stx_size,
+            modified: (entry.stx_mtime.tv_sec, entry.stx_mtime.tv_nsec),
+            changed: (entry.stx_ctime.tv_sec, entry.stx_ctime.tv_nsec),
+        }
+    }
+}
+
+impl Stamp {
+    /// As the store keeps it.
+    pub fn numbers(&self) -> Vec<i64> {
+        let Stamp { inode, size, modified, changed } = *self;
+        vec![inode as i64, size as i64, modified.0, modified.1.into(), changed.0, changed.1.into()]
+    }
 }
 
 /// A picture of the folder.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
+    /// Relative to the folder.
     pub path: PathBuf,
-    /// Relative to the folder, as stored and shown.
+    /// The same, as stored and shown.
     pub key: String,
-    /// Whose picture it is, or why that name cannot be.
+    /// Whose picture it is, or why it cannot be anybody's.
     pub name: Result<String, Refusal>,
     pub stamp: Stamp,
 }
 
-/// Everything in the folder.
+impl Found {
+    /// When the file was last written, as its own time stamp says.
+    pub fn modified(&self) -> SystemTime {
+        let (seconds, nanoseconds) = self.stamp.modified;
+        let since = u64::try_from(seconds).map_or(Duration::ZERO, |seconds| Duration::new(seconds, nanoseconds));
+        UNIX_EPOCH + since
+    }
+}
+
+/// Everything in the folder; paths are relative to it.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     /// In the order of their paths.
     pub pictures: Vec<Found>,
     pub sidecars: Vec<PathBuf>,
+    /// Files that were being written when the program ended.
+    pub drafts: Vec<PathBuf>,
+    /// People's folders that could be read.
+    pub folders: Vec<PathBuf>,
+    /// What could not be read, with reason and remedy.
+    pub problems: Vec<String>,
 }
 
 /// Lists the folder. Files in it that come and go meanwhile are left for the next time.
 ///
 /// # Errors
 /// The folder itself cannot be read.
-pub(super) fn scan(folder: &Path) -> io::Result<Scan> {
-    let root = fs::canonicalize(folder)?;
+pub(super) fn scan(folder: &Folder) -> io::Result<Scan> {
     let mut scan = Scan::default();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if is_hidden(&path) {
-            continue;
-        }
-        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-            let Ok(entries) = fs::read_dir(&path) else {
-                log::warn!(
-                    "{}: the folder cannot be read; check its permissions",
-                    crate::telemetry::printable(&path.display().to_string())
-                );
-                continue;
-            };
-            let name = path.file_name().map(Path::new).unwrap_or(Path::new(""));
-            for inner in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|inner| !is_hidden(inner)) {
-                scan.add(folder, &root, inner, name);
+    for (name, entry) in folder.list(Path::new(""))? {
+        let path = PathBuf::from(&name);
+        if kind(&entry) == FileType::Directory {
+            if !is_reserved(&name) {
+                scan.add_folder(folder, path)?;
             }
-        } else if let Some(name) = path.file_stem().map(PathBuf::from) {
-            scan.add(folder, &root, path, &name);
+        } else {
+            let person = path.file_stem().unwrap_or_default().to_owned();
+            scan.add(path, &entry, &person);
         }
     }
     scan.pictures.sort_by(|a, b| a.path.cmp(&b.path));
@@ -72,69 +104,78 @@ pub(super) fn scan(folder: &Path) -> io::Result<Scan> {
 }
 
 impl Scan {
-    fn add(&mut self, folder: &Path, root: &Path, path: PathBuf, name: &Path) {
-        if path.as_os_str().as_bytes().ends_with(SIDECAR.as_bytes()) {
+    fn add_folder(&mut self, folder: &Folder, path: PathBuf) -> io::Result<()> {
+        match folder.list(&path) {
+            Ok(entries) => {
+                for (name, entry) in entries {
+                    if kind(&entry) != FileType::Directory {
+                        self.add(path.join(name), &entry, path.as_os_str());
+                    }
+                }
+                self.folders.push(path);
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) if is_of_the_process(&error) => return Err(error),
+            Err(error) => self.problems.push(format!(
+                "{}: the folder cannot be read ({error}), its pictures count as gone; check its permissions",
+                shown(&folder.path().join(path))
+            )),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: PathBuf, entry: &Entry, name: &OsStr) {
+        let file = path.file_name().unwrap_or_default();
+        if is_draft(file) {
+            self.drafts.push(path);
+        } else if is_reserved(file) {
+        } else if file.as_bytes().ends_with(SIDECAR.as_bytes()) {
             self.sidecars.push(path);
-            return;
+        } else if is_picture(&path) {
+            let name =
+                other_than_file(entry).map_or_else(|| check_name_of(name), |other| Err(Refusal::NotAFile(other)));
+            let (key, stamp) = (path.to_string_lossy().into_owned(), Stamp::of(entry));
+            self.pictures.push(Found { path, key, name, stamp });
         }
-        if !is_picture(&path) {
-            return;
-        }
-        let Some((stamp, inside)) = stamp(&path, root) else { return };
-        let key = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
-        let name = if inside { check_name_of(name) } else { Err(Refusal::OutsideFolder) };
-        self.pictures.push(Found { path, key, name, stamp });
     }
 }
 
-/// Stamp of the file, following a link; and whether what it leads to lies in the folder.
-fn stamp(path: &Path, root: &Path) -> Option<(Stamp, bool)> {
-    let own = fs::symlink_metadata(path).ok()?;
-    let inside = !own.is_symlink() || fs::canonicalize(path).is_ok_and(|target| target.starts_with(root));
-    let meta = if inside { fs::metadata(path).ok()? } else { own };
-    if inside && !meta.is_file() {
-        return None;
-    }
-    let stamp = Stamp {
-        inode: meta.ino(),
-        size: meta.size(),
-        modified: (meta.mtime(), meta.mtime_nsec()),
-        changed: (meta.ctime(), meta.ctime_nsec()),
-    };
-    Some((stamp, inside))
+/// It was removed, or another kind of thing lies in its place, since it was listed.
+fn is_gone(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let error = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(error, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
-/// Hidden files, and names under which programs write what is not finished yet.
-fn is_hidden(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    name.starts_with(b".") || name.ends_with(b"~") || name.ends_with(b".part") || name.ends_with(b".tmp")
+/// Says nothing about the folder: the program is short of handles or memory.
+fn is_of_the_process(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let error = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
+fn shown(path: &Path) -> String {
+    crate::telemetry::printable(&path.display().to_string())
+}
+
+/// Hidden, or of a name under which programs keep other things.
+fn is_reserved(name: &OsStr) -> bool {
+    names::is_reserved(&name.to_string_lossy())
 }
 
 fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    super::picture::kind::is_picture_ending(extension)
 }
 
-fn check_name_of(name: &Path) -> Result<String, Refusal> {
-    let name = name.to_str().ok_or_else(|| Refusal::BadName("it is not UTF-8".into()))?;
-    check_name(name)?;
-    Ok(name.to_owned())
+fn check_name_of(name: &OsStr) -> Result<String, Refusal> {
+    check_name(name.to_str().ok_or_else(|| Refusal::BadName("it is not UTF-8".into()))?)
 }
 
-/// A name people can have: any script, but nothing that is no file name or forges a line of the log.
-pub fn check_name(name: &str) -> Result<(), Refusal> {
-    let wrong = if name.trim().is_empty() {
-        "it is empty"
-    } else if name.len() > 200 {
-        "it is longer than 200 bytes"
-    } else if name.contains('/') {
-        "it contains a slash"
-    } else if name.starts_with('.') {
-        "it begins with a dot"
-    } else if name.chars().any(crate::telemetry::is_unprintable) {
-        "it contains a line break or another control character"
-    } else {
-        return Ok(());
-    };
-    Err(Refusal::BadName(wrong.into()))
+/// The one spelling of a name that people can have.
+///
+/// # Errors
+/// [`Refusal::BadName`]: nobody can be called so.
+pub fn check_name(name: &str) -> Result<String, Refusal> {
+    names::check(name).map_err(Refusal::BadName)
 }

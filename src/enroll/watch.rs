@@ -16,12 +16,17 @@ use std::{
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::{Changes, EnrollError, Enroller};
+use super::{Changes, EnrollError, Enroller, begun::Reading};
 
 /// After a notification, so that a burst of them is one look.
 const BURST: Duration = Duration::from_millis(100);
 /// While a picture is being written.
 const UNSETTLED: Duration = Duration::from_millis(250);
+/// So long pictures are read before what was found counts and the folder is looked at again. What is removed meanwhile waits
+/// for that, and so does a command that enrols.
+const ROUND: Duration = Duration::from_millis(400);
+/// Between two rounds: time for whoever waits for the enroller.
+const BETWEEN: Duration = Duration::from_millis(20);
 /// Without any notification.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -30,6 +35,7 @@ pub struct EnrollWatcher {
     wake: Sender<Wake>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    reading: Reading,
 }
 
 enum Wake {
@@ -50,6 +56,7 @@ impl EnrollWatcher {
         let sender = wake.clone();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let reading = enroller.lock().unwrap_or_else(PoisonError::into_inner).reading();
         let thread = thread::Builder::new().name("enroll".into()).spawn(move || {
             let folder = enroller.lock().unwrap_or_else(PoisonError::into_inner).folder().to_owned();
             let _watcher = notifications(&folder, sender);
@@ -65,9 +72,16 @@ impl EnrollWatcher {
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                 }
-                let go_on = || !stopped.load(Ordering::Relaxed);
-                let result = enroller.lock().unwrap_or_else(PoisonError::into_inner).sync(SystemTime::now(), go_on);
-                pause = if result.as_ref().is_ok_and(|changes| changes.unsettled) { UNSETTLED } else { IDLE };
+                let mut enroller = enroller.lock().unwrap_or_else(PoisonError::into_inner);
+                let begun = Instant::now();
+                let go_on = || !stopped.load(Ordering::Relaxed) && begun.elapsed() < ROUND;
+                let result = enroller.round(SystemTime::now(), go_on);
+                drop(enroller);
+                pause = match &result {
+                    Ok(changes) if changes.more => BETWEEN,
+                    Ok(changes) if changes.unsettled => UNSETTLED,
+                    _ => IDLE,
+                };
                 // A folder that cannot be read is said once, not every half minute.
                 let said = failing && result.is_err();
                 failing = result.is_err();
@@ -76,7 +90,7 @@ impl EnrollWatcher {
                 }
             }
         })?;
-        Ok(EnrollWatcher { wake, stop, thread })
+        Ok(EnrollWatcher { wake, stop, thread, reading })
     }
 }
 
@@ -102,5 +116,6 @@ impl Drop for EnrollWatcher {
         while !self.thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
+        self.reading.end();
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    enroll::{Refusal, decode_picture},
+    enroll::{Refusal, decode_picture_at_once},
     vision::{Vision, geometry::Detection},
 };
 
@@ -257,7 +257,7 @@ pub fn each<T: Send>(
     let one = |vision: &mut Vision, index: usize| {
         let path = pictures[index].path.clone();
         let bytes = fs::read(&path).map_err(|source| CollectionError::Read { path: path.clone(), source })?;
-        let picture = decode_picture(&bytes, MOST_MEGAPIXELS)
+        let (picture, _) = decode_picture_at_once(&bytes, MOST_MEGAPIXELS)
             .map_err(|refusal| CollectionError::Picture { path: path.clone(), refusal })?;
         work(vision, &picture, index).map_err(|problem| CollectionError::Chain { path, problem })
     };

@@ -48,6 +48,11 @@ fn summarize(path: &Path) -> Option<ChipSummary> {
     Some(ChipSummary { path: path.to_owned(), label: info.label, lines: info.num_lines, used })
 }
 
+/// Whether it can be told which chip is the header's.
+pub(super) fn has_header() -> bool {
+    choose_chip(&survey()).is_ok()
+}
+
 /// Where a line is and who drives it, for `facelatch doctor`: the line itself is left alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LineUse {

@@ -28,7 +28,7 @@ pub trait OutputLine: Send {
 }
 
 /// Why a line cannot be used. The message names chip, line, what is wrong and what to do.
-#[derive(Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{line}: {problem}")]
 pub struct GpioError {
     pub line: String,
@@ -57,13 +57,20 @@ pub fn open_output(
             line: line.to_string(),
             problem: "rppal knows lines by BCM number only; give a number or another latch.backend".into(),
         }),
-        (GpioBackend::Auto, Some(number)) if chip == "auto" && raspberry::usable() => {
-            Ok(Box::new(raspberry::RaspberryLine::open(number, active_low)?))
+        (GpioBackend::Auto, Some(number)) if chip == "auto" => {
+            let header = gpiochip::has_header();
+            open_output(auto_means(header, raspberry::usable), chip, &LineChoice::Number(number), active_low, purpose)
         }
         (GpioBackend::Auto | GpioBackend::Gpiochip, _) => {
             Ok(Box::new(gpiochip::ChipLine::open(chip, line, active_low)?))
         }
     }
+}
+
+/// The character device goes first: every board has it, and its kernel keeps others off the line.
+/// Registers serve where no chip can be told to be the header's.
+fn auto_means(has_header: bool, registers_usable: impl FnOnce() -> bool) -> GpioBackend {
+    if !has_header && registers_usable() { GpioBackend::Rppal } else { GpioBackend::Gpiochip }
 }
 
 impl std::fmt::Display for LineChoice {
@@ -72,5 +79,17 @@ impl std::fmt::Display for LineChoice {
             LineChoice::Number(number) => write!(f, "line {number}"),
             LineChoice::Name(name) => write!(f, "line \"{name}\""),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_takes_the_character_device_before_registers() {
+        assert_eq!(auto_means(true, || panic!("nobody asks")), GpioBackend::Gpiochip);
+        assert_eq!(auto_means(false, || true), GpioBackend::Rppal);
+        assert_eq!(auto_means(false, || false), GpioBackend::Gpiochip, "whose error says what is missing");
     }
 }

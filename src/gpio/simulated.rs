@@ -1,4 +1,5 @@
-//! A line that exists in the log only; tests read its history and make it fail.
+//! A line that exists in the log only; tests read its history and make it fail. One with the name
+//! "stuck" cannot be released once it was active: so that an alarm can be tried.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,6 +8,7 @@ use super::{GpioError, LineChoice, LineState, OutputLine};
 /// Writes each change to the log.
 pub struct SimulatedLine {
     name: String,
+    sticks: bool,
     record: Arc<Mutex<Record>>,
 }
 
@@ -21,7 +23,8 @@ pub struct Record {
 
 impl SimulatedLine {
     pub fn new(purpose: &str, line: &LineChoice) -> SimulatedLine {
-        SimulatedLine { name: format!("{purpose} ({line})"), record: Arc::default() }
+        let sticks = matches!(line, LineChoice::Name(name) if name == "stuck");
+        SimulatedLine { name: format!("{purpose} ({line})"), sticks, record: Arc::default() }
     }
 
     /// The record, shared: it stays readable when the line has been given away.
@@ -33,6 +36,9 @@ impl SimulatedLine {
 impl OutputLine for SimulatedLine {
     fn set(&mut self, state: LineState) -> Result<(), GpioError> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.sticks && state == LineState::Inactive && record.states.last() == Some(&LineState::Active) {
+            return Err(GpioError { line: self.name.clone(), problem: "it is simulated to be stuck".into() });
+        }
         if record.failures_to_come > 0 {
             record.failures_to_come -= 1;
             return Err(GpioError { line: self.name.clone(), problem: "told to fail".into() });

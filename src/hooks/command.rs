@@ -15,19 +15,18 @@ use serde_json::Value;
 
 use super::{FAREWELL, LOOK_UP, Notice, Stop};
 use crate::{
-    config::{HookConfig, secret::with_credentials},
+    config::{HookConfig, secret::arguments_with_credentials},
     program::{Program, listen::Lines},
 };
 
 /// Runs the program until it ends; it is killed when its time is over, or everything has to stop. What it says is logged at debug.
 pub(super) fn run(config: &HookConfig, notice: &Notice, name: &str, stop: &Stop) -> Result<(), String> {
     let [program, arguments @ ..] = &config.command[..] else { return Err("there is no program".into()) };
-    let arguments: Result<Vec<String>, String> =
-        arguments.iter().map(|argument| with_credentials(argument, "hooks.command")).collect();
+    let (arguments, secrets) = arguments_with_credentials(arguments, "hooks.command")?;
     let (mut output, to_output) = io::pipe().map_err(|error| error.to_string())?;
     let same_output = to_output.try_clone().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
-    command.args(arguments?).envs(variables(notice));
+    command.args(arguments).envs(variables(notice));
     command.stdin(input(notice).map_err(|error| error.to_string())?).stdout(to_output).stderr(same_output);
     let started = Program::start(&mut command);
     // Its ends of the pipe: as long as they are open here, the output would not come to its end.
@@ -35,6 +34,7 @@ pub(super) fn run(config: &HookConfig, notice: &Notice, name: &str, stop: &Stop)
     let mut running = started.map_err(|error| format!("{error}; is it installed, and hooks.command right?"))?;
     let (mut last, mut lines) = (String::new(), Lines::default());
     let mut say = |line: String| {
+        let line = secrets.kept_out(&line);
         log::debug!("{name}: {line}");
         last = line;
     };

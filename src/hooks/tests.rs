@@ -178,7 +178,7 @@ fn an_address_is_told_signed_and_again_when_it_is_in_trouble() {
         assert!(head.starts_with("POST /door?key=1 HTTP/1.1\r\n"), "{head}");
         let head = head.to_lowercase();
         let signature = head.split("x-facelatch-signature: sha256=").nth(1).unwrap().lines().next().unwrap();
-        let mut mac = <hmac::Hmac<sha2::Sha256> as hmac::Mac>::new_from_slice(b"k3y").unwrap();
+        let mut mac = <hmac::Hmac<sha2::Sha256> as hmac::KeyInit>::new_from_slice(b"k3y").unwrap();
         hmac::Mac::update(&mut mac, body.as_bytes());
         let bytes: Vec<u8> =
             (0..signature.len()).step_by(2).map(|i| u8::from_str_radix(&signature[i..i + 2], 16).unwrap()).collect();

@@ -12,24 +12,32 @@ use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path, Query, Request as HttpRequest, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response as HttpResponse, Sse, sse::KeepAlive},
-    routing::{delete, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
+use futures_util::StreamExt;
 use jiff::civil::Date;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{sync::Semaphore, task, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task,
+    time::{sleep, timeout},
+};
 
 use super::{
     auth::{Asker, COOKIE, CSRF_HEADER, Claims, Door, Refused},
+    guesses::one_user,
     metrics,
+    places::Place,
+    proxy,
     stream::{Feed, multipart_type},
 };
 use crate::{
     attendance::Attendance,
-    config::HttpConfig,
+    config::{HttpConfig, token::Scope},
     control::{Request, Response, Service},
     service::Services,
 };
@@ -39,11 +47,20 @@ const MOST_PICTURE: usize = 32 << 20;
 const MOST_JSON: usize = 16 << 10;
 /// An answer has to begin within this time, the question's body included.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Pictures of all clients held at a time, in KiB.
+const MOST_HELD: usize = MOST_PICTURE >> 10;
+/// Pictures that may wait to be read, and for how long.
+const MOST_WAITING: usize = 16;
+const WAITING: Duration = Duration::from_secs(15);
 /// Requests of one address: so many at once, and so many a second after that.
 const BURST: f64 = 120.0;
 const PER_SECOND: f64 = 30.0;
 /// Addresses whose requests are counted.
 const MOST_ADDRESSES: usize = 1024;
+/// A proxy that is refused is in the log at most this often.
+const BETWEEN_LINES: Duration = Duration::from_secs(60);
+/// How often it is seen to that who looks on still may.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Events of one answer.
 const MOST_EVENTS: usize = 1000;
 
@@ -64,7 +81,15 @@ struct App {
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
     /// Passwords are looked at one by one.
     passwords: Semaphore,
+    /// KiB of pictures that may be taken in now.
+    room: Arc<Semaphore>,
+    /// A permit for each picture that waits for room or is worked on.
+    queue: Arc<Semaphore>,
+    told_proxy: Mutex<Option<Instant>>,
 }
+
+/// A picture's room; whatever works on the picture keeps it.
+type Held = Arc<(OwnedSemaphorePermit, OwnedSemaphorePermit)>;
 
 /// Requests somebody may still make.
 #[derive(Clone, Copy)]
@@ -85,12 +110,18 @@ pub(super) fn router(services: Arc<Services>, door: Door, feed: Feed, config: &H
         metrics: config.metrics,
         buckets: Mutex::default(),
         passwords: Semaphore::new(1),
+        room: Arc::new(Semaphore::new(MOST_HELD)),
+        queue: Arc::new(Semaphore::new(MOST_WAITING)),
+        told_proxy: Mutex::default(),
     });
-    let pictures = Router::new()
-        .route("/api/people/{name}/pictures", post(add_picture))
-        .route("/api/identify", post(identify))
-        .layer(DefaultBodyLimit::max(MOST_PICTURE));
-    let guarded = Router::new()
+    let for_who_may = |needs: Option<Scope>, routes: Router<Arc<App>>| {
+        routes.layer(middleware::from_fn_with_state((Arc::clone(&app), needs), admit))
+    };
+    let of_pictures = |route: MethodRouter<Arc<App>>| {
+        let in_turn = middleware::from_fn_with_state(Arc::clone(&app), one_after_another);
+        route.layer(DefaultBodyLimit::max(MOST_PICTURE)).layer(in_turn)
+    };
+    let look = Router::new()
         .route("/api/status", get(status))
         .route("/api/people", get(people))
         .route("/api/calibration", get(calibration))
@@ -98,18 +129,21 @@ pub(super) fn router(services: Arc<Services>, door: Door, feed: Feed, config: &H
         .route("/api/live", get(live))
         .route("/api/stream", get(pictures_live))
         .route("/api/snapshot", get(snapshot))
-        .route("/api/open", post(open))
-        .route("/api/faces/{track}/name", post(name_face))
         .route("/api/unknown", get(unknown))
-        .route("/api/unknown/{id}", delete(forget_unknown))
-        .route("/api/unknown/{id}/name", post(name_unknown))
         .route("/api/unknown/{id}/pictures/{look}", get(unknown_picture))
         .route("/api/attendance", get(days))
         .route("/api/attendance.csv", get(days_as_csv))
-        .route("/api/logout", post(log_out))
-        .route("/metrics", get(prometheus))
-        .merge(pictures)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), admit));
+        .route("/api/identify", of_pictures(post(identify)));
+    let enrol = Router::new()
+        .route("/api/people/{name}/pictures", of_pictures(post(add_picture)))
+        .route("/api/faces/{track}/name", post(name_face))
+        .route("/api/unknown/{id}", delete(forget_unknown))
+        .route("/api/unknown/{id}/name", post(name_unknown));
+    let guarded = for_who_may(Some(Scope::Look), look)
+        .merge(for_who_may(Some(Scope::Enrol), enrol))
+        .merge(for_who_may(Some(Scope::Open), Router::new().route("/api/open", post(open))))
+        .merge(for_who_may(Some(Scope::Metrics), Router::new().route("/metrics", get(prometheus))))
+        .merge(for_who_may(None, Router::new().route("/api/logout", post(log_out))));
     Router::new()
         .route("/api/session", get(session))
         .route("/api/login", post(log_in))
@@ -154,6 +188,9 @@ impl IntoResponse for Problem {
 /// Rate, time, and the headers of every answer.
 async fn limits(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
     let address = app.address(&request);
+    if let Some(place) = request.extensions().get::<Arc<Place>>() {
+        place.asked();
+    }
     request.extensions_mut().insert(Peer(address));
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let mut response = if announced.is_some_and(|length: usize| length > MOST_PICTURE) {
@@ -185,15 +222,41 @@ async fn limits(State(app): Shared, mut request: HttpRequest, next: Next) -> Htt
 }
 
 /// Lets through who may ask.
-async fn admit(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
+async fn admit(
+    State((app, needs)): State<(Arc<App>, Option<Scope>)>,
+    Extension(peer): Extension<Peer>,
+    mut request: HttpRequest,
+    next: Next,
+) -> HttpResponse {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    match app.asker(request.headers(), changes) {
+    match app.asker(request.headers(), request.version(), peer, changes, needs) {
         Ok(asker) => {
+            if let Some(place) = request.extensions().get::<Arc<Place>>() {
+                place.admitted();
+            }
             request.extensions_mut().insert(asker);
             next.run(request).await
         }
         Err(refused) => refusal(refused).into_response(),
     }
+}
+
+/// Pictures are taken in as far as there is room for them; the others wait, but not all
+/// of them.
+async fn one_after_another(State(app): Shared, mut request: HttpRequest, next: Next) -> HttpResponse {
+    let busy = || {
+        let busy = problem(StatusCode::SERVICE_UNAVAILABLE, "other pictures are being read; try again in some seconds");
+        Problem { retry_after: Some(5), ..busy }.into_response()
+    };
+    let Ok(place) = Arc::clone(&app.queue).try_acquire_owned() else { return busy() };
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    // One that does not say its length may be as long as any.
+    let room = length.map_or(MOST_HELD, |bytes: usize| bytes.div_ceil(1 << 10)).clamp(1, MOST_HELD);
+    match timeout(WAITING, Arc::clone(&app.room).acquire_many_owned(room as u32)).await {
+        Ok(Ok(room)) => request.extensions_mut().insert::<Held>(Arc::new((place, room))),
+        _ => return busy(),
+    };
+    next.run(request).await
 }
 
 fn refusal(refused: Refused) -> Problem {
@@ -203,6 +266,15 @@ fn refusal(refused: Refused) -> Problem {
         Refused::Host => {
             problem(StatusCode::FORBIDDEN, "without a password the page is served at localhost only; set http.password")
         }
+        Refused::HandedOn => problem(
+            StatusCode::FORBIDDEN,
+            "this came through a proxy, and without a password the page is for its own machine only; \
+             set http.password, then http.proxied = true",
+        ),
+        Refused::Scope(scope) => problem(
+            StatusCode::FORBIDDEN,
+            &format!("this token may not {scope}; add \"{scope}\" to its may = [...] in http.tokens"),
+        ),
     }
 }
 
@@ -218,23 +290,50 @@ impl App {
         if self.proxied { told().unwrap_or(peer) } else { peer }
     }
 
-    fn asker(&self, headers: &HeaderMap, changes: bool) -> Result<Asker, Refused> {
+    fn asker(
+        &self,
+        headers: &HeaderMap,
+        version: Version,
+        Peer(peer): Peer,
+        changes: bool,
+        needs: Option<Scope>,
+    ) -> Result<Asker, Refused> {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let cookies = text(header::COOKIE).unwrap_or_default();
         let cookie =
             cookies.split(';').filter_map(|pair| pair.trim().split_once('=')).find(|(name, _)| *name == COOKIE);
+        let trace = if self.door.needs_password() { None } else { proxy::trace(headers, version, peer) };
         let claims = Claims {
             host: text(header::HOST),
             cookie: cookie.map(|(_, value)| value),
             bearer: text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")),
             csrf: text(HeaderName::from_static(CSRF_HEADER)),
+            origin: text(header::ORIGIN),
+            handed_on: trace.is_some(),
             changes,
+            needs,
         };
-        self.door.admit(claims, Instant::now())
+        let admitted = self.door.admit(claims, Instant::now());
+        if let (Err(Refused::HandedOn), Some(trace)) = (&admitted, trace) {
+            self.tell_proxy(&trace);
+        }
+        admitted
+    }
+
+    fn tell_proxy(&self, trace: &str) {
+        let mut told = self.told_proxy.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told: Instant| told.elapsed() >= BETWEEN_LINES) {
+            *told = Some(Instant::now());
+            log::warn!(
+                "page: refused what a proxy handed on ({trace}), because no password is asked for; \
+                 set http.password (facelatch password), then http.proxied = true"
+            );
+        }
     }
 
     /// Whether this address may ask once more now.
     fn spend(&self, address: IpAddr, now: Instant) -> bool {
+        let address = one_user(address);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let refilled = |bucket: &Bucket| {
             (bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64() * PER_SECOND).min(BURST)
@@ -256,8 +355,23 @@ impl App {
 
     /// Asks as a command would, on a thread that may wait.
     async fn ask(self: &Arc<App>, request: Request, peer: Peer) -> Result<Response, Problem> {
+        self.ask_holding((), request, peer).await
+    }
+
+    /// The same, and keeps something until the answer is there, even if nobody waits for
+    /// it any more.
+    async fn ask_holding<T: Send + 'static>(
+        self: &Arc<App>,
+        held: T,
+        request: Request,
+        peer: Peer,
+    ) -> Result<Response, Problem> {
         let app = Arc::clone(self);
-        let asked = task::spawn_blocking(move || app.services.answer(request, &format!("page ({})", peer.0)));
+        let asked = task::spawn_blocking(move || {
+            let answer = app.services.answer(request, &format!("page ({})", peer.0));
+            drop(held);
+            answer
+        });
         match asked.await {
             Ok(Response::Failed { problem: text, exit_code }) => Err(problem(status_of(exit_code), &text)),
             Ok(Response::Refused { reason }) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, &reason)),
@@ -290,8 +404,13 @@ fn ok(value: Value) -> Answer {
     Ok(Json(value).into_response())
 }
 
-async fn session(State(app): Shared, headers: HeaderMap) -> HttpResponse {
-    match app.asker(&headers, false) {
+async fn session(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    version: Version,
+    headers: HeaderMap,
+) -> HttpResponse {
+    match app.asker(&headers, version, peer, false, None) {
         Ok(asker) => Json(json!({
             "authenticated": true,
             "password": app.door.needs_password(),
@@ -357,7 +476,7 @@ async fn status(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer 
     match app.ask(Request::Status, peer).await? {
         Response::Status { status } => {
             let mut value = json!(status);
-            value["can_open"] = json!(app.services.config.latch.line.is_some());
+            value["can_open"] = json!(app.services.config.opens());
             value["keeps_unknown"] = json!(app.services.config.enroll.keep_unknown > 0);
             value["viewers"] = json!(app.services.live.viewers());
             ok(value)
@@ -398,16 +517,29 @@ async fn events(
     }
 }
 
-async fn live(State(app): Shared) -> HttpResponse {
-    Sse::new(app.feed.news()).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
+/// Waits until who was admitted is so no more: logged out, or the session expired.
+async fn log_out_of(app: Arc<App>, asker: Asker) {
+    while app.door.still_admits(&asker, Instant::now()) {
+        sleep(ASK_AGAIN).await;
+    }
 }
 
-async fn pictures_live(State(app): Shared) -> HttpResponse {
-    ([(header::CONTENT_TYPE, multipart_type())], app.feed.pictures()).into_response()
+async fn live(State(app): Shared, Extension(asker): Extension<Asker>) -> HttpResponse {
+    let news = app.feed.news().take_until(log_out_of(Arc::clone(&app), asker));
+    Sse::new(news).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
-async fn snapshot(State(app): Shared) -> Answer {
-    match timeout(Duration::from_secs(5), app.feed.snapshot()).await {
+async fn pictures_live(State(app): Shared, Extension(asker): Extension<Asker>) -> HttpResponse {
+    let pictures = app.feed.pictures().take_until(log_out_of(Arc::clone(&app), asker));
+    ([(header::CONTENT_TYPE, multipart_type())], Body::from_stream(pictures)).into_response()
+}
+
+async fn snapshot(State(app): Shared, Extension(asker): Extension<Asker>) -> Answer {
+    let shown = timeout(Duration::from_secs(5), app.feed.snapshot()).await;
+    if !app.door.still_admits(&asker, Instant::now()) {
+        return Err(refusal(Refused::Unknown));
+    }
+    match shown {
         Ok(Some(shown)) => Ok(([(header::CONTENT_TYPE, "image/jpeg")], shown.jpeg.clone()).into_response()),
         _ => Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the camera sends no picture now")),
     }
@@ -451,10 +583,11 @@ async fn add_picture(
     Extension(peer): Extension<Peer>,
     Path(name): Path<String>,
     Query(FileName { file }): Query<FileName>,
+    Extension(held): Extension<Held>,
     picture: Bytes,
 ) -> Answer {
     let file_name = file.unwrap_or_else(|| "page.jpg".into());
-    match app.ask(Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
+    match app.ask_holding(held, Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
         Response::Enrolled { name, picture, face_px } => {
             ok(json!({ "name": name, "picture": picture, "face_px": face_px }))
         }
@@ -462,8 +595,13 @@ async fn add_picture(
     }
 }
 
-async fn identify(State(app): Shared, Extension(peer): Extension<Peer>, picture: Bytes) -> Answer {
-    match app.ask(Request::Identify { picture: picture.into() }, peer).await? {
+async fn identify(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    Extension(held): Extension<Held>,
+    picture: Bytes,
+) -> Answer {
+    match app.ask_holding(held, Request::Identify { picture: picture.into() }, peer).await? {
         Response::Identified { faces } => ok(json!({ "faces": faces })),
         other => Err(internal(&other)),
     }

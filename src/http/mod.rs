@@ -9,15 +9,18 @@
 mod api;
 pub mod auth;
 pub mod certificate;
+mod guesses;
 mod metrics;
+mod places;
+mod proxy;
 mod stream;
 
 use std::{
-    collections::HashMap,
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    pin::pin,
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -32,7 +35,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     runtime,
     sync::oneshot,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::{
@@ -43,16 +46,16 @@ use tokio_rustls::{
     },
 };
 
+use self::places::{Place, Places};
 use crate::{
     config::{HttpConfig, secret::with_credentials},
     live::give_way,
     service::Services,
 };
 
-/// Connections served at a time, and of one address: more are closed at once.
-const MOST_CONNECTIONS: usize = 256;
-const MOST_OF_ONE: usize = 128;
-/// A client that takes longer for a request's head, or for shaking hands, is left.
+/// A client that takes longer for its first request, or for the TLS handshake, is left.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
+/// A client that takes longer for the head of a further request is left.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// A client that takes nothing for this long is left.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
@@ -184,23 +187,21 @@ async fn serve(config: &HttpConfig, tls: Option<TlsAcceptor>, app: axum::Router)
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
     log::info!("page: {scheme}://{}/", config.listen);
-    if tls.is_none() && !config.proxied && !config.listen.ip().is_loopback() {
-        log::warn!("page: without http.certificate the password can be read by others in the network");
-    }
-    let connections = Connections::default();
+    let places = Places::default();
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             // Out of file handles: the connections there are have to end first.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(place) = connections.place(peer.ip()) else { continue };
-        let (app, tls) = (app.clone(), tls.clone());
-        tokio::spawn(async move {
+        let Some(place) = places.take(peer.ip()).map(Arc::new) else { continue };
+        let app = app.clone().layer(axum::Extension(api::Peer(peer.ip()))).layer(axum::Extension(Arc::clone(&place)));
+        let (tls, own) = (tls.clone(), Arc::clone(&place));
+        let task = tokio::spawn(async move {
             // A client that goes away or speaks nonsense: nobody is left to tell.
-            let _ = connection(stream, peer, tls, app).await;
-            drop(place);
+            let _ = connection(stream, tls, app, own).await;
         });
+        place.belongs_to(task.abort_handle());
     }
 }
 
@@ -215,81 +216,33 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 async fn connection(
     stream: TcpStream,
-    peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     app: axum::Router,
+    place: Arc<Place>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     match tls {
-        None => talk(stream, peer, app).await,
-        Some(tls) => talk(timeout(HEAD_PATIENCE, tls.accept(stream)).await??, peer, app).await,
+        None => talk(stream, app, &place).await,
+        Some(tls) => talk(timeout(FIRST_PATIENCE, tls.accept(stream)).await??, app, &place).await,
     }
 }
 
 async fn talk<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: S,
-    peer: SocketAddr,
     app: axum::Router,
+    place: &Place,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_PATIENCE));
-    let app = app.layer(axum::Extension(api::Peer(peer.ip())));
-    http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(app))
-        .await?;
-    Ok(())
-}
-
-/// Who is connected, by address.
-#[derive(Clone, Default)]
-struct Connections(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One connection's place; dropping it frees the place.
-struct Place(Connections, IpAddr);
-
-impl Connections {
-    fn place(&self, address: IpAddr) -> Option<Place> {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = places.values().sum();
-        let of_one = places.entry(address).or_default();
-        if all >= MOST_CONNECTIONS || *of_one >= MOST_OF_ONE {
-            return None;
-        }
-        *of_one += 1;
-        Some(Place(self.clone(), address))
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(app));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return Ok(ended?),
+        () = sleep(FIRST_PATIENCE) => {}
     }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut places = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = places.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                places.remove(&self.1);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_is_place_for_so_many_and_for_so_many_of_one() {
-        let connections = Connections::default();
-        let of = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let mut places: Vec<_> = (0..1000).filter_map(|_| connections.place(of(1))).collect();
-        assert_eq!(places.len(), MOST_OF_ONE);
-        places.extend((0..1000).filter_map(|i| connections.place(of(2 + (i % 4) as u8))));
-        assert_eq!(places.len(), MOST_CONNECTIONS);
-        places.pop();
-        assert!(connections.place(of(9)).is_some());
-        drop(places);
-        assert!(connections.0.lock().unwrap().is_empty());
-    }
+    if place.is_silent() { Ok(()) } else { Ok(connection.await?) }
 }

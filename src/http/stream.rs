@@ -11,10 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    body::{Body, Bytes},
-    response::sse::Event as SseEvent,
-};
+use axum::{body::Bytes, response::sse::Event as SseEvent};
 use futures_util::{Stream, stream};
 use image::{RgbImage, codecs::jpeg::JpegEncoder, imageops};
 use serde_json::json;
@@ -197,19 +194,19 @@ pub(super) fn multipart_type() -> String {
 
 impl Feed {
     /// The pictures, each as soon as there is one and the one before was taken; what a slow reader misses is not kept for it.
-    pub(super) fn pictures(&self) -> Body {
+    pub(super) fn pictures(&self) -> impl Stream<Item = Result<Bytes, Infallible>> + use<> {
         let mut shown = self.shown.clone();
         shown.mark_changed();
         let state = (Looker::new(self), shown);
-        Body::from_stream(stream::unfold(state, |(looker, mut shown)| async move {
+        stream::unfold(state, |(looker, mut shown)| async move {
             loop {
                 shown.changed().await.ok()?;
                 let part = shown.borrow_and_update().as_ref().map(|shown| shown.part.clone());
                 if let Some(part) = part {
-                    return Some((Ok::<_, Infallible>(part), (looker, shown)));
+                    return Some((Ok(part), (looker, shown)));
                 }
             }
-        }))
+        })
     }
 
     /// The next picture.

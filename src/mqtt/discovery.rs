@@ -39,6 +39,12 @@ pub(super) fn messages(prefix: &str, topics: &Topics, device: &Device<'_>) -> Ve
         attributes(topics, "{{ {'camera': value_json.camera} | tojson }}"),
         diagnostic.clone(),
     ];
+    let relay = [
+        json!({ "name": "Relay", "device_class": "problem" }),
+        state("{{ 'ON' if value_json.relay_problem else 'OFF' }}"),
+        attributes(topics, "{{ {'problem': value_json.relay_problem} | tojson }}"),
+        diagnostic.clone(),
+    ];
     let people = [
         json!({ "name": "People enrolled", "icon": "mdi:account-group" }),
         state("{{ value_json.people }}"),
@@ -50,12 +56,13 @@ pub(super) fn messages(prefix: &str, topics: &Topics, device: &Device<'_>) -> Ve
         state("{{ value_json.temperature }}"),
         diagnostic,
     ];
-    let entities: [(&str, &str, bool, &[Value]); 7] = [
+    let entities: [(&str, &str, bool, &[Value]); 8] = [
         ("binary_sensor", "lock", device.unlocks, &lock),
         ("button", "open", device.opens, &open),
         ("sensor", "last_person", true, &last_person),
         ("event", "event", true, &event),
         ("binary_sensor", "camera", true, &camera),
+        ("binary_sensor", "relay", device.unlocks, &relay),
         ("sensor", "people", true, &people),
         ("sensor", "temperature", device.temperature, &temperature),
     ];
@@ -108,7 +115,7 @@ mod tests {
         let mut ids: Vec<&str> = there.iter().map(|entity| entity["unique_id"].as_str().unwrap()).collect();
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!(ids.len(), 6);
+        assert_eq!(ids.len(), 7);
         for entity in there {
             assert_eq!(entity["device"]["identifiers"], json!(["house_front_door"]));
             assert_eq!(entity["device"]["name"], "Front \"door\"");
@@ -127,6 +134,6 @@ mod tests {
             gone.map(|(topic, _)| topic.split('/').nth(3).unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(gone(true, false), ["open", "temperature"]);
-        assert_eq!(gone(false, false), ["lock", "open", "temperature"]);
+        assert_eq!(gone(false, false), ["lock", "open", "relay", "temperature"]);
     }
 }

@@ -22,24 +22,19 @@ use std::{
 };
 
 use rumqttc::{
-    TlsConfiguration, Transport,
-    v5::{
-        AsyncClient, ConnectionError, Event as Heard, MqttOptions, StateError,
-        mqttbytes::{
-            self, QoS,
-            v5::{
-                ConnectReturnCode, DisconnectReasonCode, Filter, LastWill, Packet, PubAckReason, Publish,
-                RetainForwardRule, SubscribeReasonCode,
-            },
-        },
-    },
+    AsyncClient, Broker as Address, ConnectReturnCode, ConnectionError, DisconnectReasonCode, Event as Heard, LastWill,
+    MqttOptions, Outgoing, Packet, PubAckReason, Publish, PublishOptions, QoS, RetainForwardRule, StateError,
+    SubscribeFilter, SubscribeReasonCode, default_socket_connect, mqttbytes,
 };
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tokio_rustls::rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, pem::PemObject},
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        self, ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
 };
 
 use self::{
@@ -62,8 +57,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const GOOD_CONNECTION: Duration = Duration::from_secs(60);
 /// A broker that acknowledges nothing for so long is left.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A broker notices after one and a half times this that we are gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A broker notices after one and a half times this, in seconds, that we are gone.
+const KEEP_ALIVE: u16 = 30;
+/// The same where a message may open: what the network held up is noticed by the answer to a ping that is missing.
+const KEEP_ALIVE_TO_OPEN: u16 = 5;
+/// An answer to a ping, or this thread's own next turn, takes less, or messages may have waited on their way.
+const HELD_UP: Duration = Duration::from_secs(2);
 /// At the end so long is spent on telling the broker what it does not know yet.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Largest packet taken, in bytes: the only message that is listened to has four.
@@ -158,6 +157,11 @@ struct Talk {
     temperature: Option<i32>,
     temperature_due: Instant,
     last_command: Option<Instant>,
+    /// The ping that is not answered yet.
+    pinged_at: Option<Instant>,
+    awake_at: Instant,
+    /// When this thread last went on after a pause that was too long.
+    woke_late_at: Option<Instant>,
     told: Told,
 }
 
@@ -198,6 +202,9 @@ impl Talk {
             temperature: None,
             temperature_due: now,
             last_command: None,
+            pinged_at: None,
+            awake_at: now,
+            woke_late_at: None,
             told: Told::default(),
             stop_seen: None,
             config,
@@ -250,7 +257,7 @@ impl Talk {
     /// One connection, from its beginning to its end; Ok when it was ended by us.
     async fn connection(&mut self) -> Result<(), String> {
         // Each has its own client, so that nothing of the last one is left; what has to be sent again is in the outbox.
-        let (client, mut connection) = AsyncClient::new(self.options()?, 4);
+        let (client, mut connection) = AsyncClient::builder(self.options()?).capacity(4).build();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -261,6 +268,7 @@ impl Talk {
                     tokio::select! {
                         heard = &mut heard => break heard,
                         _ = ticks.tick() => {
+                            self.note_pause();
                             self.take_events();
                             self.look_at_state();
                             if self.said_farewell() {
@@ -273,17 +281,23 @@ impl Talk {
                     }
                 }
             };
+            self.note_pause();
             match heard {
                 Ok(Heard::Incoming(packet)) => {
                     self.hear(packet, &client)?;
                     self.send_next(&client)?;
                 }
-                Ok(Heard::Outgoing(_)) => {}
+                Ok(Heard::Outgoing(Outgoing::PingReq)) => self.pinged_at = Some(Instant::now()),
+                Ok(Heard::Outgoing(_) | Heard::Auth(_)) => {}
                 Err(error) => {
-                    if let ConnectionError::MqttState(StateError::Deserialization(
-                        mqttbytes::Error::OutgoingPacketTooLarge { .. },
-                    )) = error
-                    {
+                    let too_large = matches!(
+                        &error,
+                        ConnectionError::MqttState(
+                            StateError::OutgoingPacketTooLarge { .. }
+                                | StateError::Deserialization(mqttbytes::Error::OutgoingPacketTooLarge { .. })
+                        )
+                    );
+                    if too_large {
                         // It would be too large the next time too.
                         self.outbox.acknowledged();
                     }
@@ -296,8 +310,8 @@ impl Talk {
     /// Credentials and certificates are read anew each time: whoever mends them need not restart.
     fn options(&self) -> Result<MqttOptions, String> {
         let Broker { tls, host, port } = &self.broker;
-        let mut options = MqttOptions::new(&self.topics.node, host, *port);
-        options.set_keep_alive(KEEP_ALIVE);
+        let mut options = MqttOptions::new(&self.topics.node, Address::tcp(host, *port));
+        options.set_keep_alive(if self.opens() { KEEP_ALIVE_TO_OPEN } else { KEEP_ALIVE });
         options.set_max_packet_size(Some(LARGEST_PACKET));
         options.set_outgoing_inflight_upper_limit(8);
         if !self.config.user.is_empty() {
@@ -305,8 +319,11 @@ impl Talk {
             options.set_credentials(&self.config.user, password);
         }
         if *tls {
-            let tls = tls_of(&self.config.ca)?;
-            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+            let (tls, name) = (TlsConnector::from(tls_of(&self.config.ca)?), certified_name(host)?);
+            options.set_socket_connector(move |address, network| {
+                let (tls, name) = (tls.clone(), name.clone());
+                async move { tls.connect(name, default_socket_connect(address, network).await?).await }
+            });
         }
         options.set_last_will(LastWill::new(&self.topics.availability, "offline", QoS::AtLeastOnce, true, None));
         Ok(options)
@@ -318,12 +335,12 @@ impl Talk {
                 self.connected();
                 if self.opens() {
                     // Nothing that was written before: who presses the button wants in now.
-                    let filter = Filter {
+                    let filter = SubscribeFilter {
                         path: self.topics.command.clone(),
                         qos: QoS::AtLeastOnce,
                         preserve_retain: true,
                         retain_forward_rule: RetainForwardRule::Never,
-                        ..Filter::default()
+                        ..SubscribeFilter::default()
                     };
                     client.try_subscribe_many([filter]).map_err(|error| error.to_string())?;
                 }
@@ -343,9 +360,24 @@ impl Talk {
                 }
             }
             Packet::Publish(publish) => self.obey(&publish),
+            Packet::PingResp => self.pinged_at = None,
             _ => {}
         }
         Ok(())
+    }
+
+    fn note_pause(&mut self) {
+        let paused = self.awake_at.elapsed();
+        self.awake_at = Instant::now();
+        if paused > HELD_UP {
+            self.woke_late_at = Some(self.awake_at);
+        }
+    }
+
+    /// Whether what comes now may have been sent a while ago: a broker says how long a message may be kept, never how old it is.
+    fn may_be_old(&self) -> bool {
+        self.pinged_at.is_some_and(|at| at.elapsed() > HELD_UP)
+            || self.woke_late_at.is_some_and(|at| at.elapsed() < HELD_UP)
     }
 
     fn opens(&self) -> bool {
@@ -354,6 +386,7 @@ impl Talk {
 
     fn connected(&mut self) {
         self.connected_at = Some(Instant::now());
+        self.pinged_at = None;
         let waiting = self.outbox.events();
         match self.told.lost_at.take() {
             None if !self.told.thrown_out => log::info!("broker {}: connected", self.broker),
@@ -397,10 +430,17 @@ impl Talk {
     fn obey(&mut self, publish: &Publish) {
         let problem = if publish.topic != self.topics.command.as_bytes() {
             "of another topic"
+        } else if publish.dup {
+            // Each connection begins anew, so that it belongs to one before, or came already.
+            "sent once more"
         } else if publish.retain {
             "kept by the broker from before"
         } else if publish.payload != COMMAND.as_bytes() {
             "not to the letter"
+        } else if publish.properties.as_ref().and_then(|all| all.message_expiry_interval) == Some(0) {
+            "expired"
+        } else if self.may_be_old() {
+            "held up on its way"
         } else if self.last_command.is_some_and(|last| last.elapsed() < COMMAND_GAP) {
             "too soon after the last"
         } else {
@@ -419,7 +459,9 @@ impl Talk {
     fn send_next(&mut self, client: &AsyncClient) -> Result<(), String> {
         if let Some(Message { topic, payload, retain }) = self.outbox.next() {
             self.sent_at = Instant::now();
-            return client.try_publish(topic, QoS::AtLeastOnce, retain, payload).map_err(|error| error.to_string());
+            return client
+                .try_publish(topic, payload, PublishOptions::new(QoS::AtLeastOnce).retain(retain))
+                .map_err(|error| error.to_string());
         }
         let waits = !self.outbox.is_empty();
         if waits && self.sent_at.elapsed() > PATIENCE { Err("it acknowledges nothing".into()) } else { Ok(()) }
@@ -465,6 +507,7 @@ impl Talk {
             "mode": status.mode,
             "relay": status.relay,
             "relay_active": status.relay_active,
+            "relay_problem": status.relay_problem,
             "camera": printable(&status.camera),
             "camera_ok": !self.camera_lost,
             "people": status.people,
@@ -485,7 +528,12 @@ impl Talk {
     }
 }
 
-/// What is trusted, by rustls' own arithmetic (ring).
+/// Whom a broker's certificate has to name.
+fn certified_name(host: &str) -> Result<ServerName<'static>, String> {
+    let name = host.trim_matches(['[', ']']).to_owned();
+    ServerName::try_from(name).map_err(|_| format!("mqtt.broker: {host} is no name that a certificate can have"))
+}
+
 /// What trusts the certificates of a PEM file.
 ///
 /// # Errors
@@ -510,9 +558,11 @@ pub fn tls_of(ca: &Path) -> Result<Arc<ClientConfig>, String> {
 fn explain(error: &ConnectionError, topics: &Topics) -> String {
     use ConnectReturnCode::{BadUserNamePassword, NotAuthorized, RefusedProtocolVersion, UnsupportedProtocolVersion};
     match error {
+        ConnectionError::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            format!("{error}; does mqtt.ca certify it, under this name?")
+        }
         ConnectionError::Io(error) => format!("{error}; does it listen there?"),
         ConnectionError::Timeout(_) => "it does not answer".into(),
-        ConnectionError::Tls(error) => format!("{error}; does mqtt.ca certify it, under this name?"),
         ConnectionError::ConnectionRefused(BadUserNamePassword | NotAuthorized) => {
             "it refuses us; check mqtt.user and its password".into()
         }

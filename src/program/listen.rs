@@ -23,11 +23,17 @@ pub(crate) struct LastWords {
 }
 
 impl LastWords {
-    /// Reads the error output until its end, so that the program never has to wait for a reader of it.
-    pub(crate) fn listen(errors: impl Read + Send + 'static, program: String) -> LastWords {
+    /// Reads the error output until its end, so that the program never has to wait for a reader of it. `hide` takes out of a line
+    /// what must not be kept.
+    pub(crate) fn listen(
+        errors: impl Read + Send + 'static,
+        program: String,
+        hide: impl Fn(&str) -> String + Send + 'static,
+    ) -> LastWords {
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&lines);
         let keep = move |line: String| {
+            let line = hide(&line);
             log::debug!("{program}: {line}");
             let mut lines = kept.lock().unwrap_or_else(PoisonError::into_inner);
             lines.push_back(line);
@@ -115,7 +121,7 @@ mod tests {
 
     #[test]
     fn only_the_last_lines_are_kept() {
-        let words = LastWords::listen(&b"1\n2\n3\n4\n5\n6\n7"[..], "program".into());
+        let words = LastWords::listen(&b"1\n2\n3\n4\n5\n6\n7"[..], "program".into(), str::to_owned);
         assert_eq!(words.all(), "3 / 4 / 5 / 6 / 7");
     }
 }

@@ -77,11 +77,13 @@ impl Services {
     ///
     /// # Errors
     /// The picture cannot be read, or a net failed.
-    pub fn identify(&self, picture: &[u8]) -> Result<Vec<IdentifiedFace>, String> {
-        let picture = decode_picture(picture, self.config.enroll.max_megapixels).map_err(|error| error.to_string())?;
+    pub fn identify(&self, picture: &[u8]) -> Result<Vec<IdentifiedFace>, Refusal> {
+        let failed = |error: &dyn std::error::Error| Refusal::Failed(error.to_string());
+        let decoded = decode_picture(picture, self.config.enroll.max_megapixels)?;
+        let (picture, step) = (&decoded.picture, decoded.step);
         let mut vision = self.reader.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        vision = vision.with_settings(picture_settings(&picture, self.config.detection.thresholds));
-        let mut faces = vision.faces(&picture).map_err(|error| error.to_string())?;
+        vision = vision.with_settings(picture_settings(picture, self.config.detection.thresholds));
+        let mut faces = vision.faces(picture).map_err(|error| failed(&error))?;
         faces.sort_by(|a, b| b.detection.bounding_box.side().total_cmp(&a.detection.bounding_box.side()));
         let (roster, limits) = (self.roster(), quality_limits(&self.config.detection, self.config.enroll.min_face));
         let describe = |face: Face| {
@@ -89,8 +91,8 @@ impl Services {
             let why_not = why_not(&self.rules, &roster, face.quality.check(&limits), matched);
             let b = face.detection.bounding_box;
             IdentifiedFace {
-                bounding_box: [b.x1, b.y1, b.x2, b.y2],
-                landmarks: face.detection.landmarks.0.map(|p| [p.x, p.y]),
+                bounding_box: [b.x1, b.y1, b.x2, b.y2].map(|pixel| pixel * step),
+                landmarks: face.detection.landmarks.0.map(|p| [p.x * step, p.y * step]),
                 score: face.detection.score,
                 person: matched.filter(|_| why_not.is_none()).map(|m| roster.name(m.person)),
                 why_not,
@@ -114,6 +116,11 @@ pub(super) struct PictureReader {
 impl FaceReader for PictureReader {
     fn model(&self) -> ModelId {
         self.vision.lock().unwrap_or_else(PoisonError::into_inner).embedder().model()
+    }
+
+    fn rules(&self) -> String {
+        let thresholds = self.vision.lock().unwrap_or_else(PoisonError::into_inner).settings().thresholds;
+        format!("{:?} {thresholds:?} {:?}", self.model().0, self.limits)
     }
 
     fn read(&self, picture: &RgbImage, min_face_px: u32) -> Result<(Embedding, u32), Refusal> {

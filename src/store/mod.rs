@@ -1,7 +1,12 @@
-//! People and events on disk, in sled. What a function here acknowledged is flushed.
+//! People and events on disk. What a function here acknowledged is flushed.
 //!
-//! A person is one record, so nobody is ever half enrolled. Every record carries a format version and a checksum.
+//! People are in sled, events in an [`eventlog`]. A person is one record, so nobody is
+//! ever half enrolled. Every record carries a format version and a checksum.
 
+mod eventlog;
+mod events;
+mod index;
+mod mark;
 mod record;
 mod recovery;
 
@@ -10,10 +15,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, Mutex, mpsc::Sender},
     time::Duration,
 };
 
@@ -21,10 +23,12 @@ use serde::{Deserialize, Serialize};
 
 pub use recovery::RecoveryNote;
 
-use crate::{gallery::PersonId, vision::embed::ModelId};
+use self::{eventlog::EventLog, events::Writer};
+use crate::{clock::Stamp, gallery::PersonId, vision::embed::ModelId};
 
-/// Layout of trees and keys; a store of a newer one is not touched.
-const SCHEMA: u32 = 1;
+/// Layout of trees and keys; a store of a newer one is not touched. 1: events in sled; 2:
+/// in a log.
+const SCHEMA: u32 = 2;
 
 /// One person: everything about them in one record, so that nobody is ever half enrolled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +53,46 @@ pub struct EnrolledPicture {
     pub face_px: u32,
     /// Milliseconds since 1970, when it was accepted.
     pub enrolled_at_ms: i64,
+}
+
+/// What was found on a picture of the enroll folder. It holds as long as the file and the rules are the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Of the file: inode, size, times.
+    pub stamp: Vec<i64>,
+    /// Digest of everything else that the finding depends on.
+    pub rules: [u8; 16],
+    /// SHA-256 of the file's contents.
+    pub sha256: [u8; 32],
+    /// The face, or why there is none that can be used.
+    pub found: Result<FoundFace, String>,
+}
+
+/// The one face of a picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FoundFace {
+    pub model: ModelId,
+    /// Unit length.
+    pub embedding: Vec<f32>,
+    /// Side of the face's box in pixels.
+    pub face_px: u32,
+}
+
+/// What changes in the store at one look at the enroll folder.
+#[derive(Debug, Default)]
+pub struct EnrolmentChange {
+    pub people: Vec<Person>,
+    pub gone_people: Vec<PersonId>,
+    /// By the picture's path in the folder.
+    pub readings: Vec<(String, Reading)>,
+    pub gone_readings: Vec<String>,
+}
+
+impl EnrolmentChange {
+    pub fn is_empty(&self) -> bool {
+        let EnrolmentChange { people, gone_people, readings, gone_readings } = self;
+        people.is_empty() && gone_people.is_empty() && readings.is_empty() && gone_readings.is_empty()
+    }
 }
 
 /// Somebody who came to the door and is nobody of those enrolled; kept only if the configuration asks for it.
@@ -109,7 +153,7 @@ pub enum EventKind {
         distance: Option<f32>,
         frames: u32,
     },
-    /// Somebody asked for it: with `facelatch open`, on the page, by the broker. `by` says who, and where it is not the command line also how.
+    /// The relay was pulsed by request: with `facelatch open`, on the page, by the broker. `by` says who, and where it is not the command line also how.
     Opened {
         by: String,
     },
@@ -143,6 +187,49 @@ pub enum EventKind {
     ClockSet {
         by_ms: i64,
     },
+    /// People who are enrolled and are not let in, until something changes; without names: everybody.
+    ShutOut {
+        names: Vec<String>,
+        reason: String,
+    },
+    /// The relay is active and cannot be released.
+    RelayStuck {
+        problem: String,
+    },
+    /// It is released, so long after it was found stuck.
+    RelayFreed {
+        after: Duration,
+    },
+    /// More visits that ended in no pulse than are listed one by one.
+    DeniedMore {
+        count: u32,
+        over: Duration,
+    },
+    /// Opening the store showed that it was damaged, emptied or put back.
+    StoreDamaged {
+        problem: String,
+        events_missing: u64,
+    },
+}
+
+impl Event {
+    /// What the clocks said.
+    pub fn stamp(&self) -> Stamp<'_> {
+        Stamp { id: self.id, at_ms: self.at_ms, boot_id: &self.boot_id, since_boot: self.since_boot }
+    }
+}
+
+impl EventKind {
+    /// The person it speaks of, as they are called from then on.
+    pub fn names(&self) -> Option<(PersonId, &str)> {
+        match self {
+            EventKind::Granted { person, name, .. }
+            | EventKind::Enrolled { person, name, .. }
+            | EventKind::Forgotten { person, name, .. }
+            | EventKind::Renamed { person, to: name, .. } => Some((*person, name)),
+            _ => None,
+        }
+    }
 }
 
 /// The moment of an event, by every clock there is.
@@ -187,11 +274,12 @@ pub struct Store {
     db: sled::Db,
     meta: sled::Tree,
     people: sled::Tree,
-    events: sled::Tree,
+    readings: sled::Tree,
     strangers: sled::Tree,
     followers: Arc<Mutex<Vec<Sender<Event>>>>,
-    /// Taken while an event gets its number, so that numbers rise in the order of writing.
-    writing: Arc<Mutex<()>>,
+    writer: Arc<Mutex<Writer>>,
+    /// Given back last.
+    _lock: Arc<fs::File>,
 }
 
 impl Store {
@@ -202,32 +290,41 @@ impl Store {
     pub fn open(path: &Path, now_ms: i64) -> Result<(Store, Vec<RecoveryNote>), StoreError> {
         refuse_foreign(path)?;
         create_private(path).map_err(|error| StoreError::io(path, error))?;
+        let lock = recovery::lock(path)?;
         let (db, mut notes) = recovery::open(path, now_ms)?;
+        check_schema(path, &db)?;
+        let folder = path.join("events");
+        let mut log = EventLog::open(&folder).map_err(|error| StoreError::io(&folder, error))?;
+        let db = recovery::move_events(path, db, &mut log)?;
+        let (writer, note) = Writer::open(path, &db, log, &notes)?;
+        notes.extend(note);
         let tree = |name: &str| db.open_tree(name).map_err(|error| write_error(path, &error));
         let store = Store {
             path: path.to_owned(),
             meta: tree("meta")?,
             people: tree("people")?,
-            events: tree("events")?,
+            readings: tree("readings")?,
             strangers: tree("strangers")?,
-            db: db.clone(),
+            db,
             followers: Arc::default(),
-            writing: Arc::default(),
+            _lock: Arc::new(lock),
+            writer: Arc::new(Mutex::new(writer)),
         };
-        store.check_schema()?;
+        store.write(&store.meta, b"schema", SCHEMA.to_be_bytes().to_vec())?;
         let count = store.drop_bad_people()?;
         if count > 0 {
             notes.push(RecoveryNote::RecordsSkipped { count });
         }
+        // After a crash this is all there is; only a store of an older program takes more
+        // steps.
+        store.index_some()?;
         Ok((store, notes))
     }
 
-    fn check_schema(&self) -> Result<(), StoreError> {
-        match self.read_meta("schema")?.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?))) {
-            None => self.write(&self.meta, b"schema", SCHEMA.to_be_bytes().to_vec()),
-            Some(found) if found > SCHEMA => Err(StoreError::Newer { path: self.path.clone(), found }),
-            Some(_) => Ok(()),
-        }
+    /// Whether opening it moves the events of an older program, for which sled takes
+    /// memory that it keeps.
+    pub fn is_outdated(path: &Path) -> bool {
+        path.join("db").exists() && !path.join("events").exists()
     }
 
     fn drop_bad_people(&self) -> Result<usize, StoreError> {
@@ -257,12 +354,23 @@ impl Store {
         self.db.flush().map(drop).map_err(|error| write_error(&self.path, &error))
     }
 
+    /// Where the store lies. Other small files of the program may lie there too, under
+    /// names of their own.
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
     /// A short text kept under a name, for what a program wants to remember about this machine.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn recall(&self, name: &str) -> Result<Option<String>, StoreError> {
         Ok(self.read_meta(name)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// For a text that was kept and says nothing.
+    pub(crate) fn damaged(&self, name: &str, problem: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), problem: format!("{name}: {problem}") }
     }
 
     /// # Errors
@@ -304,6 +412,45 @@ impl Store {
         self.flush()
     }
 
+    /// What was read of the pictures in the enroll folder, by path. What cannot be understood is left out, and read again.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn readings(&self) -> Result<HashMap<String, Reading>, StoreError> {
+        let mut readings = HashMap::new();
+        for entry in self.readings.iter() {
+            let (key, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            if let (Ok(path), Ok(reading)) = (std::str::from_utf8(&key), record::decode(&value)) {
+                readings.insert(path.to_owned(), reading);
+            }
+        }
+        Ok(readings)
+    }
+
+    /// Writes what one look at the enroll folder changed: the people all at once.
+    ///
+    /// # Errors
+    /// Not written (disk full, read-only ...): the old records stand.
+    pub fn write_enrolment(&self, change: &EnrolmentChange) -> Result<(), StoreError> {
+        let unwritable = |problem: String| StoreError::Write { path: self.path.clone(), problem };
+        let mut people = sled::Batch::default();
+        for person in &change.people {
+            let value = record::encode(person).map_err(|error| unwritable(error.to_string()))?;
+            people.insert(&person.id.0.to_be_bytes(), value);
+        }
+        change.gone_people.iter().for_each(|id| people.remove(&id.0.to_be_bytes()));
+        let mut readings = sled::Batch::default();
+        for (path, reading) in &change.readings {
+            let value = record::encode(reading).map_err(|error| unwritable(error.to_string()))?;
+            readings.insert(path.as_bytes(), value);
+        }
+        change.gone_readings.iter().for_each(|path| readings.remove(path.as_bytes()));
+        for (tree, batch) in [(&self.people, people), (&self.readings, readings)] {
+            tree.apply_batch(batch).map_err(|error| write_error(&self.path, &error))?;
+        }
+        self.flush()
+    }
+
     /// A number that no person had before.
     ///
     /// # Errors
@@ -311,7 +458,8 @@ impl Store {
     pub fn fresh_person_id(&self) -> Result<PersonId, StoreError> {
         let last =
             self.read_meta("last_person")?.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?)));
-        let next = last.unwrap_or(0) + 1;
+        // Where the people were lost, the events still speak of them.
+        let next = last.unwrap_or(0).max(self.last_person_seen()?) + 1;
         self.write(&self.meta, b"last_person", next.to_be_bytes().to_vec())?;
         Ok(PersonId(next))
     }
@@ -354,83 +502,15 @@ impl Store {
         self.strangers.remove(id.to_be_bytes()).map_err(|error| write_error(&self.path, &error))?;
         self.flush()
     }
+}
 
-    /// Writes an event and tells the followers.
-    ///
-    /// # Errors
-    /// Not written; nobody was told.
-    pub fn append_event(&self, moment: Moment, kind: EventKind) -> Result<Event, StoreError> {
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = self.events.last().map_err(|error| write_error(&self.path, &error))?;
-        let id = last.and_then(|(key, _)| Some(u64::from_be_bytes(key.as_ref().try_into().ok()?))).unwrap_or(0) + 1;
-        let event = Event { id, at_ms: moment.at_ms, boot_id: moment.boot_id, since_boot: moment.since_boot, kind };
-        let value = record::encode(&event)
-            .map_err(|error| StoreError::Write { path: self.path.clone(), problem: error.to_string() })?;
-        self.write(&self.events, &id.to_be_bytes(), value)?;
-        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        followers.retain(|follower| follower.send(event.clone()).is_ok());
-        Ok(event)
-    }
-
-    /// Events since a moment (milliseconds since 1970), oldest first; of more than `limit` the newest.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn events(&self, since_ms: Option<i64>, limit: Option<usize>) -> Result<Vec<Event>, StoreError> {
-        let mut events = Vec::new();
-        for entry in self.events.iter().rev() {
-            let (_, value) = entry.map_err(|error| write_error(&self.path, &error))?;
-            match record::decode::<Event>(&value) {
-                // Not a stop at the first older one: a clock that was set back leaves events out of order.
-                Ok(event) if since_ms.is_none_or(|since| event.at_ms >= since) => events.push(event),
-                Ok(_) => {}
-                Err(problem) => log::warn!("{}: an event's record is skipped: {problem}", self.path.display()),
-            }
-            if limit.is_some_and(|limit| events.len() >= limit) {
-                break;
-            }
-        }
-        events.reverse();
-        Ok(events)
-    }
-
-    /// When each person was last granted, milliseconds since 1970.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn last_granted(&self) -> Result<HashMap<PersonId, i64>, StoreError> {
-        let mut last = HashMap::new();
-        for event in self.events(None, None)? {
-            if let EventKind::Granted { person, .. } = event.kind {
-                last.insert(person, event.at_ms);
-            }
-        }
-        Ok(last)
-    }
-
-    /// Every event from now on.
-    pub fn follow(&self) -> Receiver<Event> {
-        let (sender, receiver) = mpsc::channel();
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        receiver
-    }
-
-    /// Forgets the events up to a number; how many. The newest one stays, for its number.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    pub fn forget_events_up_to(&self, id: u64) -> Result<usize, StoreError> {
-        let last = self.events.last().map_err(|error| write_error(&self.path, &error))?.map(|(key, _)| key);
-        let mut forgotten = 0;
-        for entry in self.events.range(..=id.to_be_bytes()) {
-            let (key, _) = entry.map_err(|error| write_error(&self.path, &error))?;
-            if last.as_ref() != Some(&key) {
-                self.events.remove(key).map_err(|error| write_error(&self.path, &error))?;
-                forgotten += 1;
-            }
-        }
-        self.flush()?;
-        Ok(forgotten)
+/// A store of another layout than this or older ones is not touched.
+fn check_schema(path: &Path, db: &sled::Db) -> Result<(), StoreError> {
+    let schema = db.open_tree("meta").and_then(|meta| meta.get("schema"));
+    let schema = schema.map_err(|error| write_error(path, &error))?;
+    match schema.and_then(|bytes| Some(u32::from_be_bytes(bytes.as_ref().try_into().ok()?))) {
+        Some(found) if found > SCHEMA => Err(StoreError::Newer { path: path.to_owned(), found }),
+        _ => Ok(()),
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Frame {
     pub stride: u32,
     /// The camera's running number; gaps are dropped frames.
     pub sequence: u64,
-    /// When the frame left the camera, as well as that is known.
+    /// When the frame was taken: by the driver's stamp, by the pace of a program's frames, or by the time it was read.
     pub captured_at: Instant,
 }
 
@@ -62,6 +62,15 @@ pub enum FrameError {
     TooLarge { width: u32, height: u32, most: u64 },
     #[error("the JPEG cannot be decoded: {0}")]
     Jpeg(String),
+    #[error("the JPEG is torn: its data end early, or are damaged")]
+    Torn,
+}
+
+impl FrameError {
+    /// Whether part of the frame is missing: such frames come now and then, from any camera.
+    pub fn is_torn(&self) -> bool {
+        matches!(self, FrameError::Torn | FrameError::Short { .. })
+    }
 }
 
 impl Frame {

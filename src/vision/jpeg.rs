@@ -5,60 +5,76 @@
 //! stand for. That takes a fifth of the time of decoding (docs/performance.md).
 //!
 //! Only what cameras send is read: Huffman-coded sequential JPEGs of 8 bits (ITU-T T.81), all components in one scan, luma the first of them and at
-//! full resolution. For anything else, and whatever is broken, the answer is None: the whole decoder has to say what that is.
+//! full resolution. Anything else is foreign: the whole decoder has to say what that is.
+//!
+//! A decoder fills what is missing of a torn picture with grey, or with noise, and calls it good.
+//! Here it shows: the data end before the last block, or hold what stands for nothing.
 
 /// Codes of up to so many bits are looked up, longer ones searched for: they are rare.
 const LOOKUP_BITS: u32 = 9;
+/// Bytes that some cameras write too many where the data stop.
+const MOST_PADDING: u32 = 16;
 /// A block's side in pixels.
 pub(super) const BLOCK: usize = 8;
 
-/// Calls `block` with column, row and mean luma (0 to 255) of each block of a JPEG of that size, those at its edges that are not full included.
-/// None if it is of another kind or size, or broken; `block` may have been called before that shows.
-pub(super) fn luma_blocks(
-    bytes: &[u8],
-    (width, height): (u32, u32),
-    mut block: impl FnMut(usize, usize, f32),
-) -> Option<()> {
-    let Headers { size, components, quantizers, tables, restart_every, data } = Headers::read(bytes)?;
-    if size != (width, height) {
-        return None;
-    }
-    let (luma, others) = components.split_first()?;
-    // A single component comes block by block, whatever its sampling is.
-    let (across, down) = if others.is_empty() { (1, 1) } else { (luma.across, luma.down) };
-    if others.iter().any(|other| other.across > across || other.down > down) {
-        return None;
-    }
-    let scale = f32::from(quantizers[luma.quantizer]?) / BLOCK as f32;
-    let [dc, ac] = luma.tables.map(|table| tables.get(table)?.as_ref());
-    let (dc, ac) = (dc?, ac?);
-    let mut skipped = Vec::new();
-    for other in others {
-        let [dc, ac] = other.tables.map(|table| tables.get(table)?.as_ref());
-        skipped.extend(std::iter::repeat_n((dc?, ac?), other.across * other.down));
-    }
+/// Why there are no means.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Unread {
+    /// Another kind of JPEG, another size, or none at all: the whole decoder will tell.
+    Foreign,
+    /// Its data end early, or are damaged.
+    Torn,
+}
 
-    let mut bits = Bits::new(data);
-    let mut mean = 0i32;
-    let units = |pixels: u32, blocks: usize| (pixels as usize).div_ceil(BLOCK * blocks);
-    let columns = units(width, across);
-    for unit in 0..columns * units(height, down) {
-        if restart_every > 0 && unit > 0 && unit % restart_every == 0 {
-            bits.restart()?;
-            mean = 0;
+/// Calls `block` with column, row and mean luma (0 to 255) of each block of a JPEG of that size, those at its edges that are not full included.
+///
+/// # Errors
+/// See [`Unread`]; `block` may have been called before a torn picture shows.
+pub(super) fn luma_blocks(bytes: &[u8], size: (u32, u32), block: impl FnMut(usize, usize, f32)) -> Result<(), Unread> {
+    let headers = Headers::read(bytes).filter(|headers| headers.size == size).ok_or(Unread::Foreign)?;
+    let scan = headers.luma_first().ok_or(Unread::Foreign)?;
+    scan.read(&headers, block)
+}
+
+/// How the blocks of a scan follow each other.
+struct Scan<'a> {
+    /// Blocks of luma in a unit of the scan.
+    across: usize,
+    down: usize,
+    scale: f32,
+    luma: Tables<'a>,
+    /// Of the blocks behind those of luma.
+    skipped: Vec<Tables<'a>>,
+}
+
+/// DC, others.
+type Tables<'a> = (&'a Table<'a>, &'a Table<'a>);
+
+impl Scan<'_> {
+    fn read(&self, headers: &Headers<'_>, mut block: impl FnMut(usize, usize, f32)) -> Result<(), Unread> {
+        let Scan { across, down, scale, luma: (dc, ac), ref skipped } = *self;
+        let mut bits = Bits::new(headers.data);
+        let mut mean = 0i32;
+        let units = |pixels: u32, blocks: usize| (pixels as usize).div_ceil(BLOCK * blocks);
+        let columns = units(headers.size.0, across);
+        for unit in 0..columns * units(headers.size.1, down) {
+            if headers.restart_every > 0 && unit > 0 && unit % headers.restart_every == 0 {
+                bits.restart()?;
+                mean = 0;
+            }
+            let (column, row) = (unit % columns * across, unit / columns * down);
+            for (x, y) in (0..down).flat_map(|y| (0..across).map(move |x| (x, y))) {
+                mean = mean.wrapping_add(bits.difference(dc).ok_or(Unread::Torn)?);
+                bits.pass_over(ac).ok_or(Unread::Torn)?;
+                block(column + x, row + y, mean as f32 * scale + 128.0);
+            }
+            for (dc, ac) in skipped {
+                bits.difference(dc).ok_or(Unread::Torn)?;
+                bits.pass_over(ac).ok_or(Unread::Torn)?;
+            }
         }
-        let (column, row) = (unit % columns * across, unit / columns * down);
-        for (x, y) in (0..down).flat_map(|y| (0..across).map(move |x| (x, y))) {
-            mean = mean.wrapping_add(bits.difference(dc)?);
-            bits.pass_over(ac)?;
-            block(column + x, row + y, mean as f32 * scale + 128.0);
-        }
-        for (dc, ac) in &skipped {
-            bits.difference(dc)?;
-            bits.pass_over(ac)?;
-        }
+        bits.within_data().filter(|()| !bits.ran_into_zeros(headers.data)).ok_or(Unread::Torn)
     }
-    bits.within_data()
 }
 
 /// What stands before the compressed data.
@@ -123,6 +139,26 @@ impl<'a> Headers<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// None where luma is not the first component, or not the finest.
+    fn luma_first(&self) -> Option<Scan<'_>> {
+        let (luma, others) = self.components.split_first()?;
+        // A single component comes block by block, whatever its sampling is.
+        let (across, down) = if others.is_empty() { (1, 1) } else { (luma.across, luma.down) };
+        if others.iter().any(|other| other.across > across || other.down > down) {
+            return None;
+        }
+        let tables = |component: &Component| {
+            let [dc, ac] = component.tables.map(|table| self.tables.get(table)?.as_ref());
+            Some((dc?, ac?))
+        };
+        let scale = f32::from(self.quantizers[luma.quantizer]?) / BLOCK as f32;
+        let mut skipped = Vec::new();
+        for other in others {
+            skipped.extend(std::iter::repeat_n(tables(other)?, other.across * other.down));
+        }
+        Some(Scan { across, down, scale, luma: tables(luma)?, skipped })
     }
 
     fn frame(&mut self, segment: &[u8]) -> Option<()> {
@@ -190,7 +226,7 @@ impl<'a> Headers<'a> {
 }
 
 /// A Huffman table. A symbol says how many zeros come before a number (its upper four bits) and how many bits that number has (its lower four).
-struct Table<'a> {
+pub(crate) struct Table<'a> {
     /// By the next bits: how many bits the code that they begin with and the number behind it have together, and the symbol. No bits: the code
     /// is longer.
     lookup: [(u8, u8); 1 << LOOKUP_BITS],
@@ -203,7 +239,7 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// From how many codes there are of each length, and what they stand for. None for what is no prefix code.
-    fn new(counts: &[u8; 16], symbols: &'a [u8]) -> Option<Table<'a>> {
+    pub(crate) fn new(counts: &[u8; 16], symbols: &'a [u8]) -> Option<Table<'a>> {
         let mut table = Table { lookup: [(0, 0); 1 << LOOKUP_BITS], ends: [0; 17], offsets: [0; 17], symbols };
         // Codes of a length are numbered through; those of the next begin behind them, a bit longer.
         let (mut code, mut index) = (0u32, 0usize);
@@ -238,7 +274,7 @@ impl<'a> Table<'a> {
 }
 
 /// The compressed data, bit by bit.
-struct Bits<'a> {
+pub(crate) struct Bits<'a> {
     rest: &'a [u8],
     /// The next bits, from the highest on; zeros behind them.
     ahead: u64,
@@ -247,7 +283,7 @@ struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    fn new(rest: &'a [u8]) -> Bits<'a> {
+    pub(crate) fn new(rest: &'a [u8]) -> Bits<'a> {
         Bits { rest, ahead: 0, count: 0 }
     }
 
@@ -282,7 +318,7 @@ impl<'a> Bits<'a> {
     }
 
     /// Takes a symbol and the number behind it. What comes back is the symbol, and that number in as many bits as it has.
-    fn take(&mut self, table: &Table<'_>) -> Option<(u8, u32)> {
+    pub(crate) fn take(&mut self, table: &Table<'_>) -> Option<(u8, u32)> {
         self.fill()?;
         let looked_up = table.lookup[(self.ahead >> (64 - LOOKUP_BITS)) as usize];
         let (bits, symbol) = if looked_up.0 > 0 { looked_up } else { table.long((self.ahead >> 48) as u32)? };
@@ -319,25 +355,54 @@ impl<'a> Bits<'a> {
         (coefficient == 64).then_some(())
     }
 
-    /// Behind the next restart marker.
-    fn restart(&mut self) -> Option<()> {
-        self.within_data()?;
+    /// Behind the next restart marker. Many a webcam writes a byte or two too many before it.
+    pub(crate) fn restart(&mut self) -> Result<(), Unread> {
+        self.within_data().ok_or(Unread::Torn)?;
         (self.ahead, self.count) = (0, 0);
-        // Bits that fill the last byte have been taken already; a whole byte too many would be broken data.
-        while let [0xff, 0xff, ..] = self.rest {
-            self.rest = &self.rest[1..];
-        }
-        match *self.rest {
-            [0xff, 0xd0..=0xd7, ref behind @ ..] => {
-                self.rest = behind;
-                Some(())
-            }
-            _ => None,
+        let mut passed = 0;
+        loop {
+            passed += u32::from(self.rest.first().is_some_and(|byte| *byte != 0));
+            self.rest = match *self.rest {
+                [0xff, 0xd0..=0xd7, ref behind @ ..] => {
+                    self.rest = behind;
+                    return Ok(());
+                }
+                [0xff, 0x00, ref behind @ ..] => behind,
+                [0xff, 0xff, ..] => &self.rest[1..],
+                // With data left there are no restarts, though they were announced.
+                [] | [0xff, ..] if passed > MOST_PADDING => return Err(Unread::Foreign),
+                [] | [0xff, ..] => return Err(Unread::Torn),
+                [_, ref behind @ ..] => behind,
+            };
         }
     }
 
-    fn within_data(&self) -> Option<()> {
+    /// Whether zeros that fill up a buffer were taken for blocks: they began before the data's end, and go on behind it.
+    fn ran_into_zeros(&self, data: &[u8]) -> bool {
+        /// The data themselves may end in a few.
+        const OF_DATA: usize = 4;
+        let end: &[u8] = if data.ends_with(&[0xff, 0xd9]) { &[0xff, 0xd9] } else { &[] };
+        let zeros = data[..data.len() - end.len()].iter().rev().take_while(|byte| **byte == 0).count();
+        let unread = self.rest.len().saturating_sub(end.len()) + self.count as usize / 8;
+        unread > MOST_PADDING as usize && unread + OF_DATA < zeros
+    }
+
+    pub(crate) fn within_data(&self) -> Option<()> {
         (self.count >= 0).then_some(())
+    }
+
+    /// Takes up to 16 bits as a number.
+    pub(crate) fn number(&mut self, bits: u32) -> Option<u32> {
+        self.fill()?;
+        let number = (self.ahead >> 32).checked_shr(32 - bits).unwrap_or(0);
+        self.ahead <<= bits;
+        self.count -= bits as i32;
+        Some(number as u32)
+    }
+
+    /// What was not taken: whole bytes read ahead, and the data behind them.
+    pub(crate) fn left(&self) -> (usize, &'a [u8]) {
+        (self.count.max(0) as usize / 8, self.rest)
     }
 }
 
@@ -354,7 +419,7 @@ mod tests {
     /// Means by column and row.
     type Blocks = BTreeMap<(usize, usize), f32>;
 
-    fn blocks(bytes: &[u8], size: (u32, u32)) -> Option<Blocks> {
+    fn blocks(bytes: &[u8], size: (u32, u32)) -> Result<Blocks, Unread> {
         let mut blocks = Blocks::new();
         luma_blocks(bytes, size, |x, y, mean| assert_eq!(blocks.insert((x, y), mean), None)).map(|()| blocks)
     }
@@ -569,29 +634,81 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_early_is_left_to_the_whole_decoder() {
+    fn what_ends_early_is_torn_whatever_fills_its_place() {
+        for restart_every in [0, 1, 3] {
+            let kind = Kind { size: (64, 64), colour: Some((2, 1)), restart_every, seed: 7 };
+            let (bytes, _) = Encoder::encode(&kind);
+            let whole = blocks(&bytes, kind.size).unwrap();
+            let data = bytes.windows(2).position(|marker| marker == [0xff, 0xda]).unwrap() + 14;
+            // Of the last blocks it cannot be told what a few zeros stand for.
+            for end in (data..bytes.len() - 48).step_by(5) {
+                let zeros_and_end = [&[0; 100_000][..], &[0xff, 0xd9]].concat();
+                for behind in [&[][..], &[0xff, 0xd9], &[0; 100_000], &zeros_and_end, &[0xff, 0xd8, 0xff, 0xdb]] {
+                    let torn = [&bytes[..end], behind].concat();
+                    assert_eq!(blocks(&torn, kind.size), Err(Unread::Torn), "{end} of {} bytes", bytes.len());
+                }
+            }
+            // Padding behind the end, and an end marker that is missing, tear nothing.
+            assert_eq!(blocks(&[&bytes[..], &[0; 5000]].concat(), kind.size).as_ref(), Ok(&whole));
+            assert_eq!(blocks(&[&bytes[..bytes.len() - 2], &[0; 5000]].concat(), kind.size), Ok(whole));
+        }
+    }
+
+    #[test]
+    fn a_flat_picture_whose_data_are_zeros_is_whole() {
+        // Tables in which nothing is the shortest code, as of encoders that make the best ones.
+        let table = |which: u8| [&[0xff, 0xc4, 0, 20, which, 1][..], &[0; 15], &[0]].concat();
+        let mut bytes = vec![0xff, 0xd8, 0xff, 0xdb, 0, 67, 0];
+        bytes.extend([4; 64]);
+        bytes.extend([table(0), table(0x10)].concat());
+        bytes.extend([0xff, 0xc0, 0, 11, 8, 0, 64, 0, 64, 1, 1, 0x11, 0]);
+        bytes.extend([0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0]);
+        bytes.extend([0; 64 * 2 / 8]);
+        bytes.extend([0xff, 0xd9]);
+        let means = blocks(&bytes, (64, 64)).unwrap();
+        assert!(means.len() == 64 && means.values().all(|mean| *mean == 128.0));
+        bytes.truncate(bytes.len() - 6);
+        assert_eq!(blocks(&bytes, (64, 64)), Err(Unread::Torn));
+    }
+
+    #[test]
+    fn headers_that_end_early_are_left_to_the_whole_decoder() {
         let kind = Kind { size: (64, 64), colour: Some((2, 1)), restart_every: 0, seed: 7 };
         let (bytes, _) = Encoder::encode(&kind);
-        assert!(blocks(&bytes, kind.size).is_some());
-        for end in (0..bytes.len() - 6).step_by(5) {
-            assert!(blocks(&bytes[..end], kind.size).is_none(), "{end} of {} bytes", bytes.len());
+        let data = bytes.windows(2).position(|marker| marker == [0xff, 0xda]).unwrap() + 14;
+        for end in 0..data {
+            assert_eq!(blocks(&bytes[..end], kind.size), Err(Unread::Foreign), "{end}");
         }
+    }
+
+    #[test]
+    fn a_byte_too_many_before_a_restart_tears_nothing() {
+        let kind = Kind { size: (64, 64), colour: Some((2, 2)), restart_every: 2, seed: 3 };
+        let (bytes, expected) = Encoder::encode(&kind);
+        let mut padded = Vec::new();
+        for (i, &byte) in bytes.iter().enumerate() {
+            let restart = byte == 0xff && matches!(bytes.get(i + 1), Some(0xd0..=0xd7));
+            padded.extend(restart.then_some(0x3f));
+            padded.push(byte);
+        }
+        assert!(padded.len() > bytes.len());
+        assert_eq!(blocks(&padded, kind.size).unwrap(), expected);
     }
 
     #[test]
     fn other_kinds_and_sizes_are_left_to_the_whole_decoder() {
         let kind = Kind { size: (32, 16), colour: Some((2, 2)), restart_every: 0, seed: 3 };
         let (bytes, _) = Encoder::encode(&kind);
-        assert!(blocks(&bytes, (32, 24)).is_none());
+        assert_eq!(blocks(&bytes, (32, 24)), Err(Unread::Foreign));
         let frame = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
         let with = |at: usize, value: u8| {
             let mut bytes = bytes.clone();
             bytes[frame + at] = value;
             blocks(&bytes, kind.size)
         };
-        assert!(with(1, 0xc0).is_some());
-        assert!(with(1, 0xc2).is_none(), "progressive");
-        assert!(with(4, 12).is_none(), "12 bits");
-        assert!(with(14, 0x44).is_none(), "finer colour than luma");
+        assert!(with(1, 0xc0).is_ok());
+        assert_eq!(with(1, 0xc2), Err(Unread::Foreign), "progressive");
+        assert_eq!(with(4, 12), Err(Unread::Foreign), "12 bits");
+        assert_eq!(with(14, 0x44), Err(Unread::Foreign), "finer colour than luma");
     }
 }

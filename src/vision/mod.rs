@@ -7,7 +7,7 @@ pub mod examine;
 pub mod frame;
 pub mod fuse;
 pub mod geometry;
-mod jpeg;
+pub(crate) mod jpeg;
 pub mod manifest;
 pub mod motion;
 pub mod mtcnn;

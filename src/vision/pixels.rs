@@ -9,7 +9,7 @@ use image::{ImageDecoder, RgbImage, codecs::jpeg::JpegDecoder};
 
 use super::{
     frame::{Frame, FrameError, PixelFormat},
-    jpeg::{self, BLOCK},
+    jpeg::{self, BLOCK, Unread},
     motion::CELL,
     resize::Region,
 };
@@ -28,9 +28,7 @@ pub(super) fn to_rgb(frame: &Frame) -> Result<RgbImage, FrameError> {
 /// elsewhere is of no meaning. Its memory is used again. The region that was decoded comes back.
 pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> Result<Region, FrameError> {
     let (width, height) = (frame.width, frame.height);
-    if u64::from(width) * u64::from(height) > MOST_MEGAPIXELS * 1_000_000 {
-        return Err(FrameError::TooLarge { width, height, most: MOST_MEGAPIXELS });
-    }
+    check_size(frame)?;
     if frame.format == PixelFormat::Mjpeg {
         *picture = decode_jpeg(frame)?;
         return Ok(frame.region());
@@ -46,6 +44,14 @@ pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> R
         decode_row(frame, &layout, y, from, &mut samples[y * row + from * 3..y * row + to * 3]);
     }
     Ok(region)
+}
+
+fn check_size(frame: &Frame) -> Result<(), FrameError> {
+    let (width, height) = (frame.width, frame.height);
+    if u64::from(width) * u64::from(height) > MOST_MEGAPIXELS * 1_000_000 {
+        return Err(FrameError::TooLarge { width, height, most: MOST_MEGAPIXELS });
+    }
+    Ok(())
 }
 
 /// Part of a row of an uncompressed frame, from an even column on; `out` says how far.
@@ -89,10 +95,11 @@ fn pairs_to_rgb(pairs: impl Iterator<Item = ([u8; 2], u8, u8)>, out: &mut [u8]) 
 /// is left out; of a JPEG all rows count. None where the luma is to be had by decoding only.
 ///
 /// # Errors
-/// Too few bytes for the frame's size.
+/// Too few bytes for the frame's size, a torn JPEG, or a size that is not decoded.
 pub(super) fn luma_cells(frame: &Frame, cells: &mut Vec<f32>) -> Result<Option<()>, FrameError> {
+    check_size(frame)?;
     match frame.format {
-        PixelFormat::Mjpeg => return Ok(jpeg_cells(frame, cells)),
+        PixelFormat::Mjpeg => return jpeg_cells(frame, cells),
         PixelFormat::Rgb => return Ok(None),
         _ => {}
     }
@@ -112,20 +119,25 @@ pub(super) fn luma_cells(frame: &Frame, cells: &mut Vec<f32>) -> Result<Option<(
     Ok(Some(()))
 }
 
-/// None also where it is broken, or not the frame's size: decoding will say so.
-fn jpeg_cells(frame: &Frame, cells: &mut Vec<f32>) -> Option<()> {
+/// None also where it is foreign, or not the frame's size: decoding will say so.
+fn jpeg_cells(frame: &Frame, cells: &mut Vec<f32>) -> Result<Option<()>, FrameError> {
     /// Blocks along a cell's side.
     const BLOCKS: usize = CELL / BLOCK;
-    let bytes = with_huffman_tables(&frame.bytes).ok()?;
+    let Ok(bytes) = with_huffman_tables(&frame.bytes) else { return Ok(None) };
     let (columns, rows) = (frame.width as usize / CELL, frame.height as usize / CELL);
     cells.clear();
     cells.resize(columns * rows, 0.0);
-    jpeg::luma_blocks(&bytes, (frame.width, frame.height), |x, y, mean| {
+    let read = jpeg::luma_blocks(&bytes, (frame.width, frame.height), |x, y, mean| {
         let (column, row) = (x / BLOCKS, y / BLOCKS);
         if column < columns && row < rows {
             cells[row * columns + column] += mean / (BLOCKS * BLOCKS) as f32;
         }
-    })
+    });
+    match read {
+        Ok(()) => Ok(Some(())),
+        Err(Unread::Foreign) => Ok(None),
+        Err(Unread::Torn) => Err(FrameError::Torn),
+    }
 }
 
 /// The same of a decoded picture, green for luma.
@@ -162,7 +174,8 @@ struct Layout {
 
 impl Layout {
     fn of(frame: &Frame) -> Result<Layout, FrameError> {
-        // In 64 bits, so that no size or stride that a driver might name overflows on a 32-bit board.
+        // In 64 bits for 32-bit boards. What a driver might name beyond them ends at the largest
+        // number, which no frame has as many bytes as.
         let (width, height) = (u64::from(frame.width), u64::from(frame.height));
         let chroma_rows = height.div_ceil(2);
         let least_stride = match frame.format {
@@ -172,10 +185,11 @@ impl Layout {
             PixelFormat::Rgb => width * 3,
         };
         let stride = u64::from(frame.stride).max(least_stride);
-        let second = stride * height;
+        let second = stride.saturating_mul(height);
+        let chroma = (stride / 2).saturating_mul(chroma_rows);
         let (third, needed) = match frame.format {
-            PixelFormat::Nv12 => (second, second + stride * chroma_rows),
-            PixelFormat::I420 => (second + stride / 2 * chroma_rows, second + stride / 2 * chroma_rows * 2),
+            PixelFormat::Nv12 => (second, second.saturating_add(stride.saturating_mul(chroma_rows))),
+            PixelFormat::I420 => (second.saturating_add(chroma), second.saturating_add(chroma.saturating_mul(2))),
             // The last row need not be padded to the stride.
             _ => (second, second.saturating_sub(stride - least_stride)),
         };
@@ -475,6 +489,44 @@ mod tests {
             assert!(frame(format, u32::MAX, u32::MAX, u32::MAX, vec![0; 10]).rgb().is_err(), "{format:?}");
             assert!(frame(format, 1, 1_000, u32::MAX, vec![0; 10]).rgb().is_err(), "{format:?}");
         }
+    }
+
+    proptest! {
+        /// Sizes and strides about the powers of two, where products overflow.
+        #[test]
+        fn hostile_sizes_are_errors_and_never_panic(
+            [w, h, stride] in [hostile(), hostile(), hostile()],
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            use PixelFormat::*;
+            for format in [Yuyv, Nv12, I420, Grey, Mjpeg, Rgb] {
+                let frame = frame(format, w, h, stride, bytes.clone());
+                // Of a size that such bytes may be; all others are errors.
+                let small = u64::from(w) * u64::from(h) <= 100;
+                prop_assert!(small || frame.rgb().is_err(), "{format:?}");
+                let mut cells = Vec::new();
+                let _ = (frame.rgb(), luma_cells(&frame, &mut cells));
+                prop_assert!(cells.capacity() < 1_000_000, "{format:?}: {}", cells.capacity());
+            }
+        }
+    }
+
+    fn hostile() -> impl Strategy<Value = u32> {
+        let about = |power: u32, off: u32| (1u64 << power).wrapping_add(u64::from(off)).wrapping_sub(2) as u32;
+        prop_oneof![0u32..20, any::<u32>(), (0u32..33, 0u32..5).prop_map(move |(power, off)| about(power, off))]
+    }
+
+    #[test]
+    fn a_half_grey_jpeg_is_torn_and_a_short_frame_too() {
+        let whole = jpeg(64, 48);
+        let half = [&whole[..whole.len() - 60], &[0; 4000]].concat();
+        let torn = [(Mjpeg, half), (PixelFormat::Yuyv, vec![128; 64 * 47 * 2]), (PixelFormat::I420, vec![0; 64])];
+        for (format, bytes) in torn {
+            let error = luma_cells(&frame(format, 64, 48, 0, bytes), &mut Vec::new()).unwrap_err();
+            assert!(error.is_torn(), "{format:?}: {error}");
+        }
+        let foreign = luma_cells(&frame(Mjpeg, 64, 48, 0, header_only(8, 64, 48, 4)), &mut Vec::new());
+        assert!(matches!(foreign, Ok(None)), "decoding says what it is");
     }
 
     #[test]

@@ -21,6 +21,9 @@ import time
 import urllib.error
 import urllib.request
 
+# A configuration that others can write is refused.
+os.umask(0o022)
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery"
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"

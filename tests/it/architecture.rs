@@ -37,27 +37,28 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 29] = [
+const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
     ("sight", &["gallery", "policy", "vision"]),
     ("live", &["sight", "vision"]),
     ("unknown", &["sight", "store", "vision"]),
-    ("telemetry", &[]),
+    ("names", &[]),
+    ("telemetry", &["names"]),
     // The latch and its lines are named in the configuration; how templates are fused is the gallery's word.
     ("config", &["gallery"]),
     ("gpio", &["config"]),
     ("latch", &["gpio"]),
     ("program", &["telemetry"]),
     ("camera", &["config", "program", "vision", "telemetry"]),
-    ("store", &["gallery", "vision"]),
-    ("enroll", &["config", "gallery", "store", "telemetry", "vision"]),
+    ("store", &["clock", "gallery", "vision"]),
+    ("enroll", &["config", "gallery", "names", "policy", "store", "telemetry", "vision"]),
     ("eval", &["enroll", "vision"]),
     ("triplet", &[]),
     // Who was there, and what the clock should have shown.
-    ("clock", &["store"]),
-    ("attendance", &["clock", "config", "gallery", "store", "telemetry"]),
+    ("clock", &[]),
+    ("attendance", &["clock", "config", "gallery", "names", "store", "telemetry"]),
     ("control", &["attendance", "calibrate", "store"]),
     // They see events and ask; they cannot reach what recognises or drives.
     ("outside", &["config", "store"]),

@@ -498,10 +498,11 @@ fn a_threshold_looser_than_the_closest_pair_does_not_unlock() {
     let text = fs::read_to_string(site.path("facelatch.toml")).unwrap();
     let loose = text + "[recognition]\nmax_distance = 1.5\n";
     fs::write(site.path("facelatch.toml"), &loose).unwrap();
-    let ran = site.run(&["run"]);
-    assert_eq!(ran.code, 78, "{}", ran.error);
-    for part in ["Barack Obama", "Joe Biden", "set recognition.max_distance = 1.", "facelatch calibrate"] {
-        assert!(ran.error.contains(part), "{part}: {}", ran.error);
+    // It starts, and opens for neither of them.
+    let (log, code, _) = daemon_says(&site, "are not let in");
+    assert_eq!(code, 0, "{log}");
+    for part in ["Barack Obama, Joe Biden are not let in", "set recognition.max_distance = 1.", "facelatch calibrate"] {
+        assert!(log.contains(part), "{part}: {log}");
     }
     let ran = site.run(&["calibrate"]);
     assert!(
@@ -693,4 +694,95 @@ fn an_unknown_face_is_listed_shown_named_and_forgotten_by_command() {
     assert_eq!(site.run(&["unknown", "forget", "2"]).code, 0);
     assert_eq!(site.run(&["unknown", "forget", "2"]).code, 1, "it is gone");
     assert_eq!(site.run(&["unknown"]).out.lines().count(), 1);
+}
+
+#[test]
+fn a_configuration_that_others_can_write_is_refused() {
+    let site = Site::new();
+    let mode = |path: PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let refused = |what: &str| {
+        for command in ["run", "check", "doctor", "people", "open"] {
+            let ran = site.run(&[command]);
+            let said = ran.out + &ran.error;
+            assert_eq!(ran.code, 78, "{command}: {said}");
+            assert!(said.contains(what) && said.contains("chmod go-w"), "{command}: {said}");
+        }
+    };
+    for writable in [0o666, 0o660, 0o602] {
+        mode(site.path("facelatch.toml"), writable);
+        refused(&format!("facelatch.toml: mode 0{writable:o}"));
+    }
+    mode(site.path("facelatch.toml"), 0o640);
+    mode(site.path(""), 0o777);
+    refused("mode 0777, so others can replace");
+    mode(site.path(""), 0o755);
+    assert_eq!(site.run(&["check"]).code, 0);
+    assert!(!site.path("store").exists(), "nothing was begun");
+}
+
+#[test]
+fn an_unreadable_configuration_ends_with_77() {
+    let Some(bound) = bound_by_permissions() else { return };
+    let site = Site::new();
+    fs::set_permissions(site.path("facelatch.toml"), fs::Permissions::from_mode(0o000)).unwrap();
+    for command in ["run", "check", "doctor", "people", "models"] {
+        let ran = Ran::from(wrapped(bound, &site.command(&[command])).output().unwrap());
+        let said = ran.out + &ran.error;
+        assert_eq!(ran.code, 77, "{command}: {said}");
+        assert!(said.contains("facelatch.toml: Permission denied") && said.contains("group facelatch"), "{said}");
+    }
+}
+
+/// Ends a process of this test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_member_asks_and_keeps_nobody_waiting() {
+    if !rustix::process::geteuid().is_root() || Command::new("setpriv").arg("--version").output().is_err() {
+        return skipped("a member of the group: only root can be another user (setpriv)");
+    }
+    const DAEMON: &str = "--reuid=61234";
+    const MEMBER: &str = "--reuid=61235";
+    let site = Site::new();
+    door::play(site.dir.path(), &[("", 3)]);
+    // As the package has it: the configuration is root's, the group reads it; all else is the daemon's.
+    let given = Command::new("chown").args(["-R", "61234:64321"]).arg(site.path("")).status().unwrap();
+    assert!(given.success());
+    fs::set_permissions(site.path(""), fs::Permissions::from_mode(0o750)).unwrap();
+    std::os::unix::fs::chown(site.path("facelatch.toml"), Some(0), None).unwrap();
+    fs::set_permissions(site.path("facelatch.toml"), fs::Permissions::from_mode(0o640)).unwrap();
+    let as_user = |user, arguments: &[&str]| {
+        wrapped(&["setpriv", user, "--regid=64321", "--clear-groups"], &site.command(arguments))
+    };
+    let spawn = |mut command: Command| Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let _daemon = spawn(as_user(DAEMON, &["run"]));
+    let status = |user| Ran::from(as_user(user, &["status"]).output().unwrap());
+    let until = Instant::now() + Duration::from_secs(30);
+    while status(DAEMON).code != 0 {
+        assert!(Instant::now() < until, "{}", status(DAEMON).error);
+    }
+    for command in ["people", "events", "status"] {
+        let ran = Ran::from(as_user(MEMBER, &[command]).output().unwrap());
+        assert_eq!(ran.code, 0, "{command}: {}", ran.error);
+    }
+    let _following: Vec<_> = (0..20).map(|_| spawn(as_user(MEMBER, &["events", "--follow"]))).collect();
+    let until = Instant::now() + Duration::from_secs(30);
+    let refused = loop {
+        let ran = status(MEMBER);
+        if ran.code != 0 {
+            break ran;
+        }
+        assert!(Instant::now() < until, "one member has all the places there are");
+    };
+    assert_eq!(refused.code, 69, "{}", refused.error);
+    for user in [DAEMON, "--reuid=0", "--reuid=61236"] {
+        assert_eq!(status(user).code, 0, "{user}");
+    }
 }

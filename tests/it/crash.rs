@@ -17,15 +17,19 @@ use std::{
 use facelatch::{
     config::EnrollConfig,
     enroll::{Enroller, FaceReader, Refusal},
+    gallery::TemplateFusion,
+    policy::Limits,
     service::moment,
     store::{EventKind, Store},
     vision::embed::{Embedding, ModelId},
 };
 use image::{Rgb, RgbImage};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::support::command;
 
 const FOLDER: &str = "FACELATCH_CRASH_FOLDER";
+const UNWRITABLE: &str = "FACELATCH_UNWRITABLE_FOLDER";
 
 /// Sees a face in every picture, each in a direction of its own.
 struct AnyFace;
@@ -53,7 +57,8 @@ fn open(dir: &Path) -> (Store, Enroller) {
     let (store, notes) = Store::open(&dir.join("store"), 0).expect("the store opens");
     assert!(notes.is_empty(), "a kill damages nothing: {notes:?}");
     let config = EnrollConfig { folder: dir.join("enroll"), max_spread: 2.0, ..EnrollConfig::default() };
-    let enroller = Enroller::new(config, store.clone(), Arc::new(AnyFace), 0.0).unwrap();
+    let limits = Box::new(|_| Ok(Limits { single: 0.0, shrink: 0.0 }));
+    let enroller = Enroller::new(config, store.clone(), Arc::new(AnyFace), TemplateFusion::Mean, limits).unwrap();
     (store, enroller)
 }
 
@@ -154,4 +159,47 @@ fn a_full_disk_loses_nothing_that_was_acknowledged() {
     drop(store);
     check(dir.path(), &acknowledged);
     assert!(fs::read_dir(dir.path().join("enroll")).unwrap().count() > 0);
+}
+
+/// The child: from now on nothing can be written; then somebody is removed.
+#[test]
+fn child_that_cannot_write() {
+    let Some(dir) = env::var_os(UNWRITABLE) else { return };
+    let (store, mut enroller) = open(Path::new(&dir));
+    for (number, name) in ["Ada", "Joe"].iter().enumerate() {
+        enroller.add_picture(name, "p.png", &picture(number as u64), SystemTime::now()).unwrap().unwrap();
+    }
+    setrlimit(Resource::Fsize, Rlimit { current: Some(0), maximum: None }).unwrap();
+    fs::remove_file(Path::new(&dir).join("enroll/Ada/p.png")).unwrap();
+    fs::copy(Path::new(&dir).join("enroll/Joe/p.png"), Path::new(&dir).join("enroll/Ada/empty.png")).unwrap_err();
+    for _ in 0..2 {
+        let changes = enroller.sync(SystemTime::now() + Duration::from_secs(60), || true).unwrap();
+        let names: Vec<&str> = enroller.people().iter().map(|person| person.name.as_str()).collect();
+        println!("left {names:?}, forgotten {}, said {}", changes.forgotten.len(), changes.unwritten.is_some());
+    }
+    std::io::stdout().flush().unwrap();
+    // Nothing else may come of a store that cannot be written.
+    drop((store, enroller));
+}
+
+#[test]
+fn who_is_removed_is_gone_though_nothing_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plain = command(env::current_exe().unwrap());
+    plain.args(["crash::child_that_cannot_write", "--exact", "--nocapture"]);
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env(UNWRITABLE, dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("left [\"Joe\"], forgotten 1, said true"), "{text}");
+    assert!(text.contains("left [\"Joe\"], forgotten 0, said false"), "said once: {text}");
+    // The store has the record still, or not; the folder is the truth.
+    let (store, mut enroller) = open(dir.path());
+    enroller.sync(SystemTime::now() + Duration::from_secs(60), || true).unwrap();
+    let names: Vec<String> = store.people().unwrap().into_iter().map(|person| person.name).collect();
+    assert_eq!(names, ["Joe"]);
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -54,7 +55,7 @@ pub fn enroll(dir: &Path, file: &str, name: &str) {
     fs::File::options().append(true).open(&to).unwrap().set_modified(long_ago).unwrap();
 }
 
-/// Frames for each scene in turn; an empty name is an empty doorway.
+/// Frames for each scene in turn, each with noise of its own; an empty name is an empty doorway.
 pub fn play(dir: &Path, scenes: &[(&str, usize)]) {
     fs::create_dir_all(dir.join("frames")).unwrap();
     let mut number = fs::read_dir(dir.join("frames")).unwrap().count();
@@ -65,10 +66,23 @@ pub fn play(dir: &Path, scenes: &[(&str, usize)]) {
             imageops::overlay(&mut frame, &person, 100, 40);
         }
         for _ in 0..*count {
-            frame.save(dir.join("frames").join(format!("{number:04}.jpg"))).unwrap();
+            let picture = noisy(&frame, number as u32 + 1);
+            picture.save(dir.join("frames").join(format!("{number:04}.jpg"))).unwrap();
             number += 1;
         }
     }
+}
+
+/// As a sensor sees it: no two frames are the same.
+fn noisy(frame: &RgbImage, seed: u32) -> RgbImage {
+    let (mut frame, mut state) = (frame.clone(), seed.wrapping_mul(2_654_435_761).max(1));
+    for sample in frame.iter_mut() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        *sample = sample.saturating_add((state % 5) as u8);
+    }
+    frame
 }
 
 fn run(config: &Config) -> Vec<Event> {
@@ -134,7 +148,7 @@ impl Running {
     }
 
     /// `file`: what a reload reads.
-    fn start_with(config: &Config, file: Option<PathBuf>) -> Running {
+    pub fn start_with(config: &Config, file: Option<PathBuf>) -> Running {
         let signals = Signals { configuration: file, ..Signals::default() };
         let (signalled, mut looped) = (signals.clone(), config.clone());
         looped.camera.repeat = true;
@@ -150,7 +164,7 @@ impl Running {
     }
 
     /// Asks for a reload and waits until `done` is true of the daemon's status.
-    fn reload_until(&self, socket: &Path, done: impl Fn(&Status) -> bool) {
+    pub fn reload_until(&self, socket: &Path, done: impl Fn(&Status) -> bool) {
         self.signals.reload.store(true, Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -251,6 +265,11 @@ fn a_reload_brings_a_new_configuration_into_force_and_refuses_a_bad_one() {
         running.reload_until(socket, |status| status.mode == "attendance" && status.people == 1);
     }
     fs::write(&file, text("unlock", models, "")).unwrap();
+    // Nor does one that anybody may have written.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    running.reload_until(socket, |_| !running.signals.reload.load(Ordering::Relaxed));
+    running.reload_until(socket, |status| status.mode == "attendance");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     running.reload_until(socket, |status| status.mode == "unlock");
     drop(running);
     assert!(!dir.path().join("relay.json").exists());

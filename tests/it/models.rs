@@ -206,6 +206,24 @@ fn an_embedder_of_ones_own_is_added_listed_verified_and_used() {
 }
 
 #[test]
+fn an_embedder_that_is_not_quantized_can_be_measured() {
+    let site = Site::new();
+    assert_eq!(site.add(&site.write_net(&arcface_like()), "mine", &USUAL).0, 0);
+    for (person, portrait) in [("a", "barack_obama_1"), ("a", "barack_obama_2"), ("b", "joe_biden_1")] {
+        let folder = site.path("people").join(person);
+        fs::create_dir_all(&folder).unwrap();
+        let file = format!("{portrait}.png");
+        fs::copy(picture(&file), folder.join(&file)).unwrap();
+    }
+    let (models, people) = (site.path("models").display().to_string(), site.path("people").display().to_string());
+    let (code, out, error) =
+        site.run(&["eval", "--models", &models, "--embedder", "mine", "--images", &people, "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let measured: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&measured["precision"], &measured["pictures"]), (&"f32".into(), &3.into()), "{out}");
+}
+
+#[test]
 fn the_arcface_template_is_scaled_to_the_input_and_a_file_gives_another() {
     let site = Site::new();
     let onet = root().join("models/onet.onnx");

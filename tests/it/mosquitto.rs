@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -531,6 +531,121 @@ fn hostile_messages_change_nothing() {
     let log = house.log();
     assert_eq!(log.matches("was ignored").count(), 1, "it is said once: {log}");
     assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn a_command_that_waited_does_not_open() {
+    if no_mosquitto() {
+        return;
+    }
+    let broker = Broker::start();
+    let listener = broker.listen();
+    let house = House::start(&format!("{}allow_open = true\n", plain(&broker)));
+    listener.wait_for_last(&topic("availability"), |payload| payload == "online");
+    let warning = house.log();
+    assert!(!warning.contains("mqtt.allow_open"), "the broker is on this machine: {warning}");
+    let daemon = Pid::from_child(house.daemon.as_ref().unwrap());
+    for expiry in [&[][..], &["-D", "publish", "message-expiry-interval", "1"]] {
+        kill_process(daemon, Signal::STOP).unwrap();
+        broker.publish(&[&["-t", &topic("command"), "-m", "open"], expiry].concat());
+        thread::sleep(Duration::from_secs(4));
+        kill_process(daemon, Signal::CONT).unwrap();
+        thread::sleep(Duration::from_secs(3));
+    }
+    assert_eq!((house.counted("opened_by_hand"), house.counted("mqtt_commands_ignored")), (0, 2), "{}", house.log());
+    broker.publish(&["-t", &topic("command"), "-m", "open"]);
+    listener.wait_for_event("opened");
+}
+
+/// A broker that sends what a test wants; it takes one connection and answers no ping by itself.
+struct Puppet {
+    stream: TcpStream,
+    pings: Arc<Mutex<u32>>,
+}
+
+impl Puppet {
+    fn accept(listener: &TcpListener) -> Puppet {
+        let stream = listener.accept().unwrap().0;
+        let (mut reads, mut answers) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
+        let (pings, counted) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(false)));
+        let (pinged, subscribed) = (Arc::clone(&pings), Arc::clone(&counted));
+        thread::spawn(move || {
+            while let Some((kind, body)) = packet(&mut reads) {
+                match kind >> 4 {
+                    1 => answers.write_all(&[0x20, 3, 0, 0, 0]).unwrap(),
+                    // A publication: the topic's length and text, then its number.
+                    3 => {
+                        let at = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+                        answers.write_all(&[0x40, 2, body[at], body[at + 1]]).unwrap();
+                    }
+                    8 => {
+                        answers.write_all(&[0x90, 4, body[0], body[1], 0, 1]).unwrap();
+                        *subscribed.lock().unwrap() = true;
+                    }
+                    12 => *pinged.lock().unwrap() += 1,
+                    _ => {}
+                }
+            }
+        });
+        wait_until("the subscription", || counted.lock().unwrap().then_some(()));
+        Puppet { stream, pings }
+    }
+
+    fn command(&mut self, number: u8, again: bool) {
+        let topic = topic("command");
+        let mut bytes =
+            vec![if again { 0x3a } else { 0x32 }, (2 + topic.len() + 2 + 1 + 4) as u8, 0, topic.len() as u8];
+        bytes.extend_from_slice(topic.as_bytes());
+        bytes.extend_from_slice(&[0, number, 0]);
+        bytes.extend_from_slice(b"open");
+        self.stream.write_all(&bytes).unwrap();
+    }
+}
+
+/// The first byte of a packet, and what comes after its length.
+fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut byte = || {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok().map(|()| byte[0])
+    };
+    let kind = byte()?;
+    let mut length = 0_usize;
+    for shift in [0, 7, 14, 21] {
+        let more = byte()?;
+        length |= usize::from(more & 0x7f) << shift;
+        if more < 0x80 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some((kind, body))
+}
+
+#[test]
+fn a_message_that_comes_again_opens_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let house = House::start(&format!("broker = \"mqtt://127.0.0.1:{port}\"\nallow_open = true\n"));
+    let mut broker = Puppet::accept(&listener);
+    let opened = |count: u64| wait_until("the command", || (house.counted("opened_by_hand") == count).then_some(()));
+    broker.command(1, false);
+    opened(1);
+    thread::sleep(Duration::from_millis(2500));
+    // The same once more, and one of a connection before.
+    broker.command(1, true);
+    broker.command(7, true);
+    wait_until("both are ignored", || (house.counted("mqtt_commands_ignored") == 2).then_some(()));
+    broker.command(8, false);
+    opened(2);
+    // The connection hangs: a ping is not answered, and what comes then may be old.
+    wait_until("a ping", || (*broker.pings.lock().unwrap() > 0).then_some(()));
+    thread::sleep(Duration::from_millis(2500));
+    broker.command(9, false);
+    broker.stream.write_all(&[0xd0, 0]).unwrap();
+    wait_until("it is ignored", || (house.counted("mqtt_commands_ignored") == 3).then_some(()));
+    broker.command(10, false);
+    opened(3);
 }
 
 #[test]

@@ -12,7 +12,10 @@ use std::{
 };
 
 use facelatch::{
-    config::Config,
+    config::{
+        Config,
+        token::{Scope, Token},
+    },
     http::auth::{hash_of_password, hash_of_token},
     store::{EventKind, Store},
 };
@@ -44,7 +47,7 @@ fn with_page(dir: &Path) -> Config {
 fn with_password(dir: &Path) -> Config {
     let mut config = with_page(dir);
     config.http.password = hash_of_password(PASSWORD).unwrap();
-    config.http.tokens = vec![hash_of_token(TOKEN)];
+    config.http.tokens = vec![Token::everything(hash_of_token(TOKEN))];
     config
 }
 
@@ -276,6 +279,212 @@ fn wrong_passwords_have_to_wait() {
     }
 }
 
+/// A connection from another of this machine's addresses.
+fn connect_from(address: [u8; 4], to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((address, 0))).unwrap();
+    connect(&socket, &to).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// The status of a log-in from another of this machine's addresses.
+fn log_in_from(address: [u8; 4], config: &Config, password: &str) -> u16 {
+    let mut stream = connect_from(address, config.http.listen);
+    let body = json!({ "password": password }).to_string();
+    write!(
+        stream,
+        "POST /api/login HTTP/1.1\r\nHost: door\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_network_full_of_addresses_guesses_no_more_than_one() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_password(dir.path());
+    let _running = Running::start(&config);
+    let _client = Client::of(&config);
+    let statuses: Vec<u16> = (1..=60).map(|i| log_in_from([127, 0, 5, i], &config, "guess")).collect();
+    let looked_at = statuses.iter().filter(|status| **status == 401).count();
+    assert!((12..=16).contains(&looked_at), "{statuses:?}");
+    assert_eq!(statuses.last(), Some(&429));
+    assert_eq!(log_in_from([127, 0, 5, 200], &config, PASSWORD), 429, "a new address of that network");
+    assert_eq!(log_in_from([127, 0, 6, 1], &config, PASSWORD), 200, "another network is not shut out");
+}
+
+#[test]
+fn without_a_password_nothing_comes_through_a_proxy() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    for (header, value) in [
+        ("X-Forwarded-For", "203.0.113.7"),
+        ("X-Forwarded-Proto", "https"),
+        ("Forwarded", "for=203.0.113.7"),
+        ("Via", "1.1 door"),
+        ("X-Real-IP", "203.0.113.7"),
+        ("CF-Connecting-IP", "203.0.113.7"),
+        ("True-Client-IP", "203.0.113.7"),
+    ] {
+        let client = Client::open(&config).with("Host", "127.0.0.1").with(header, value);
+        for path in ["/api/session", "/api/status", "/api/stream"] {
+            let answer = client.get(path);
+            assert_eq!(answer.status, 403, "{header} {path}");
+            let problem = answer.json()["error"].as_str().unwrap().to_owned();
+            assert!(problem.contains("proxy") && problem.contains("http.password"), "{problem}");
+        }
+        assert_eq!(client.post("/api/open", &json!({})).status, 403, "{header}");
+    }
+    // As nginx asks unless it is configured otherwise.
+    let mut stream = TcpStream::connect(config.http.listen).unwrap();
+    write!(stream, "GET /api/session HTTP/1.0\r\nHost: {}\r\nConnection: close\r\n\r\n", config.http.listen).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 403") && !answer.contains("csrf"), "{answer}");
+    assert_eq!(Client::open(&config).post("/api/open", &json!({})).status, 200);
+}
+
+/// A request whose answer has no end by itself.
+fn look_on(config: &Config, path: &str, headers: &[(String, String)]) -> TcpStream {
+    let mut stream = TcpStream::connect(config.http.listen).unwrap();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut begin = [0; 12];
+    stream.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200", "{path}");
+    stream
+}
+
+/// How long more of the answer comes: until its last, empty chunk, or the connection's end.
+fn lasts(mut stream: TcpStream) -> Duration {
+    let begun = Instant::now();
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut last = Vec::new();
+    while begun.elapsed() < Duration::from_secs(5) {
+        let mut more = [0; 65536];
+        match stream.read(&mut more) {
+            Ok(0) => break,
+            Ok(count) => last = more[count.saturating_sub(5)..count].to_vec(),
+            Err(_) if last == b"0\r\n\r\n" => break,
+            Err(_) => {}
+        }
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn who_logs_out_sees_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[(KNOWN, 5), ("", 5)]);
+    let config = with_password(dir.path());
+    let _running = Running::start(&config);
+    let (leaving, staying) = (Client::log_in(&config), Client::log_in(&config));
+    let of = |client: &Client| ["/api/stream", "/api/live"].map(|path| look_on(&config, path, &client.headers));
+    let (left, stayed) = (of(&leaving), of(&staying));
+    assert_eq!(leaving.post("/api/logout", &json!({})).status, 200);
+    for stream in left {
+        let more = lasts(stream);
+        assert!(more < Duration::from_secs(2), "seen for {more:?} after log-out");
+    }
+    for stream in stayed {
+        assert!(lasts(stream) >= Duration::from_secs(5), "others see on");
+    }
+}
+
+#[test]
+fn a_new_password_ends_what_the_old_one_sees() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_password(dir.path());
+    let file = dir.path().join("facelatch.toml");
+    let running = Running::start_with(&config, Some(file.clone()));
+    let client = Client::log_in(&config);
+    let stream = look_on(&config, "/api/stream", &client.headers);
+    let text = format!(
+        "mode = \"attendance\"\n[camera]\nsource = \"files\"\nfolder = \"frames\"\nrepeat = true\n[models]\ndir = \"{}\"\n\
+         precision = \"w8\"\n[enroll]\nfolder = \"enroll\"\n[store]\npath = \"store\"\n[control]\nsocket = \"control.sock\"\n\
+         [http]\nenabled = true\nlisten = \"{}\"\npassword = \"{}\"\n",
+        root().join("models").display(),
+        config.http.listen,
+        hash_of_password("another horse").unwrap()
+    );
+    fs::write(&file, text).unwrap();
+    running.reload_until(&config.control.socket, |status| status.mode == "attendance");
+    assert!(lasts(stream) < Duration::from_secs(2));
+    assert_eq!(Client::of(&config).post("/api/login", &json!({ "password": PASSWORD })).status, 401);
+}
+
+#[test]
+fn a_token_does_what_its_scopes_say_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let mut config = with_password(dir.path());
+    let scopes = [Scope::Metrics, Scope::Look, Scope::Enrol, Scope::Open];
+    config.http.tokens =
+        scopes.iter().map(|scope| Token { hash: hash_of_token(&scope.to_string()), may: Some(vec![*scope]) }).collect();
+    let running = Running::start(&config);
+    let public = ["/api/session", "/api/login", "/api/openapi.json", "/api/logout", "/api/live", "/api/stream"];
+    for (method, path) in described().into_iter().filter(|(_, path)| !public.contains(&path.as_str())) {
+        let path = path.replace("{name}", "Eve").replace("{id}", "1").replace("{look}", "0").replace("{track}", "1");
+        let may = scopes.map(|scope| {
+            let client = Client::of(&config).with("Authorization", &format!("Bearer {scope}"));
+            let answer = client.send(&method.to_uppercase(), &path, b"{\"name\":\"Eve\"}", "application/json");
+            assert!(answer.status != 403 || answer.json()["error"].as_str().unwrap().contains("http.tokens"));
+            answer.status != 403
+        });
+        let own = match (method.as_str(), path.as_str()) {
+            (_, "/metrics") => 0,
+            ("get", _) | (_, "/api/identify") => 1,
+            (_, "/api/open") => 3,
+            _ => 2,
+        };
+        assert_eq!(may.map(usize::from), std::array::from_fn(|i| usize::from(i == own)), "{method} {path}");
+    }
+    drop(running);
+    let events = Store::open(&config.store.path, 0).unwrap().0.events(None, None).unwrap();
+    assert_eq!(events.iter().filter(|event| matches!(event.kind, EventKind::Opened { .. })).count(), 1);
+}
+
+#[test]
+fn connections_without_a_password_shut_out_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 5)]);
+    let config = with_password(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::log_in(&config);
+    let crowd = |last: u8| -> Vec<TcpStream> {
+        (0..150).map(|_| connect_from([127, 0, 7, last], config.http.listen)).collect()
+    };
+    let mut strangers = [crowd(1), crowd(2), crowd(3)];
+    for stream in &mut strangers[1] {
+        let _ = write!(stream, "GET /api/session HTTP/1.1\r\nHost: door\r\n\r\n");
+    }
+    for stream in &mut strangers[2] {
+        let _ = write!(stream, "POST /api/login HTTP/1.1\r\nHost: door\r\nContent-Length: 9000\r\n\r\n");
+    }
+    let begun = Instant::now();
+    assert_eq!(client.get("/api/status").status, 200, "who is logged in");
+    let visitor = Client { headers: client.headers.clone(), ..Client::of(&config) };
+    assert_eq!(visitor.get("/api/status").status, 200, "on a new connection");
+    assert_eq!(log_in_from([127, 0, 8, 1], &config, PASSWORD), 200, "who logs in now");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // Who says nothing is left soon.
+    let mut silent = connect_from([127, 0, 9, 1], config.http.listen);
+    let begun = Instant::now();
+    assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn without_a_password_another_site_s_name_reaches_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -467,6 +676,67 @@ fn with_a_certificate_it_speaks_https_only_and_the_cookie_is_secure() {
 }
 
 /// Whatever a client does, the door goes on deciding and the page goes on answering others.
+#[test]
+fn what_is_no_picture_is_answered_with_422_and_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 40)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::open(&config);
+    let whole = fs::read(root().join("tests/data").join(KNOWN)).unwrap();
+    for (picture, word) in [
+        (&b"no picture"[..], "not a picture"),
+        (b"", "not complete"),
+        (&whole[..whole.len() / 2], "not complete"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+    ] {
+        let answer = client.send("POST", "/api/identify", picture, "image/jpeg");
+        assert_eq!(answer.status, 422);
+        assert!(answer.json()["error"].as_str().unwrap().contains(word), "{}", answer.json());
+    }
+}
+
+#[test]
+fn pictures_wait_for_their_turn_and_too_many_are_sent_away() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("", 200)]);
+    let config = with_page(dir.path());
+    let _running = Running::start(&config);
+    let client = Client::open(&config);
+    let whole = fs::read(root().join("tests/data").join(KNOWN)).unwrap();
+    let identify = || client.send("POST", "/api/identify", &whole, "image/png");
+    let answered: Vec<u16> = thread::scope(|scope| {
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| identify().status)).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(answered, [200; 8], "each waits for its turn");
+    // As many that never end what they say: they take all places.
+    let (name, csrf) = &client.headers[0];
+    let idle: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(config.http.listen).unwrap();
+            let head = "POST /api/identify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000000";
+            write!(stream, "{head}\r\n{name}: {csrf}\r\n\r\nxx").unwrap();
+            stream
+        })
+        .collect();
+    let until = Instant::now() + Duration::from_secs(5);
+    let refused = loop {
+        let answer = identify();
+        if answer.status == 503 || Instant::now() > until {
+            break answer;
+        }
+    };
+    assert_eq!(refused.status, 503);
+    assert!(refused.json()["error"].as_str().unwrap().contains("other pictures are being read"));
+    drop(idle);
+    let until = Instant::now() + Duration::from_secs(5);
+    while identify().status != 200 {
+        assert!(Instant::now() < until, "there is room again when they have gone");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn hostile_clients_stall_nothing() {
     let dir = tempfile::tempdir().unwrap();

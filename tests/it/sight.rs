@@ -188,9 +188,33 @@ fn a_known_person_is_embedded_until_let_in_and_then_now_and_then() {
         door.watch(2, &[], |_| 1.0);
         let came = door.watch(4, &[KNOWN], |_| 1.0);
         assert_eq!(door.let_in(), [OBAMA], "{rotate}: {came:?}");
+        assert_eq!(came.embedded, 3, "{rotate}: each vote is a look of its own");
         let stays = door.watch(45, &[KNOWN], |_| 1.0);
         assert!(stays.searched <= 4 && stays.confirmed <= 16 && stays.examined <= 4, "{rotate}: {stays:?}");
         assert_eq!(door.let_in().len(), 1);
+    }
+}
+
+#[test]
+fn the_same_frame_again_is_no_vote() {
+    for rotate in [0, 90] {
+        let mut door = Door::new(rotate);
+        door.watch(2, &[], |_| 1.0);
+        let frozen = [door.frame(&[KNOWN], 1.0), door.frame(&[KNOWN], 1.0)];
+        for tick in 0..60 {
+            door.now += FRAME;
+            // Two buffers that come in turns are no better than one.
+            let shown = &frozen[usize::from(tick % 2)];
+            let mut frame = Frame { captured_at: door.now, bytes: shown.bytes.clone(), ..*shown };
+            // A clock in the corner goes on.
+            frame.bytes[..2000].fill(tick);
+            let verdict = door.look(&frame);
+            door.verdicts.push(verdict);
+        }
+        assert_eq!((door.let_in().len(), door.sight.tally().embedded), (0, 2), "{rotate}");
+        // The camera works again, and the person stands where she stood.
+        door.watch(1, &[KNOWN], |_| 1.0);
+        assert_eq!(door.let_in(), [OBAMA], "{rotate}");
     }
 }
 

@@ -13,6 +13,8 @@ use image::RgbImage;
 
 /// The checkout.
 pub fn root() -> PathBuf {
+    // Where a user's files are for the user's group to write, a configuration that a test writes would be refused.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 

@@ -190,7 +190,7 @@ function happened(event) {
   if (["enrolled", "forgotten", "renamed"].includes(kind)) later(refresh);
   if (kind === "denied") later(loadUnknown);
   if (kind === "granted") [loadPeople, loadDay].forEach(later);
-  if (["granted", "camera_lost", "camera_back", "opened"].includes(kind)) later(loadStatus);
+  if (["granted", "camera_lost", "camera_back", "opened", "relay_stuck", "relay_freed"].includes(kind)) later(loadStatus);
 }
 
 // Several events at once lead to one request.
@@ -223,7 +223,12 @@ const TOLD = {
   opened: (d) => ["→", "Opened by hand", d.by],
   camera_lost: (d) => ["!", "Camera lost", d.problem],
   camera_back: () => ["✓", "Camera back", ""],
+  denied_more: (d) => ["✗", "Nobody let in", `${d.count} more times, not listed one by one`],
+  store_damaged: (d) => ["!", "The store was damaged", d.problem],
   clock_set: () => ["·", "The clock was set", ""],
+  shut_out: (d) => ["!", "Not let in", d.reason],
+  relay_stuck: (d) => ["!", "Relay stuck", d.problem],
+  relay_freed: () => ["✓", "Relay released", ""],
   refused: (d) => ["–", `Picture refused`, `${d.picture}: ${d.reason}`],
 };
 
@@ -332,7 +337,7 @@ async function loadStatus() {
   document.title = `facelatch · ${location.hostname}`;
   const lights = [
     ["camera", status.camera_ok],
-    [status.mode === "unlock" ? (status.relay_active ? "door released" : "door locked") : "attendance", true],
+    [status.mode === "unlock" ? (status.relay_active ? "door released" : "door locked") : "attendance", !status.relay_problem],
   ];
   $("lights").replaceChildren(...lights.map(([text, good]) => make("li", text, good ? "good" : "bad")));
   $("open").hidden = !(status.can_open && status.mode === "unlock");
@@ -341,11 +346,12 @@ async function loadStatus() {
   const hours = Math.floor(status.uptime_s / 3600);
   const rows = [
     ["Camera", status.camera_ok ? status.camera : `lost: ${status.camera}`],
-    ["Relay", `${status.relay}${status.relay_active ? ", active" : ""}`],
+    ["Relay", `${status.relay}${status.relay_problem ? `, stuck: ${status.relay_problem}` : status.relay_active ? ", active" : ""}`],
     ["Model", status.model],
     ["Calculated as", status.precision],
     ["Enrolled", `${status.people} people, ${status.templates} pictures`],
-    ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken`],
+    ...status.problems.map((problem) => ["Not let in", problem]),
+    ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken, ${counters.frames_torn || 0} torn, ${counters.frames_late || 0} late`],
     ["Decided", `${counters.granted || 0} let in, ${counters.denied || 0} not`],
     ["Events lost", counters.events_lost || 0],
     ["Running for", hours ? `${hours} h ${Math.floor((status.uptime_s % 3600) / 60)} min` : `${Math.floor(status.uptime_s / 60)} min`],

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`quantize`] | real numbers to 8 bits, as the standard says |
 //! | [`window`] | how windows lie on a picture |
+//! | [`kernels`] | kernels of the library that may not be used |
 //! | [`products`] | products of matrices by the library's kernels |
 //! | [`patches`] | the input of a convolution, laid out for the matrix kernel |
 //! | [`maxpool`] | the greatest number of each window |
@@ -20,6 +21,7 @@
 //! | [`quantized`] | quantized convolutions |
 
 mod convolution;
+mod kernels;
 mod lookup;
 mod maxpool;
 mod patches;
@@ -43,6 +45,7 @@ use tract_onnx::{
 
 /// Replaces operators of the library by those of this module where a net is read.
 pub(super) fn register(operators: &mut OnnxOpRegister) {
+    kernels::leave_out();
     quantize::register(operators);
 }
 

@@ -19,6 +19,8 @@ use tract_onnx::{
     },
 };
 
+use super::kernels;
+
 /// On a PC whose processor has AVX-512 but adds up 512 bits no faster than twice 256 (AMD's Zen 4) the library takes the first kernel. It loads nine times for eight
 /// multiplications, though, the second 17 times for 16 of twice the width; so that one is faster there too: it takes 3/4 of the time for the embedder (docs/performance.md).
 /// With as many columns as fill more than half of it, too: two of the first would calculate as many.
@@ -39,6 +41,7 @@ impl Products {
     pub fn new(sums: DatumType, count: usize, [m, k, n]: [usize; 3]) -> Option<Products> {
         let query = Query::plain(sums, Some(m), Some(k), Some(n));
         let query = Query { allow_extractor: false, ..query };
+        kernels::leave_out();
         let library = MmmDispatch::native();
         let (mut kernel, mut packing, _) = library.pick(&query)?;
         if kernel.name() == WIDER.0 {

@@ -1,0 +1,187 @@
+//! Who can write the configuration: it decides whom the door lets in, so a file that others can write or replace is refused.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::ConfigError;
+
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Whose files are accepted.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Owner {
+    /// Root, this process's user, or the packaged daemon's user: what the daemon obeys.
+    Daemon,
+    /// Any: a command that only asks the daemon cannot know its user.
+    Any,
+}
+
+/// The text of a file that others can neither write nor replace.
+///
+/// # Errors
+/// It cannot be read, or others can change it: the message says where, and what to do.
+pub(super) fn read(path: &Path, owner: Owner) -> Result<String, ConfigError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied => ConfigError::Denied { path: path.to_owned() },
+        _ => ConfigError::Read { path: path.to_owned(), source },
+    };
+    // The handle is checked and read, so that the file checked is the one that is read.
+    let file = fs::File::open(path).map_err(failed)?;
+    check_file(path, &file.metadata().map_err(failed)?, owner)?;
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    let real = fs::canonicalize(path).map_err(failed)?;
+    for way in [&absolute, &real] {
+        check_way(way, path, owner)?;
+    }
+    io::read_to_string(file).map_err(failed)
+}
+
+fn check_file(path: &Path, meta: &fs::Metadata, owner: Owner) -> Result<(), ConfigError> {
+    let path = path.display();
+    if meta.mode() & WRITABLE_BY_OTHERS != 0 {
+        let mode = meta.mode() & 0o7777;
+        return Err(ConfigError::Exposed(format!(
+            "{path}: mode {mode:04o}, so others can write it and decide whom the door lets in; chmod go-w {path}"
+        )));
+    }
+    if !is_trusted(meta.uid(), owner) {
+        let uid = meta.uid();
+        return Err(ConfigError::Exposed(format!(
+            "{path}: belongs to user {uid}, neither root nor the daemon's user; chown root:facelatch {path}"
+        )));
+    }
+    Ok(())
+}
+
+/// The folders and links that lead to the file.
+fn check_way(way: &Path, file: &Path, owner: Owner) -> Result<(), ConfigError> {
+    let file = file.display();
+    let read = |path: &Path, meta: io::Result<fs::Metadata>| {
+        meta.map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+    };
+    for place in way.ancestors() {
+        let own = read(place, fs::symlink_metadata(place))?;
+        let target = read(place, fs::metadata(place))?;
+        if let Some(uid) = [own.uid(), target.uid()].into_iter().find(|uid| !is_trusted(*uid, owner)) {
+            let place = place.display();
+            return Err(ConfigError::Exposed(format!(
+                "{place}: belongs to user {uid}, who can replace {file}; chown root {place}, or move the file"
+            )));
+        }
+        // In a sticky folder, such as /tmp, others cannot replace what is not theirs.
+        let mode = target.mode() & 0o7777;
+        if target.is_dir() && mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+            let place = place.display();
+            return Err(ConfigError::Exposed(format!(
+                "{place}: mode {mode:04o}, so others can replace {file}; chmod go-w {place}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn is_trusted(uid: u32, owner: Owner) -> bool {
+    owner == Owner::Any || uid == 0 || uid == rustix::process::geteuid().as_raw() || Some(uid) == packaged_user()
+}
+
+/// The user that the package makes.
+fn packaged_user() -> Option<u32> {
+    let users = fs::read_to_string(PathBuf::from("/etc/passwd")).ok()?;
+    users.lines().find_map(|line| line.strip_prefix("facelatch:")?.split(':').nth(1)?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A folder with a configuration of mode 0640.
+    fn site() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("etc/facelatch.toml");
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        set_mode(&dir.path().join("etc"), 0o755);
+        fs::write(&file, "mode = \"attendance\"\n").unwrap();
+        set_mode(&file, 0o640);
+        (dir, file)
+    }
+
+    #[track_caller]
+    fn refused(path: &Path, words: &[&str]) {
+        let ConfigError::Exposed(problem) = read(path, Owner::Daemon).unwrap_err() else { panic!("another error") };
+        for word in words {
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_is_refused() {
+        let (_dir, file) = site();
+        for mode in [0o600, 0o640, 0o644, 0o400, 0o700] {
+            set_mode(&file, mode);
+            assert!(read(&file, Owner::Daemon).is_ok(), "{mode:o}");
+        }
+        for mode in [0o660, 0o664, 0o620, 0o602, 0o646, 0o666, 0o777] {
+            set_mode(&file, mode);
+            refused(&file, &[file.to_str().unwrap(), &format!("mode 0{mode:o}"), "chmod go-w"]);
+            assert!(read(&file, Owner::Any).is_err(), "by commands too");
+        }
+    }
+
+    #[test]
+    fn a_folder_in_which_others_can_replace_it_is_refused() {
+        let (dir, file) = site();
+        let etc = dir.path().join("etc");
+        for mode in [0o775, 0o777, 0o757, 0o2770] {
+            set_mode(&etc, mode);
+            refused(&file, &[&format!("{}: mode {mode:04o}", etc.display()), "can replace", "chmod go-w"]);
+        }
+        set_mode(&etc, 0o1777);
+        assert!(read(&file, Owner::Daemon).is_ok(), "as below /tmp");
+        set_mode(&etc, 0o755);
+        set_mode(dir.path(), 0o770);
+        refused(&file, &[&format!("{}: mode 0770", dir.path().display())]);
+    }
+
+    #[test]
+    fn a_link_is_no_way_around() {
+        let (dir, file) = site();
+        let (_other, link) = site();
+        fs::remove_file(&link).unwrap();
+        symlink(&file, &link).unwrap();
+        assert!(read(&link, Owner::Daemon).is_ok());
+        set_mode(&dir.path().join("etc"), 0o777);
+        refused(&link, &["can replace"]);
+        set_mode(&dir.path().join("etc"), 0o755);
+        set_mode(link.parent().unwrap(), 0o777);
+        refused(&link, &["can replace"]);
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED: files of other users: only root can make them");
+        }
+        let (dir, file) = site();
+        chown(&file, Some(5678), None).unwrap();
+        refused(&file, &["belongs to user 5678", "chown root:facelatch"]);
+        assert!(read(&file, Owner::Any).is_ok(), "a member's command knows no daemon's user");
+        chown(&file, Some(0), None).unwrap();
+        chown(dir.path().join("etc"), Some(5678), None).unwrap();
+        refused(&file, &["etc: belongs to user 5678, who can replace"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_denied_not_wrong() {
+        assert!(matches!(read(Path::new("/nowhere/facelatch.toml"), Owner::Daemon), Err(ConfigError::Read { .. })));
+    }
+}

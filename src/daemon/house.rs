@@ -1,0 +1,89 @@
+//! Housekeeping, on a thread of its own: old events and unknown faces are forgotten, in
+//! steps that no event being recorded waits for.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::{
+    service::{Services, now_ms},
+    store::StoreError,
+    unknown,
+};
+
+const EVERY: Duration = Duration::from_secs(3600);
+/// Between two steps, each of which removes about a thousand events.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Dropping it ends the thread after the step it is at.
+pub(super) struct House {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl House {
+    /// # Errors
+    /// The thread cannot be started.
+    pub(super) fn start(services: Arc<Services>) -> io::Result<House> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let goes_on = move |wait| stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout);
+        let thread = thread::Builder::new().name("house".into()).spawn(move || {
+            loop {
+                keep(&services, &goes_on);
+                if !goes_on(EVERY) {
+                    return;
+                }
+            }
+        })?;
+        Ok(House { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn keep(services: &Services, goes_on: &impl Fn(Duration) -> bool) {
+    match unknown::tidy(&services.store, services.unknown_rules(), now_ms()) {
+        Ok(0) => {}
+        Ok(count) => log::info!("{count} unknown faces forgotten"),
+        Err(error) => log::error!("unknown faces could not be forgotten: {error}; trying again in an hour"),
+    }
+    match forget_events(services, goes_on) {
+        Ok(0) => {}
+        Ok(count) => log::info!("{count} old events forgotten"),
+        Err(error) => log::error!("old events could not be forgotten: {error}; trying again in an hour"),
+    }
+}
+
+fn forget_events(services: &Services, goes_on: &impl Fn(Duration) -> bool) -> Result<u64, StoreError> {
+    let (store, rules) = (&services.store, &services.config.store);
+    while store.index_some()? {
+        if !goes_on(PAUSE) {
+            return Ok(0);
+        }
+    }
+    let keep_ms = i64::try_from(rules.keep_events.as_millis()).unwrap_or(i64::MAX);
+    let Some(up_to) = store.outlived(now_ms().saturating_sub(keep_ms), rules.max_events)? else { return Ok(0) };
+    let mut forgotten = 0;
+    loop {
+        match store.forget_some_events(up_to)? {
+            0 => return Ok(forgotten),
+            some => forgotten += some,
+        }
+        if !goes_on(PAUSE) {
+            return Ok(forgotten);
+        }
+    }
+}
