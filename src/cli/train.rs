@@ -553,12 +553,16 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
         let rows = table.iter().map(row);
         format!("{name} = [\n{}]\n", rows.collect::<String>())
     };
+    // It looks at the net's features, which are as they were.
+    let hidden = base.hidden.as_ref().map_or_else(String::new, |hidden| {
+        format!("hidden = {{ file = {}, checksum = \"{}\" }}\n", text(&hidden.file), hidden.checksum)
+    });
     let comparisons = tables.measured.first().map_or(0, |measured| measured.all.impostor().len());
     format!(
         "# Written by facelatch train: the last layer of {} trained anew by triplet loss on {} pictures of {} people.\n\
          version = 1\n\n[[net]]\nname = {}\nrole = \"embedder\"\nfile = {}\nchecksum = \"{}\"\nprecisions = [{precisions}]\n\
          input = {:?}\nlicense = {}\norigin = {}\ndimension = {}\n\
-         last_layer = {{ file = {}, checksum = \"{checksum}\" }}\n\
+         last_layer = {{ file = {}, checksum = \"{checksum}\" }}\n{hidden}\
          pixels = {{ order = \"{order}\", mean = {:?}, scale = {:?} }}\nalignment = {alignment}\n\
          # Measured on people held out of the training, {comparisons} comparisons of different people; of the precisions the stricter.\n{}{}",
         base.name,

@@ -230,6 +230,11 @@ impl Door {
                 log::error!("a frame could not be examined: {error}");
             }
         }
+        if let Some(rotate) = self.sight.take_rotation_advice() {
+            let advice = format!("faces lie on their side or head in the picture; set camera.rotate = {rotate}");
+            log::warn!("camera: {advice}");
+            self.services.advise_on_camera(&advice);
+        }
         self.observe_times();
         if self.services.live.viewers() > 0 {
             let faces = self.sight.present().iter().map(|(track, face)| self.live_face(*track, face, &roster));

@@ -1,6 +1,6 @@
 //! Why a picture is refused, in the words its owner reads.
 
-use crate::vision::quality::Flaw;
+use crate::vision::quality::{Flaw, Part};
 
 /// A reason and its remedy.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -94,5 +94,9 @@ fn remedy(flaw: &Flaw) -> &'static str {
         Flaw::TooDark { .. } => "Take it in better light",
         Flaw::TooBright { .. } => "Take it in softer light",
         Flaw::Turned { .. } => "Look straight into the camera",
+        Flaw::Cut { .. } => "Take a picture that shows the whole head",
+        Flaw::Shaded { .. } => "Take it in light from the front",
+        Flaw::Hidden { part: Part::Mouth } => "Take one without mask, scarf or hand before the face",
+        Flaw::Hidden { part: Part::Eyes } => "Take one without dark glasses, with the hair out of the eyes",
     }
 }

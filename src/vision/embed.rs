@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use super::{
     align::{self, AlignedFace},
     geometry::Detection,
-    manifest::{AlignmentEntry, ChannelOrder, Manifest, ManifestError, NetEntry, PixelEntry, Precision},
+    manifest::{AlignmentEntry, ChannelOrder, LayerEntry, Manifest, ManifestError, NetEntry, PixelEntry, Precision},
     net::{Net, NetError, NetFile},
+    quality::{Flaw, Part},
 };
 
 /// Identifies what made an embedding: backbone, last layer, preparation of pixels and alignment. The same for every
@@ -88,6 +89,8 @@ pub struct Embedder {
     net: Net,
     /// [dimension, features]; None when the net's own output is the embedding.
     last_layer: Option<Array2<f32>>,
+    /// [2, features + 1], see [`Embedder::hidden`].
+    hidden: Option<Array2<f32>>,
     pixels: PixelEntry,
     alignment: AlignmentEntry,
     dimension: usize,
@@ -96,6 +99,9 @@ pub struct Embedder {
     /// Without mirror images.
     model: ModelId,
 }
+
+/// The rows of what tells that a part of a face is hidden.
+const PARTS: [Part; 2] = [Part::Mouth, Part::Eyes];
 
 /// Why a face has no embedding, or an embedder cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -120,30 +126,25 @@ impl Embedder {
     pub fn load(manifest: &Manifest, entry: &NetEntry, precision: Precision) -> Result<Embedder, EmbedError> {
         let shape_error = |problem: String| EmbedError::Shape { net: entry.name.clone(), problem };
         let file = NetFile::read(&entry.name, &manifest.read_net(entry)?, precision)?;
-        let last_layer = match &entry.last_layer {
-            None => None,
-            Some(layer) => {
-                let problem = |problem: String| EmbedError::LastLayer { file: layer.file.clone(), problem };
-                let weights = Array2::<f32>::read_npy(Cursor::new(manifest.read_layer(layer)?))
-                    .map_err(|error| problem(format!("not a two-dimensional array of f32: {error}")))?;
-                if weights.iter().any(|weight| !weight.is_finite()) {
-                    return Err(problem("a weight is not a finite number".into()));
-                }
-                Some(weights)
-            }
-        };
+        let last_layer = entry.last_layer.as_ref().map(|layer| read_layer(manifest, layer)).transpose()?;
+        let hidden = entry.hidden.as_ref().map(|layer| read_layer(manifest, layer)).transpose()?;
         let (Some(dimension), Some(alignment)) = (entry.dimension, entry.alignment.clone()) else {
             return Err(shape_error("an embedder needs dimension and alignment".into()));
         };
         let embedder = Embedder {
             net: file.into_plan(entry.input[0], entry.input[1])?,
             last_layer,
+            hidden,
             pixels: entry.pixels,
             alignment,
             dimension,
             mirror: false,
             model: entry.model_id(),
         };
+        let features = embedder.last_layer.as_ref().map_or(dimension, Array2::ncols);
+        if embedder.hidden.as_ref().is_some_and(|hidden| hidden.dim() != (PARTS.len(), features + 1)) {
+            return Err(shape_error(format!("hidden must have {} rows of {} numbers", PARTS.len(), features + 1)));
+        }
         // That the shapes fit together shows at start, not at the first visitor.
         let made = embedder.made().map_err(shape_error)?;
         if made != dimension {
@@ -189,10 +190,36 @@ impl Embedder {
     /// # Errors
     /// The net failed, or its output has no direction.
     pub fn embed(&self, face: &AlignedFace) -> Result<Embedding, EmbedError> {
-        let values = self
-            .project(&self.features(face)?)
-            .map_err(|problem| EmbedError::Shape { net: "embedder".into(), problem })?;
-        Ok(Embedding::new(values, self.model())?)
+        self.embedding_of(&self.features(face)?)
+    }
+
+    fn embedding_of(&self, features: &[f32]) -> Result<Embedding, EmbedError> {
+        let shape_error = |problem| EmbedError::Shape { net: "embedder".into(), problem };
+        Ok(Embedding::new(self.project(features).map_err(shape_error)?, self.model())?)
+    }
+
+    /// The face's embedding if nothing hides a part of it, as far as this embedder can tell; for enrolment.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    pub fn embed_bare(&self, face: &AlignedFace) -> Result<Result<Embedding, Flaw>, EmbedError> {
+        let features = self.features(face)?;
+        match self.hidden(&features) {
+            Some(part) => Ok(Err(Flaw::Hidden { part })),
+            None => self.embedding_of(&features).map(Ok),
+        }
+    }
+
+    /// The part of a face that something hides. Each has a direction in the space of features, found by ridge regression
+    /// between faces with and without drawn masks, scarves, hands and dark glasses (`make hidden`), and an offset.
+    fn hidden(&self, features: &[f32]) -> Option<Part> {
+        let length = features.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let score = |row: ArrayView1<f32>| {
+            let sum: f32 = row.iter().zip(features).map(|(weight, value)| weight * value).sum();
+            sum / length + row[features.len()]
+        };
+        let rows = self.hidden.iter().flat_map(|hidden| hidden.rows());
+        rows.zip(PARTS).find(|(row, _)| score(*row) > 0.0).map(|(_, part)| part)
     }
 
     /// What the net itself makes of a face, before the last layer: what that layer is trained on.
@@ -249,6 +276,17 @@ impl Embedder {
 
 fn misfit(features: usize, layer: &Array2<f32>) -> String {
     format!("it makes {features} features, its last layer takes {}", layer.ncols())
+}
+
+/// A layer's weights, finite.
+fn read_layer(manifest: &Manifest, layer: &LayerEntry) -> Result<Array2<f32>, EmbedError> {
+    let problem = |problem: String| EmbedError::LastLayer { file: layer.file.clone(), problem };
+    let weights = Array2::<f32>::read_npy(Cursor::new(manifest.read_layer(layer)?))
+        .map_err(|error| problem(format!("not a two-dimensional array of f32: {error}")))?;
+    if weights.iter().any(|weight| !weight.is_finite()) {
+        return Err(problem("a weight is not a finite number".into()));
+    }
+    Ok(weights)
 }
 
 #[cfg(test)]

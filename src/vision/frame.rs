@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use image::RgbImage;
+use image::{RgbImage, imageops};
 
 use super::{pixels, resize::Region};
 
@@ -39,6 +39,16 @@ pub struct Frame {
     pub sequence: u64,
     /// When the frame was taken: by the driver's stamp, by the pace of a program's frames, or by the time it was read.
     pub captured_at: Instant,
+}
+
+/// The picture turned clockwise by 90, 180 or 270 degrees; by any other number as it is.
+pub fn turned(picture: &RgbImage, degrees: u32) -> RgbImage {
+    match degrees {
+        90 => imageops::rotate90(picture),
+        180 => imageops::rotate180(picture),
+        270 => imageops::rotate270(picture),
+        _ => picture.clone(),
+    }
 }
 
 /// Why a frame could not be decoded. Such a frame is counted and skipped.

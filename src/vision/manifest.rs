@@ -72,6 +72,9 @@ pub struct NetEntry {
     pub dimension: Option<usize>,
     /// Embedders only: a dense layer kept in a file of its own because it can be retrained.
     pub last_layer: Option<LayerEntry>,
+    /// Embedders only: what tells from the net's features that a part of the face is hidden, f32 [2, features + 1]:
+    /// the mouth, the eyes. No part of the model: embeddings stay comparable whatever it is.
+    pub hidden: Option<LayerEntry>,
     /// Embedders only: what a pixel becomes before the net sees it.
     #[serde(default)]
     pub pixels: PixelEntry,

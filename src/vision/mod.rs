@@ -1,6 +1,7 @@
 //! From a camera's bytes to a unit-length embedding: nothing here knows people, thresholds, doors or the time of day.
 
 pub mod align;
+pub mod cut;
 pub mod embed;
 pub mod examine;
 pub mod frame;
@@ -154,7 +155,7 @@ impl Vision {
     /// Quality of a detected face and the picture to embed; None for degenerate landmarks.
     pub fn look(&self, picture: &RgbImage, detection: &Detection) -> Option<(Quality, align::AlignedFace)> {
         let aligned = self.embedder.align(picture, detection)?;
-        Some((Quality::of(detection, &aligned), aligned))
+        Some((Quality::of(picture, detection, &aligned), aligned))
     }
 
     /// Detects, aligns, measures and embeds every face of a picture.

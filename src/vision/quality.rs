@@ -4,6 +4,7 @@ use image::RgbImage;
 
 use super::{
     align::{self, AlignedFace},
+    cut,
     geometry::Detection,
 };
 
@@ -18,7 +19,24 @@ pub struct Quality {
     pub brightness: f32,
     /// 0 (straight) to 1 (profile), see [`align::turn`].
     pub turn: f32,
+    /// Share of the face that the picture shows, 0 to 1, see [`cut::shown`].
+    pub shown: f32,
+    /// How much darker one half of the face is than the other, 0 to 1 (black).
+    pub shade: f32,
 }
+
+/// A part of a face that something may hide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Mouth,
+    Eyes,
+}
+
+/// The least share of a face that is enough: pictures cut at the face's box pass, those that lack three tenths of it at the
+/// top or two at the bottom do not (`make hidden`).
+pub const LEAST_SHOWN: f32 = 0.95;
+/// A template's halves may differ in light by this much: of pictures as they come 1 in 100 has more (`make hidden`).
+pub const MOST_SHADE: f32 = 0.5;
 
 /// The least that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,18 +61,37 @@ pub enum Flaw {
     TooBright { brightness: f32, most: f32 },
     #[error("turned away: {turn:.2}, at most {most:.2}")]
     Turned { turn: f32, most: f32 },
+    #[error("the face is cut by the picture's edge: {:.0} % of it is there, needs {:.0} %", shown * 100.0, needs * 100.0)]
+    Cut { shown: f32, needs: f32 },
+    #[error("half of the face is in shadow: {:.0} % darker than the other, at most {:.0} %", shade * 100.0, most * 100.0)]
+    Shaded { shade: f32, most: f32 },
+    #[error("something hides the {}", match part { Part::Mouth => "mouth", Part::Eyes => "eyes" })]
+    Hidden { part: Part },
 }
 
 impl Quality {
     /// Looks at a face and at its aligned picture.
-    pub fn of(detection: &Detection, AlignedFace(face): &AlignedFace) -> Quality {
+    pub fn of(picture: &RgbImage, detection: &Detection, AlignedFace(face): &AlignedFace) -> Quality {
         let luma = central_luma(face);
         Quality {
             face_px: detection.bounding_box.side(),
             sharpness: sharpness(&luma),
             brightness: luma.values.iter().sum::<f32>() / luma.values.len().max(1) as f32,
             turn: align::turn(&detection.landmarks),
+            shown: cut::shown(picture, &detection.landmarks),
+            shade: shade(&luma),
         }
+    }
+
+    /// As [`Quality::check`], for a template: one in half shadow is near to others in half shadow, where a visitor in it is
+    /// not near to people enrolled in good light.
+    ///
+    /// # Errors
+    /// As [`Quality::check`].
+    pub fn check_template(&self, limits: &QualityLimits) -> Result<(), Flaw> {
+        self.check(limits)?;
+        let lit = self.shade <= MOST_SHADE;
+        if lit { Ok(()) } else { Err(Flaw::Shaded { shade: self.shade, most: MOST_SHADE }) }
     }
 
     /// The first thing that is wrong, the most telling one first.
@@ -65,6 +102,9 @@ impl Quality {
         let at_least = |value: f32, least: f32| value >= least;
         if !at_least(self.face_px.round(), limits.min_face_px) {
             return Err(Flaw::TooSmall { px: self.face_px, needs: limits.min_face_px });
+        }
+        if !at_least(self.shown, LEAST_SHOWN) {
+            return Err(Flaw::Cut { shown: self.shown, needs: LEAST_SHOWN });
         }
         if !at_least(self.brightness, limits.min_brightness) {
             return Err(Flaw::TooDark { brightness: self.brightness, needs: limits.min_brightness });
@@ -80,6 +120,17 @@ impl Quality {
         }
         Ok(())
     }
+}
+
+/// How much darker the darker half of a face is than the lighter one, left against right.
+fn shade(luma: &Luma) -> f32 {
+    let (mut left, mut right) = (0.0, 0.0);
+    for row in luma.values.chunks(luma.width.max(1)) {
+        let (a, b) = row.split_at(row.len() / 2);
+        left += a.iter().sum::<f32>();
+        right += b[row.len() % 2..].iter().sum::<f32>();
+    }
+    1.0 - left.min(right) / left.max(right).max(1.0)
 }
 
 /// A single-channel picture of 32-bit numbers, row by row.
@@ -146,7 +197,8 @@ mod tests {
         max_brightness: 220.0,
         max_turn: 0.6,
     };
-    const GOOD: Quality = Quality { face_px: 100.0, sharpness: 0.6, brightness: 120.0, turn: 0.1 };
+    const GOOD: Quality =
+        Quality { face_px: 100.0, sharpness: 0.6, brightness: 120.0, turn: 0.1, shown: 1.0, shade: 0.1 };
 
     fn textured() -> RgbImage {
         let noise = |x: u32, y: u32| ((x * 7919) ^ (y * 104_729)).wrapping_mul(2_654_435_761) as u8;
@@ -178,6 +230,18 @@ mod tests {
         assert!(flaw(Quality { brightness: 10.0, ..GOOD }).starts_with("too dark"));
         assert!(flaw(Quality { brightness: 250.0, ..GOOD }).starts_with("too bright"));
         assert!(flaw(Quality { turn: 0.9, ..GOOD }).starts_with("turned away"));
+        assert!(flaw(Quality { shown: 0.7, ..GOOD }).starts_with("the face is cut by the picture's edge: 70 %"));
+    }
+
+    #[test]
+    fn a_template_in_half_shadow_is_a_flaw_and_a_visitor_is_not() {
+        let lit = RgbImage::from_fn(150, 150, |x, _| Rgb([if x < 70 { 160 } else { 40 }; 3]));
+        let shaded = Quality { shade: shade(&central_luma(&lit)), ..GOOD };
+        assert!((shaded.shade - 0.7).abs() < 0.1, "{}", shaded.shade);
+        assert_eq!(shaded.check(&LIMITS), Ok(()));
+        assert!(shaded.check_template(&LIMITS).unwrap_err().to_string().starts_with("half of the face is in shadow"));
+        assert_eq!(GOOD.check_template(&LIMITS), Ok(()));
+        assert!(Quality { shade: f32::NAN, ..GOOD }.check_template(&LIMITS).is_err());
     }
 
     #[test]
@@ -187,6 +251,7 @@ mod tests {
             Quality { sharpness: f32::NAN, ..GOOD },
             Quality { brightness: f32::NAN, ..GOOD },
             Quality { turn: f32::NAN, ..GOOD },
+            Quality { shown: f32::NAN, ..GOOD },
         ] {
             assert!(bad.check(&LIMITS).is_err(), "{bad:?}");
         }
@@ -197,6 +262,7 @@ mod tests {
         let detection = Detection { bounding_box: BoundingBox::default(), score: 1.0, landmarks: Landmarks::default() };
         let mut face = RgbImage::from_pixel(150, 150, Rgb([0; 3]));
         imageops::overlay(&mut face, &RgbImage::from_pixel(100, 100, Rgb([200; 3])), 25, 25);
-        assert!((Quality::of(&detection, &AlignedFace(face)).brightness - 200.0).abs() < 0.5);
+        let quality = Quality::of(&RgbImage::new(150, 150), &detection, &AlignedFace(face));
+        assert!((quality.brightness - 200.0).abs() < 0.5);
     }
 }

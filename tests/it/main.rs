@@ -3,6 +3,7 @@
 mod architecture;
 mod camera;
 mod commands;
+mod covers;
 mod crash;
 mod door;
 mod enroll;
@@ -11,6 +12,7 @@ mod facenet;
 mod folder;
 mod fusion;
 mod golden;
+mod hidden;
 mod large;
 mod learn;
 mod lfw;

@@ -8,7 +8,7 @@ use facelatch::{
     sight::{Sight, Tally},
     vision::{
         Vision,
-        frame::{Frame, PixelFormat},
+        frame::{Frame, PixelFormat, turned},
         fuse::{FuseRules, Fuser},
         manifest::Precision,
         quality::QualityLimits,
@@ -62,7 +62,10 @@ struct Door {
     gallery: Gallery,
     now: Instant,
     seed: u32,
-    rotate: u32,
+    /// By how much the camera itself is turned, clockwise.
+    hangs: u32,
+    /// A portrait of this size is behind the others.
+    behind: Option<(Person, u32)>,
     verdicts: Vec<Verdict>,
 }
 
@@ -92,19 +95,27 @@ impl Door {
         };
         let fuser = Fuser::new(FuseRules { window: 5, same_face: 0.5, keep: visit_gap });
         let sight = Sight::new(vision, Tracker::new(visit_gap), fuser, limits, rotate);
-        Door { sight, policy: Policy::new(rules), gallery, now: Instant::now(), seed: 1, rotate, verdicts: Vec::new() }
+        Door {
+            sight,
+            policy: Policy::new(rules),
+            gallery,
+            now: Instant::now(),
+            seed: 1,
+            hangs: rotate,
+            behind: None,
+            verdicts: Vec::new(),
+        }
     }
 
     /// What the camera sends of a scene.
     fn frame(&mut self, people: &[Person], light: f32) -> Frame {
         self.seed += 1;
-        let upright = scene(people, light, self.seed);
-        let picture = match self.rotate {
-            90 => imageops::rotate270(&upright),
-            180 => imageops::rotate180(&upright),
-            270 => imageops::rotate90(&upright),
-            _ => upright,
-        };
+        let mut upright = scene(people, light, self.seed);
+        if let Some(((name, (x, y)), size)) = self.behind {
+            let person = imageops::resize(&portrait(name), size, size, imageops::FilterType::Triangle);
+            imageops::overlay(&mut upright, &person, x, y);
+        }
+        let picture = turned(&upright, (360 - self.hangs) % 360);
         self.now += FRAME;
         let (width, height) = picture.dimensions();
         let (bytes, format, captured_at) = (yuyv(&picture), PixelFormat::Yuyv, self.now);
@@ -131,6 +142,7 @@ impl Door {
             confirmed: after.confirmed - before.confirmed,
             examined: after.examined - before.examined,
             embedded: after.embedded - before.embedded,
+            finer: after.finer - before.finer,
         }
     }
 
@@ -233,4 +245,55 @@ fn somebody_else_in_the_same_place_is_let_in_too() {
     door.watch(20, &[KNOWN], |_| 1.0);
     door.watch(60, &[("joe_biden_1.png", KNOWN.1)], |_| 1.0);
     assert_eq!(door.let_in(), [OBAMA, BIDEN]);
+}
+
+#[test]
+fn a_face_a_step_behind_is_counted() {
+    let mut door = Door::new(0);
+    // Half as large as the smallest face that is let in.
+    door.behind = Some((("eileen_collins_1.png", (420, 150)), 110));
+    door.watch(40, &[KNOWN], |_| 1.0);
+    assert_eq!(door.let_in(), []);
+    door.behind = None;
+    door.watch(40, &[KNOWN], |_| 1.0);
+    assert_eq!(door.let_in(), [OBAMA]);
+}
+
+#[test]
+fn smaller_faces_are_searched_for_only_before_the_door_opens() {
+    let mut door = Door::new(0);
+    door.watch(2, &[], |_| 1.0);
+    door.watch(8, &[KNOWN], |_| 1.0);
+    assert_eq!(door.let_in(), [OBAMA]);
+    assert_eq!(door.sight.tally().finer, 1);
+    door.watch(45, &[KNOWN], |_| 1.0);
+    door.watch(60, &[UNKNOWN], |_| 1.0);
+    assert_eq!(door.sight.tally().finer, 1);
+}
+
+#[test]
+fn a_camera_that_hangs_upside_down_is_noticed() {
+    for (rotate, hangs, advice) in [(0, 180, 180), (0, 90, 90), (90, 270, 270)] {
+        let mut door = Door::new(rotate);
+        door.hangs = hangs;
+        let mut advised = Vec::new();
+        for step in 0..80 {
+            let people: &[Person] = if step % 2 == 0 { &[] } else { &[UNKNOWN] };
+            door.now += Duration::from_secs(1);
+            door.watch(1, people, |_| 1.0);
+            advised.extend(door.sight.take_rotation_advice());
+        }
+        assert_eq!(advised, [advice], "{rotate}, hangs {hangs}");
+    }
+}
+
+#[test]
+fn a_camera_that_stands_upright_is_never_called_turned() {
+    let mut door = Door::new(0);
+    for step in 0..60 {
+        let people: &[Person] = if step % 2 == 0 { &[] } else { &[UNKNOWN] };
+        door.now += Duration::from_secs(1);
+        door.watch(1, people, |_| 1.0);
+        assert_eq!(door.sight.take_rotation_advice(), None);
+    }
 }
