@@ -17,7 +17,7 @@ demo: build ## the main job on real pictures: no camera, no GPIO, no network
 	./target/release/facelatch demo --pictures tests/data --models models --out target/demo
 
 test: deps ## every test that needs no special machine
-	$(CARGO) test --release
+	$(CARGO) test --release -p facelatch -p facelatch-fence
 
 LFW ?= ../shared/data/lfw-dev
 lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR), if it lies beside the checkout
