@@ -84,7 +84,7 @@ fn check_way(way: &Path, file: &Path, owner: Owner) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn is_trusted(uid: u32, owner: Owner) -> bool {
+pub(super) fn is_trusted(uid: u32, owner: Owner) -> bool {
     owner == Owner::Any || uid == 0 || uid == rustix::process::geteuid().as_raw() || Some(uid) == packaged_user()
 }
 

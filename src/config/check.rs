@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, fs, path::Path, time::Duration};
 
-use super::{CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, place, secret::holds_secret};
+use super::{
+    CameraSource, Config, GpioBackend, HookConfig, LineChoice, Mode, MqttConfig, access::Owner, place,
+    secret::holds_secret,
+};
 
 /// A key and what is wrong with it, with the remedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,14 +32,14 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
 
 /// What is wrong with where the store lies, on this machine and now; in words with the
 /// remedy.
-pub(super) fn store_place(config: &Config) -> Option<String> {
+pub(super) fn store_place(config: &Config, owner: Owner) -> Option<String> {
     // By what links lead to: as they are written they were compared before.
     let real = |path: &Path| fs::canonicalize(path).ok();
     let inside = real(&config.store.path).zip(real(&config.enroll.folder)).is_some_and(|(a, b)| within(&a, &b));
     if inside {
         return Some("it leads into the enroll folder; give a folder apart from it".into());
     }
-    place::exposed(&config.store.path)
+    place::exposed(&config.store.path, owner)
 }
 
 fn within(a: &Path, b: &Path) -> bool {

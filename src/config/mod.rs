@@ -474,7 +474,7 @@ impl Config {
     /// Unreadable, not TOML, an unknown key, a wrong unit, out of range, contradictory; or users other than root and the
     /// daemon's can write the file, or replace it; or others can write where the store lies.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        Config::checked(&access::read(path, Owner::Daemon)?, path)
+        Config::checked(path, Owner::Daemon)
     }
 
     /// As [`Config::load`], for a command that asks the daemon: it cannot know the daemon's user, so any may own the file.
@@ -482,14 +482,15 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_to_ask(path: &Path) -> Result<Config, ConfigError> {
-        Config::checked(&access::read(path, Owner::Any)?, path)
+        Config::checked(path, Owner::Any)
     }
 
     /// And the store lies where others cannot write.
-    fn checked(text: &str, path: &Path) -> Result<Config, ConfigError> {
-        let config = Config::parse(text, path)?;
-        let Some(problem) = check::store_place(&config) else { return Ok(config) };
-        let line = span_of(text, "store.path").map_or(1, |span| line_of(text, &span));
+    fn checked(path: &Path, owner: Owner) -> Result<Config, ConfigError> {
+        let text = access::read(path, owner)?;
+        let config = Config::parse(&text, path)?;
+        let Some(problem) = check::store_place(&config, owner) else { return Ok(config) };
+        let line = span_of(&text, "store.path").map_or(1, |span| line_of(&text, &span));
         Err(ConfigError::Wrong(format!("{}:{line}: store.path: {problem}", path.display())))
     }
 

@@ -8,6 +8,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use super::access::{Owner, is_trusted};
+
 /// Links that are followed on the way.
 const MOST_LINKS: usize = 40;
 const OTHERS_WRITE: u32 = 0o022;
@@ -15,7 +17,8 @@ const STICKY: u32 = 0o1000;
 
 /// Why a store must not lie here, with the remedy; None: it may. What is not there yet
 /// will be made private.
-pub(super) fn exposed(store: &Path) -> Option<String> {
+pub(super) fn exposed(store: &Path, owner: Owner) -> Option<String> {
+    let trusted = |meta: &Metadata| is_trusted(meta.uid(), owner);
     let mut way = Way { at: PathBuf::from("/"), todo: Vec::new(), links: 0 };
     way.push(&std::path::absolute(store).ok()?);
     while let Some(part) = way.todo.pop() {
@@ -79,11 +82,6 @@ fn open_to_others(meta: &Metadata) -> bool {
     meta.mode() & OTHERS_WRITE != 0
 }
 
-/// Of root or of this user.
-fn trusted(meta: &Metadata) -> bool {
-    [0, rustix::process::geteuid().as_raw()].contains(&meta.uid())
-}
-
 fn refusal(place: &Path, why: &str) -> String {
     let place = place.display();
     format!(
@@ -98,6 +96,10 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    fn exposed(store: &Path) -> Option<String> {
+        super::exposed(store, Owner::Daemon)
+    }
 
     fn folder(path: PathBuf, mode: u32) -> PathBuf {
         fs::create_dir(&path).unwrap();
@@ -131,6 +133,7 @@ mod tests {
             let foreign = folder(sticky.join("foreign"), 0o755);
             std::os::unix::fs::chown(&foreign, Some(4321), None).unwrap();
             assert!(exposed(&foreign.join("store")).unwrap().contains("user 4321"));
+            assert_eq!(super::exposed(&foreign.join("store"), Owner::Any), None, "a member cannot know");
         }
     }
 

@@ -109,10 +109,10 @@ impl Site {
         door::config(dir.path());
         let models = dir.path().join("models");
         fs::create_dir(&models).unwrap();
-        for file in
-            ["pnet.onnx", "rnet.onnx", "onet.onnx", "dlib.onnx", "dlib-last.npy", "dlib-triplet.npy", "models.toml"]
-        {
-            fs::copy(root().join("models").join(file), models.join(file)).unwrap();
+        for file in fs::read_dir(root().join("models")).unwrap().map(|entry| entry.unwrap()) {
+            if file.file_type().unwrap().is_file() && !file.file_name().to_string_lossy().starts_with("facenet") {
+                fs::copy(file.path(), models.join(file.file_name())).unwrap();
+            }
         }
         let site = Site { dir };
         site.configure("dlib", "w8", "");
