@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_hash_of_the_reference_program_is_understood() {
         // Made by the reference program from "password" and "somesalt"; what an older version of this program wrote has its form.
-        let hash = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHApz8ArZWb2GRPPc";
+        let hash = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let door = Door::new(Some(hash.into()), vec![]).unwrap();
         assert!(door.is_password("password") && !door.is_password("Password"));
         assert!(hash_of_password("password").unwrap().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
