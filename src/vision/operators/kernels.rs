@@ -33,7 +33,6 @@ mod tests {
     use tract_onnx::tract_core::tract_linalg::{
         MmmDispatch, WeightType,
         mmm::{MMMInputFormat, MatMatMul},
-        mmm_routines,
     };
 
     use super::*;
@@ -60,7 +59,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn the_kernels_left_out_are_those_that_read_beyond() {
-        let declared = mmm_routines::declared().map(|routine| (routine.make)());
+        let declared = tract_onnx::tract_core::tract_linalg::mmm_routines::declared().map(|routine| (routine.make)());
         let beyond: Vec<String> =
             declared.filter(|kernel| reads_beyond(&**kernel)).map(|kernel| kernel.name().to_owned()).collect();
         assert!(!beyond.is_empty(), "the library mended its AMX kernels: leave none out");
