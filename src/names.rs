@@ -119,7 +119,7 @@ fn selects(c: char) -> bool {
 /// Names under which systems and programs keep what is no picture of a person: recycle bins,
 /// snapshots, thumbnails, copies of a conflict, files not finished yet.
 pub fn is_reserved(name: &str) -> bool {
-    const WHOLE: [&str; 27] = [
+    const WHOLE: [&str; 33] = [
         "#recycle",
         "#snapshot",
         "#tmp",
@@ -133,6 +133,9 @@ pub fn is_reserved(name: &str) -> bool {
         "@tmp",
         "$recycle.bin",
         "$extend",
+        "recycle",
+        "recycle bin",
+        "recyclebin",
         "recycled",
         "recycler",
         "recycle.bin",
@@ -143,6 +146,9 @@ pub fn is_reserved(name: &str) -> bool {
         "__macosx",
         "network trash folder",
         "temporary items",
+        "trash",
+        "trash can",
+        "trashbox",
         "thumbs.db",
         "ehthumbs.db",
         "desktop.ini",
@@ -249,6 +255,9 @@ mod tests {
             ".@__thumb",
             "._Ada.jpg",
             "RECYCLER",
+            "Recycle Bin",
+            "trashbox",
+            "Trash",
             "@tmp",
             "#tmp",
             "desktop.ini",
@@ -260,7 +269,7 @@ mod tests {
         ] {
             assert!(is_reserved(name) && check(name).is_err(), "{name}");
         }
-        for name in ["Ada", "Recycle", "Tempest", "Ada.jpg", "Conflict", "Ada (2).jpg"] {
+        for name in ["Ada", "Recyclia", "Trasher", "Tempest", "Ada.jpg", "Conflict", "Ada (2).jpg"] {
             assert!(!is_reserved(name), "{name}");
         }
     }
