@@ -330,7 +330,7 @@ fn a_change_of_the_model_is_worked_off_with_progress_in_the_log() {
     kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
     daemon.wait().unwrap();
     let said = said.join("\n");
-    assert!(said.contains("re-embedding 2 of 2"), "{said}");
+    assert!(said.contains("2 of 2 pictures embedded by the new model"), "{said}");
     assert!(said.contains("2 people enrolled with 2 pictures"), "{said}");
     let (code, out, _) = site.run(&["identify", &picture("joe_biden_1.png")]);
     assert_eq!(code, 0, "{out}");
