@@ -140,8 +140,10 @@ fn whole_jpeg(bytes: &[u8]) -> image::ImageResult<RgbImage> {
 }
 
 fn decode_png(bytes: &[u8], max_megapixels: u32) -> Result<(RgbImage, f32), Fault> {
+    let (width, height) = png::size(bytes)?;
+    // First: the decoder itself gives up on what 32 bits cannot count.
+    check_pixels(width, height, max_megapixels)?;
     let png = Png::read(bytes)?;
-    check_pixels(png.width, png.height, max_megapixels)?;
     let fits = |step: &u32| bytes.len() as u64 + Png::need(png.width, png.height, *step) <= MOST_MEMORY;
     let step = (1..=16).find(fits).ok_or(Fault::NeedsMemory)?;
     Ok((png.decode(step)?, step as f32))

@@ -107,7 +107,7 @@ fn rgb(pixel: &[u8], (samples, wide): (usize, bool)) -> [u8; 3] {
 }
 
 /// Width and height as the first chunk says.
-fn size(bytes: &[u8]) -> Result<(u32, u32), Fault> {
+pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     let header = bytes.get(SIGNATURE.len()..).and_then(|chunks| chunks.first_chunk::<16>());
     let Some(&[_, _, _, _, b'I', b'H', b'D', b'R', w3, w2, w1, w0, h3, h2, h1, h0]) = header else {
         return Err(Fault::Incomplete("it has no header".into()));
