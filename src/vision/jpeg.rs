@@ -288,6 +288,7 @@ impl<'a> Bits<'a> {
     }
 
     /// At least 32 bits ahead, if there are as many. None when more was read than there is.
+    #[inline(always)] // A call for each coefficient would cost a third.
     fn fill(&mut self) -> Option<()> {
         if self.count >= 32 {
             return Some(());

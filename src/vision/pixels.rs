@@ -48,7 +48,8 @@ pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> R
 
 fn check_size(frame: &Frame) -> Result<(), FrameError> {
     let (width, height) = (frame.width, frame.height);
-    if u64::from(width) * u64::from(height) > MOST_MEGAPIXELS * 1_000_000 {
+    // A side of 0 makes no other side small: 32 bits hold not even a row of some.
+    if u64::from(width.max(1)) * u64::from(height.max(1)) > MOST_MEGAPIXELS * 1_000_000 {
         return Err(FrameError::TooLarge { width, height, most: MOST_MEGAPIXELS });
     }
     Ok(())
@@ -488,6 +489,7 @@ mod tests {
         for format in [Yuyv, Nv12, I420, Grey, Mjpeg, Rgb] {
             assert!(frame(format, u32::MAX, u32::MAX, u32::MAX, vec![0; 10]).rgb().is_err(), "{format:?}");
             assert!(frame(format, 1, 1_000, u32::MAX, vec![0; 10]).rgb().is_err(), "{format:?}");
+            assert!(frame(format, u32::MAX, 0, 0, vec![]).rgb().is_err(), "{format:?}");
         }
     }
 
