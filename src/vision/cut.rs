@@ -19,6 +19,9 @@ const STRAIGHT: [Point; 5] = [
 const WEIGHTS: [f32; 5] = [1.0, 1.0, 0.12, 0.15, 0.15];
 /// The face without hair and ears, in that square: centre and half axes.
 const OVAL: [f64; 4] = [75.0, 76.0, 36.0, 60.0];
+/// As wide as a head. Of a face cut at its side the detector places the hidden eye just within the picture, as if the face were
+/// narrower: the picture has to go on beyond it.
+const HEAD: [f64; 4] = [75.0, 76.0, 46.0, 60.0];
 /// The square is looked at in cells, so many along each side.
 const CELLS: usize = 30;
 const CELL: f64 = 5.0;
@@ -27,12 +30,11 @@ const FLAT: u8 = 4;
 /// Fewer such cells are no bar.
 const SMALLEST_AREA: usize = 15;
 
-/// Share of the face's oval that the picture shows, 0 to 1. What lies outside the picture is not shown, nor is a flat area that
+/// Share of the face's oval that the picture shows, or of the head's if that is less, 0 to 1. What lies outside the picture is not shown, nor is a flat area that
 /// reaches in from around the face: the bars that programs put around a picture. 0 for landmarks that nothing fits.
 pub fn shown(picture: &RgbImage, landmarks: &Landmarks) -> f32 {
     let Some(fitted) = Similarity::fit(&landmarks.0, &STRAIGHT, &WEIGHTS) else { return 0.0 };
     let back = fitted.inverse();
-    let middle = |cell: usize| CELL * (cell as f64 + 0.5);
     let colour = |at: usize| {
         let (x, y) = back.apply(middle(at % CELLS), middle(at / CELLS));
         let within =
@@ -41,13 +43,24 @@ pub fn shown(picture: &RgbImage, landmarks: &Landmarks) -> f32 {
     };
     let colours: Vec<Option<[u8; 3]>> = (0..CELLS * CELLS).map(colour).collect();
     let hidden = hidden(&colours);
-    let [x, y, a, b] = OVAL;
+    // Beside a narrow face a plain wall may begin: flat areas count over the face itself only.
+    let face = share(OVAL, |at| !hidden[at]);
+    face.min(share(HEAD, |at| colours[at].is_some()))
+}
+
+/// Share of an oval's cells that are shown.
+fn share([x, y, a, b]: [f64; 4], is_shown: impl Fn(usize) -> bool) -> f32 {
     let in_oval = |at: &usize| {
         let (u, v) = ((middle(at % CELLS) - x) / a, (middle(at / CELLS) - y) / b);
         u * u + v * v <= 1.0
     };
     let oval: Vec<usize> = (0..CELLS * CELLS).filter(in_oval).collect();
-    oval.iter().filter(|at| !hidden[**at]).count() as f32 / oval.len() as f32
+    oval.iter().filter(|at| is_shown(**at)).count() as f32 / oval.len() as f32
+}
+
+/// Of a cell, along one side.
+fn middle(cell: usize) -> f64 {
+    CELL * (cell as f64 + 0.5)
 }
 
 /// The cells outside the picture, and those of flat areas that begin at the square's edge or where the picture ends.
@@ -105,6 +118,16 @@ mod tests {
             let half = shown(&pattern(150), &moved(x, y));
             assert!((half - 0.5).abs() < 0.05, "{x}, {y}: {half}");
         }
+    }
+
+    #[test]
+    fn a_face_whose_eye_is_at_the_edge_is_cut() {
+        // An eye is 7 of 150 from the edge, an eighth of the distance between the eyes.
+        for (x, y) in [(-41.5, 0.0), (41.5, 0.0)] {
+            let share = shown(&pattern(150), &moved(x, y));
+            assert!((0.85..0.95).contains(&share), "{x}: {share}");
+        }
+        assert!(shown(&pattern(150), &moved(-31.5, 0.0)) > 0.95);
     }
 
     #[test]
