@@ -21,7 +21,7 @@ const WEIGHTS: [f32; 5] = [1.0, 1.0, 0.12, 0.15, 0.15];
 const OVAL: [f64; 4] = [75.0, 76.0, 36.0, 60.0];
 /// As wide as a head. Of a face cut at its side the detector places the hidden eye just within the picture, as if the face were
 /// narrower: the picture has to go on beyond it.
-const HEAD: [f64; 4] = [75.0, 76.0, 46.0, 60.0];
+const HEAD: [f64; 4] = [75.0, 76.0, 51.0, 60.0];
 /// The square is looked at in cells, so many along each side.
 const CELLS: usize = 30;
 const CELL: f64 = 5.0;
