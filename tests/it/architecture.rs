@@ -78,6 +78,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
             "latch",
             "live",
             "policy",
+            "sight",
             "store",
             "telemetry",
             "threshold",
