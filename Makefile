@@ -1,5 +1,5 @@
 # facelatch: `make help` lists what can be made.
-.PHONY: help deps build demo test lfw fusion hidden events crash mqtt browser viewers bench door peers models facenet facenet-test lint deny clean
+.PHONY: help deps build demo test lfw fusion hidden populations events crash mqtt browser viewers bench door peers models facenet facenet-test lint deny clean
 .PHONY: deb-amd64 deb-arm64 deb-armhf lintian unit-security vm-systemd test-arm64 test-armhf pi3 arm-cost
 
 CARGO ?= cargo
@@ -27,11 +27,15 @@ lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR), if
 			--pairs $(LFW)/pairs.txt --images $(LFW) --plots target/eval/$$precision || exit 1; \
 	done
 
+DATA ?= ../shared/data
 fusion: deps ## what fusing pictures and frames does to distances, measured; prints the thresholds of models.toml
 	FACELATCH_LFW=full $(CARGO) test --release --test it fusion -- --nocapture --test-threads 1
 
 hidden: deps ## faces cut by the edge, on their side, masked, in half shadow: what is refused; makes models/dlib-hidden.npy anew
 	FACELATCH_LFW=full $(CARGO) test --release --test it hidden -- --nocapture --test-threads 1
+
+populations: build ## what the limits do to each group of people and who is let in, on DATA=../shared/data; ten minutes
+	./benches/populations $(DATA)
 
 events: deps ## a store with a million events of an older program: memory, pauses, how long answers take
 	FACELATCH_EVENTS=1000000 $(CARGO) test --release --test it events:: -- --nocapture --test-threads 1

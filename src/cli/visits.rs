@@ -23,7 +23,7 @@ use crate::{
     enroll::check_name,
     eval::{
         bootstrap,
-        collection::{CollectionError, in_parallel, is_picture, sorted},
+        collection::{in_parallel, is_picture, sorted},
         statistics::{CONFIDENCE, clopper_pearson},
     },
     service::Services,
@@ -136,7 +136,7 @@ fn pictures(dir: &Path) -> Result<Vec<PathBuf>, CommandError> {
 }
 
 fn lacking(path: &Path, problem: &str) -> CommandError {
-    CommandError::Collection(CollectionError::TooFew { path: path.to_owned(), problem: problem.to_owned() })
+    CommandError::Answer { problem: format!("{}: {problem}", path.display()), exit_code: exit::IO }
 }
 
 /// The person's name as enrolment spells it.
