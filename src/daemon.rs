@@ -34,7 +34,7 @@ use crate::{
     mqtt::Mqtt,
     service::{Kept, Services, ShutOut, StartError},
     store::EventKind,
-    telemetry::{self, ServiceManager},
+    telemetry::{self, ServiceManager, count},
     unknown::UnknownFaces,
 };
 use door::{Door, Ended};
@@ -315,9 +315,12 @@ fn tell_start(services: &Services) {
     );
     let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
     if people == 0 && roster.shut_out.is_none() {
-        log::warn!("nobody is enrolled: drop pictures into {}", config.enroll.folder.display());
+        log::warn!(
+            "nobody is enrolled yet: pictures in {} are read now, and as they come",
+            config.enroll.folder.display()
+        );
     } else {
-        log::info!("{people} people enrolled with {templates} pictures");
+        log::info!("{} enrolled with {}", count(people, "person", "people"), count(templates, "picture", "pictures"));
     }
 }
 

@@ -14,9 +14,8 @@ use crate::{
 };
 
 /// A visit counts as so many looks that have nothing to do with each other. Frames of one visit resemble each other, and several of
-/// them have to agree, so it is far fewer than frames: with the votes of the policy on fused probes, a stranger's visit was
-/// taken for somebody 1.6 to 2.9 times as often as a single look at him when he walked towards the camera for up to four
-/// seconds, and 2.7 to 3.0 times when he showed eight faces of different days, lights and moods (`make fusion`).
+/// them have to agree, so it is far fewer than frames: at most this many were measured, with the votes of the policy on fused
+/// probes (README.md, `make fusion`).
 pub const LOOKS_PER_VISIT: f64 = 3.0;
 
 /// What was chosen, and from what.

@@ -213,7 +213,7 @@ pub(super) fn identified(response: &Response, json: bool) -> Result<u8, CommandE
     let Response::Identified { faces } = response else { return unexpected(response) };
     match json {
         true => emit_json(&json!(faces)),
-        false if faces.is_empty() => emit("no face found\n"),
+        false if faces.is_empty() => emit("no face found (a face on its side or head is not searched for)\n"),
         false => emit(&faces.iter().map(|face| face_line(face) + "\n").collect::<String>()),
     };
     // The faces come largest first.
