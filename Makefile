@@ -27,13 +27,13 @@ lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR), if
 			--pairs $(LFW)/pairs.txt --images $(LFW) --plots target/eval/$$precision || exit 1; \
 	done
 
-DATA ?= ../shared/data
 fusion: deps ## what fusing pictures and frames does to distances, measured; prints the thresholds of models.toml
 	FACELATCH_LFW=full $(CARGO) test --release --test it fusion -- --nocapture --test-threads 1
 
 hidden: deps ## faces cut by the edge, on their side, masked, in half shadow: what is refused; makes models/dlib-hidden.npy anew
 	FACELATCH_LFW=full $(CARGO) test --release --test it hidden -- --nocapture --test-threads 1
 
+DATA ?= ../shared/data
 populations: build ## what the limits do to each group of people and who is let in, on DATA=../shared/data; ten minutes
 	./benches/populations $(DATA)
 
