@@ -2,12 +2,15 @@
 //!
 //! Nothing is driven, recorded or waited for.
 
-use std::time::Duration;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use crate::{
     camera::{CameraError, files},
     gallery::PersonId,
-    policy::{Decision, Policy, Reason, Verdict},
+    policy::{Decision, Denial, Policy, Reason, Verdict},
     service::Services,
     sight::SightError,
     vision::{VisionError, frame::Frame},
@@ -21,7 +24,8 @@ pub const PERIOD: Duration = Duration::from_millis(100);
 pub struct PlayedVisit {
     /// The people for whom the door opened.
     pub opened: Vec<PersonId>,
-    /// Why it stayed shut: the last denial, else the last reason of a frame.
+    /// Why it stayed shut: the last denial of a face that was good enough, of any face, or
+    /// else the last reason of a frame.
     denied: Option<Reason>,
     stayed: Option<Reason>,
     /// Frames that could not be decoded; as in the daemon, they are skipped.
@@ -43,7 +47,13 @@ impl PlayedVisit {
                 self.stayed = Some(*reason);
             }
         }
-        self.denied = verdict.denials.last().map(|denial| denial.reason).or(self.denied);
+        // A face in the background that is too small says nothing of the visitor's.
+        let poor = |reason: &Reason| matches!(reason, Reason::NotGoodEnough(_) | Reason::Stale);
+        for Denial { reason, .. } in &verdict.denials {
+            if !poor(reason) || self.denied.is_none() {
+                self.denied = Some(*reason);
+            }
+        }
     }
 }
 
@@ -60,10 +70,10 @@ pub enum PlayError {
 ///
 /// # Errors
 /// A file is no picture, or a net failed.
-pub fn play_visit(services: &Services, pictures: &[std::path::PathBuf]) -> Result<PlayedVisit, PlayError> {
+pub fn play_visit(services: &Services, pictures: &[PathBuf]) -> Result<PlayedVisit, PlayError> {
     let (roster, mut sight) = (services.roster(), services.sight());
     let (mut policy, mut visit) = (Policy::new(services.rules), PlayedVisit::default());
-    let (limits, start) = (roster.threshold.limits, std::time::Instant::now());
+    let (limits, start) = (roster.threshold.limits, Instant::now());
     let mut at = start;
     for (number, path) in (0u32..).zip(pictures) {
         at = start + PERIOD * number;

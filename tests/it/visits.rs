@@ -105,6 +105,23 @@ fn a_visit_is_played_through_the_door_that_is_shipped() {
 }
 
 #[test]
+fn a_small_face_behind_does_not_hide_why_the_visitor_stayed_out() {
+    let site = Site::new();
+    site.enrol("Barack Obama", &["barack_obama_1.png"]);
+    site.visit("Barack Obama", "followed", Some("barack_obama_2.png"));
+    let behind = portrait("joe_biden_1.png");
+    let behind = imageops::resize(&behind, 150, 150, imageops::FilterType::Triangle);
+    for entry in fs::read_dir(site.path("visits/Barack Obama/followed")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut frame = image::open(&path).unwrap().to_rgb8();
+        imageops::overlay(&mut frame, &behind, 490, 320);
+        frame.save(&path).unwrap();
+    }
+    let played = answer(&site.played(&[]));
+    assert_eq!(played["by_reason"], json!({ "several_faces": 1 }), "{played}");
+}
+
+#[test]
 fn doors_are_added_up_and_each_has_its_own_people() {
     let site = Site::new();
     site.enrol("Barack Obama", &["barack_obama_1.png"]);
