@@ -261,7 +261,7 @@ struct Counted {
     rate: f64,
 }
 
-/// So many of so many, with intervals over visits and over people.
+/// Hits among visits, with intervals over visits and over people.
 struct Count {
     hits: usize,
     of: usize,

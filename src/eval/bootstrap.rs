@@ -1,6 +1,6 @@
 //! Intervals of what was measured on people, by drawing the people with replacement (Efron 1979).
 //!
-//! Comparisons of the same people resemble each other, so an interval over comparisons is too narrow.
+//! Comparisons of the same people resemble each other: an interval over comparisons is too narrow.
 //! Where a figure depends on two kinds of things (visitors and doors), each kind is drawn by itself
 //! (Owen 2007, "The pigeonhole bootstrap").
 
@@ -12,8 +12,9 @@ const SAMPLES: usize = 1000;
 
 /// The interval of a figure at [`CONFIDENCE`], the same in every run.
 ///
-/// `kinds` says how many things of each kind there are. `figure` gets how often each was drawn; None: the
-/// sample shows nothing. A kind of one thing is not drawn: nothing is known of how such things differ.
+/// `kinds` says how many things of each kind there are. `figure` gets how often each was drawn;
+/// None: the sample shows nothing. A kind of one thing is not drawn: nothing is known of how such
+/// things differ.
 pub fn interval(kinds: &[usize], mut figure: impl FnMut(&[Vec<u32>]) -> Option<f64>) -> Option<(f64, f64)> {
     if kinds.iter().all(|things| *things < 2) {
         return None;

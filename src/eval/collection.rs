@@ -279,8 +279,8 @@ pub fn each<T: Send>(
     in_parallel(pictures.len(), vision, one, done)
 }
 
-/// Does jobs 0 to `count` on all cores, each core with a state of its own; `done` is told after
-/// each how many are.
+/// Does jobs 0 to `count` on all cores, each core with a state of its own. After each job `done`
+/// gets the number of finished ones.
 ///
 /// # Errors
 /// The first job, in order, that failed.
