@@ -1,5 +1,5 @@
 # facelatch: `make help` lists what can be made.
-.PHONY: help deps build demo test lfw fusion hidden events crash mqtt browser viewers bench door peers models facenet facenet-test lint deny clean
+.PHONY: help deps build demo test lfw fusion hidden populations events crash mqtt browser viewers bench door peers models facenet facenet-test lint deny clean
 .PHONY: deb-amd64 deb-arm64 deb-armhf lintian unit-security vm-systemd test-arm64 test-armhf pi3 arm-cost
 
 CARGO ?= cargo
@@ -32,6 +32,10 @@ fusion: deps ## what fusing pictures and frames does to distances, measured; pri
 
 hidden: deps ## faces cut by the edge, on their side, masked, in half shadow, behind others: what is refused or found; makes models/dlib-hidden.npy anew
 	FACELATCH_LFW=full $(CARGO) test --release --test it hidden -- --nocapture --test-threads 1
+
+DATA ?= ../shared/data
+populations: build ## what the limits do to each group of people and who is let in, on DATA=../shared/data; ten minutes
+	./benches/populations $(DATA)
 
 events: deps ## a store with a million events of an older program: memory, pauses, how long answers take
 	FACELATCH_EVENTS=1000000 $(CARGO) test --release --test it events:: -- --nocapture --test-threads 1

@@ -27,8 +27,7 @@ use facelatch::{
     vision::{
         Vision,
         frame::{Frame, PixelFormat},
-        fuse::Fuser,
-        track::{TrackId, Tracker},
+        track::TrackId,
     },
 };
 use image::{ImageFormat, Rgb, RgbImage, imageops};
@@ -194,9 +193,7 @@ struct Door {
 
 impl Door {
     fn new(services: Arc<Services>) -> Door {
-        let (tracker, fuser) = (Tracker::new(services.rules.visit_gap), Fuser::new(services.fuse_rules()));
-        let sight = Sight::new(services.vision(), tracker, fuser, services.quality_limits(), 0);
-        Door { sight, policy: Policy::new(services.rules), services }
+        Door { sight: services.sight(), policy: Policy::new(services.rules), services }
     }
 
     /// A frame as the daemon treats it. Processor time is shared out among the stages by how long each of them took.

@@ -20,9 +20,7 @@ use facelatch::{
     config::{CameraConfig, CameraSource, Config, PrecisionChoice},
     policy::Policy,
     service::Services,
-    sight::Sight,
     telemetry::Counters,
-    vision::{fuse::Fuser, track::Tracker},
 };
 use image::{Rgb, RgbImage, imageops};
 
@@ -47,8 +45,7 @@ fn main() -> Result<()> {
     config.store.path = dir.path().join("store");
     config.latch.line = None;
     let services = Services::open(config)?.0;
-    let (tracker, fuser) = (Tracker::new(services.rules.visit_gap), Fuser::new(services.fuse_rules()));
-    let mut sight = Sight::new(services.vision(), tracker, fuser, services.quality_limits(), 0);
+    let mut sight = services.sight();
     let mut policy = Policy::new(services.rules);
 
     // A frame every 50 µs: none is waited for.

@@ -7,6 +7,7 @@
 mod denials;
 mod door;
 mod house;
+pub mod played;
 mod visits;
 
 use std::{

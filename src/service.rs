@@ -21,6 +21,7 @@ use crate::{
     latch::{LatchHandle, Refusal},
     live::Live,
     policy::Rules,
+    sight::Sight,
     store::{Event, EventKind, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
     telemetry::{Counters, Times, printable},
     threshold::{Threshold, ThresholdError},
@@ -28,11 +29,11 @@ use crate::{
     vision::{
         Vision, VisionError,
         embed::Embedding,
-        fuse::FuseRules,
+        fuse::{FuseRules, Fuser},
         manifest::{Manifest, ManifestError, NetEntry, Precision},
         mtcnn::MtcnnSettings,
         quality::{Flaw, QualityLimits},
-        track::TrackId,
+        track::{TrackId, Tracker},
     },
 };
 
@@ -310,6 +311,12 @@ impl Services {
         let same_face = self.embedder.distance_for(SAME_FACE_RATE);
         let same_face = same_face.unwrap_or(self.roster().threshold.limits.single);
         FuseRules { window: self.rules.window, same_face, keep: self.rules.visit_gap }
+    }
+
+    /// What follows faces through frames, as configured, with no face seen yet.
+    pub fn sight(&self) -> Sight {
+        let (tracker, fuser) = (Tracker::new(self.rules.visit_gap), Fuser::new(self.fuse_rules()));
+        Sight::new(self.vision(), tracker, fuser, self.quality_limits(), self.config.camera.rotate)
     }
 
     /// Which unknown people are kept. Two of their faces are one person's where a face would match an enrolled picture of it.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -49,9 +49,33 @@ impl FilesCamera {
     }
 }
 
-fn is_picture(path: &std::path::Path) -> bool {
+fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// A picture as a frame captured now, of this running number.
+///
+/// # Errors
+/// [`CameraError::BrokenFrame`]: unreadable, or no picture.
+pub fn read_frame(path: &Path, sequence: u64) -> Result<Frame, CameraError> {
+    let broken = |problem: String| CameraError::BrokenFrame(format!("{}: {problem}", path.display()));
+    let bytes = fs::read(path).map_err(|error| broken(error.to_string()))?;
+    let reader = image::ImageReader::new(std::io::Cursor::new(&bytes))
+        .with_guessed_format()
+        .map_err(|error| broken(error.to_string()))?;
+    let jpeg = reader.format() == Some(image::ImageFormat::Jpeg);
+    let (frame_bytes, format, (width, height)) = if jpeg {
+        // As a webcam sends it: decoded by whoever looks at the frame.
+        let size = reader.into_dimensions().map_err(|error| broken(error.to_string()))?;
+        (bytes, PixelFormat::Mjpeg, size)
+    } else {
+        let picture = reader.decode().map_err(|error| broken(error.to_string()))?.to_rgb8();
+        let size = picture.dimensions();
+        (picture.into_raw(), PixelFormat::Rgb, size)
+    };
+    let stride = if jpeg { 0 } else { width * 3 };
+    Ok(Frame { bytes: frame_bytes, format, width, height, stride, sequence, captured_at: Instant::now() })
 }
 
 impl Camera for FilesCamera {
@@ -67,24 +91,9 @@ impl Camera for FilesCamera {
         let path = &self.files[self.next];
         self.next += 1;
         self.sequence += 1;
-        let broken = |problem: String| CameraError::BrokenFrame(format!("{}: {problem}", path.display()));
-        let bytes = fs::read(path).map_err(|error| broken(error.to_string()))?;
-        let reader = image::ImageReader::new(std::io::Cursor::new(&bytes))
-            .with_guessed_format()
-            .map_err(|error| broken(error.to_string()))?;
-        let jpeg = reader.format() == Some(image::ImageFormat::Jpeg);
-        let (frame_bytes, format, (width, height)) = if jpeg {
-            // As a webcam sends it: decoded by whoever looks at the frame.
-            let size = reader.into_dimensions().map_err(|error| broken(error.to_string()))?;
-            (bytes, PixelFormat::Mjpeg, size)
-        } else {
-            let picture = reader.decode().map_err(|error| broken(error.to_string()))?.to_rgb8();
-            let size = picture.dimensions();
-            (picture.into_raw(), PixelFormat::Rgb, size)
-        };
-        let stride = if jpeg { 0 } else { width * 3 };
-        let captured_at = Instant::now();
-        Ok(Frame { bytes: frame_bytes, format, width, height, stride, sequence: self.sequence, captured_at })
+        let mut frame = read_frame(path, self.sequence)?;
+        frame.captured_at = Instant::now();
+        Ok(frame)
     }
 
     fn describe(&self) -> String {

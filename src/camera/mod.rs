@@ -2,7 +2,7 @@
 
 pub mod capture;
 mod command;
-mod files;
+pub mod files;
 mod mjpeg;
 mod pace;
 mod still;

@@ -154,7 +154,9 @@ pub enum Command {
     /// Measure how well the models tell people apart, on pictures of known people.
     ///
     /// Prints accuracy, AUC, equal error rate and, for each false-match rate, the share of genuine comparisons accepted and the
-    /// distance for the manifest. Needs no configuration file when --models is given.
+    /// distance for the manifest. Several folders of people are compared: what the manifest's limits do to each.
+    /// With --enrolled and --visits it plays recorded visits at a door instead and counts who is let in.
+    /// Needs no configuration file when --models is given.
     Eval(EvalArguments),
     /// Train an embedder's last layer anew, by triplet loss, on pictures of known people.
     ///
@@ -313,8 +315,11 @@ pub struct BenchArguments {
 #[derive(Args, Debug)]
 pub struct EvalArguments {
     /// A folder with a folder of pictures for each person: every picture is compared with every other.
-    #[arg(long, value_name = "DIR")]
-    pub images: PathBuf,
+    ///
+    /// Given several times, each folder is a group of its own: false-match rate and false non-match rate at
+    /// each limit of the manifest, with intervals over people.
+    #[arg(long, visible_alias = "people", value_name = "DIR", required_unless_present = "enrolled")]
+    pub images: Vec<PathBuf>,
     /// Pairs as Labeled Faces in the Wild lists them: they give the accuracy, and the pictures that occur in them everything else.
     #[arg(long, value_name = "FILE")]
     pub pairs: Option<PathBuf>,
@@ -323,6 +328,29 @@ pub struct EvalArguments {
     /// Draw the ROC and the histogram of distances into this folder: roc.svg, distances.svg.
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
+    /// Enrol DIR/NAME/*.jpg as the enroll folder would, and play the visits of --visits at that door.
+    ///
+    /// Given several times with as many --visits, each is a door of its own; the counts are added up.
+    #[arg(long, value_name = "DIR", requires = "visits", conflicts_with_all = ["images", "pairs", "plots"])]
+    pub enrolled: Vec<PathBuf>,
+    /// Visits: DIR/NAME/SEQUENCE/*.jpg, frames in the order of their names, ten a second.
+    ///
+    /// A NAME that is not enrolled is a stranger.
+    #[arg(long, value_name = "DIR", requires = "enrolled")]
+    pub visits: Vec<PathBuf>,
+    /// Let one in N visits of strangers in; otherwise recognition.false_match_rate of the configuration.
+    #[arg(long, value_name = "1/N", requires = "enrolled", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    let rate = match text.split_once('/') {
+        Some((one, of)) => number(one).zip(number(of)).map(|(one, of)| one / of),
+        None => number(text),
+    };
+    rate.filter(|rate| *rate > 0.0 && *rate <= 0.01)
+        .ok_or_else(|| "give more than 0 and at most 1/100, such as 1/10000".into())
 }
 
 #[derive(Args, Debug)]

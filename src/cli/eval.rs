@@ -10,7 +10,8 @@ use super::{
     arguments::EvalArguments,
     exit,
     measure::{Bar, Chosen, FUSIONS},
-    print,
+    populations::{self, Group, Groups},
+    print, visits,
 };
 use crate::{
     eval::{
@@ -19,6 +20,7 @@ use crate::{
         statistics::{self, Comparison, Distances, OperatingPoint, RATES},
     },
     triplet::Random,
+    vision::Vision,
 };
 
 /// Folds where no list of pairs says how many.
@@ -47,19 +49,53 @@ struct Measured {
 
 /// Measures, prints and draws.
 pub(super) fn run(arguments: &EvalArguments, config: &Path, json: bool) -> Result<u8, CommandError> {
+    match &arguments.images[..] {
+        [] => visits::run(arguments, config, json),
+        [images] => one_folder(arguments, images, config, json),
+        _ if arguments.pairs.is_some() || arguments.plots.is_some() => {
+            Err(CommandError::Usage("--pairs and --plots take one folder of --images only".into()))
+        }
+        folders => populations::run(&Chosen::new(&arguments.model, config)?, folders, json),
+    }
+}
+
+fn one_folder(arguments: &EvalArguments, images: &Path, config: &Path, json: bool) -> Result<u8, CommandError> {
     let chosen = Chosen::new(&arguments.model, config)?;
     let (collection, listed) = match &arguments.pairs {
         Some(file) => {
-            let Pairs { collection, pairs, folds } = Pairs::read(file, &arguments.images)?;
+            let Pairs { collection, pairs, folds } = Pairs::read(file, images)?;
             (collection, Some((pairs, folds)))
         }
-        None => (Collection::read(&arguments.images)?, None),
+        None => (Collection::read(images)?, None),
     };
     let vision = chosen.load(chosen.precision)?.mirroring(chosen.mirror);
-    let bar = Bar::new(format!("embedding as {}", chosen.precision), collection.pictures.len());
+    let embedded = embed(&collection, &vision, &format!("embedding as {}", chosen.precision))?;
+    let measured =
+        measure(&collection, &embedded, listed).ok_or_else(|| CommandError::Collection(nothing_to_compare(images)))?;
+    if let Some(folder) = &arguments.plots {
+        draw(&measured, folder)?;
+    }
+    let groups = Groups::of(&chosen, vec![Group::new(images.to_owned(), &collection, &embedded)?])?;
+    if json {
+        let mut answer = as_json(&measured, &chosen);
+        answer["folders"] = groups.as_json();
+        print::emit_json(&answer);
+    } else {
+        print::emit(&format!("{}\n{groups}", as_text(&measured, &chosen)));
+    }
+    Ok(exit::DONE)
+}
+
+/// What the embedder makes of each picture's main face; None: there is none.
+pub(super) fn embed(
+    collection: &Collection,
+    vision: &Vision,
+    what: &str,
+) -> Result<Vec<Option<Vec<f32>>>, CommandError> {
+    let bar = Bar::new(what, collection.pictures.len());
     let embedded = collection::each(
         &collection.pictures,
-        &vision,
+        vision,
         |vision, picture, _| {
             let Some(face) = collection::main_face(vision, picture)? else { return Ok(None) };
             let Some((_, aligned)) = vision.look(picture, &face) else { return Ok(None) };
@@ -67,19 +103,23 @@ pub(super) fn run(arguments: &EvalArguments, config: &Path, json: bool) -> Resul
         },
         |done| bar.show(done),
     )?;
-    let embedded: Vec<Option<Vec<f32>>> =
-        embedded.into_iter().map(|embedding| embedding.map(|e| e.values().to_vec())).collect();
-    let measured = measure(&collection, &embedded, listed)
-        .ok_or_else(|| CommandError::Collection(nothing_to_compare(&arguments.images)))?;
-    if let Some(folder) = &arguments.plots {
-        draw(&measured, folder)?;
-    }
-    if json {
-        print::emit_json(&as_json(&measured, &chosen));
-    } else {
-        print::emit(&as_text(&measured, &chosen));
-    }
-    Ok(exit::DONE)
+    Ok(embedded.into_iter().map(|embedding| embedding.map(|e| e.values().to_vec())).collect())
+}
+
+/// The embeddings that there are, a row each, and whose they are.
+pub(super) fn rows(collection: &Collection, embedded: &[Option<Vec<f32>>]) -> (Array2<f32>, Vec<usize>) {
+    let found = || collection.pictures.iter().zip(embedded).filter_map(|(p, e)| Some((p.person, e.as_ref()?)));
+    let person: Vec<usize> = found().map(|(person, _)| person).collect();
+    let values: Vec<f32> = found().flat_map(|(_, values)| values.iter().copied()).collect();
+    let rows = Array2::from_shape_vec((person.len(), values.len() / person.len().max(1)), values)
+        .expect("all embeddings of one embedder have its dimension");
+    (rows, person)
+}
+
+/// The pictures without a face.
+pub(super) fn undetected(collection: &Collection, embedded: &[Option<Vec<f32>>]) -> Vec<String> {
+    let without = collection.pictures.iter().zip(embedded).filter(|(_, embedding)| embedding.is_none());
+    without.map(|(picture, _)| picture.path.display().to_string()).collect()
 }
 
 fn nothing_to_compare(images: &Path) -> collection::CollectionError {
@@ -92,12 +132,7 @@ fn measure(
     embedded: &[Option<Vec<f32>>],
     listed: Option<(Vec<Pair>, usize)>,
 ) -> Option<Measured> {
-    let found: Vec<(usize, &Vec<f32>)> =
-        collection.pictures.iter().zip(embedded).filter_map(|(p, e)| Some((p.person, e.as_ref()?))).collect();
-    let person: Vec<usize> = found.iter().map(|(person, _)| *person).collect();
-    let values = found.iter().flat_map(|(_, values)| values.iter().copied()).collect();
-    let rows = Array2::from_shape_vec((found.len(), found.first()?.1.len()), values)
-        .expect("all embeddings of one embedder have its dimension");
+    let (rows, person) = rows(collection, embedded);
     let all = statistics::all_pairs(rows.view(), &person)?;
     let fusion = |(enrolled, probe)| {
         statistics::fused(rows.view(), &person, enrolled, probe).map(|distances| ((enrolled, probe), distances))
@@ -107,11 +142,10 @@ fn measure(
         Some((pairs, folds)) => (pairs.iter().map(|pair| compare(pair, embedded)).collect(), folds),
         None => (balanced(&all), FOLDS),
     };
-    let undetected = collection.pictures.iter().zip(embedded).filter(|(_, embedding)| embedding.is_none());
     Some(Measured {
         pictures: collection.pictures.len(),
         people: collection.people.len(),
-        undetected: undetected.map(|(picture, _)| picture.path.display().to_string()).collect(),
+        undetected: undetected(collection, embedded),
         pairs: comparisons.len(),
         folds,
         listed: is_listed,
@@ -143,8 +177,13 @@ fn balanced(all: &Distances) -> Vec<Comparison> {
     genuine.into_iter().zip(impostor).flat_map(|(a, b)| [a, b]).collect()
 }
 
-fn rate_name(fmr: f64) -> String {
+pub(super) fn rate_name(fmr: f64) -> String {
     format!("{fmr:e}")
+}
+
+/// Rounded from the narrow number, so that 0.344 does not become 0.34400001168251038.
+pub(super) fn narrow(value: f32) -> Value {
+    json!(value.to_string().parse::<f64>().unwrap_or(f64::NAN))
 }
 
 fn points(distances: &Distances) -> Vec<(String, OperatingPoint)> {
@@ -152,8 +191,6 @@ fn points(distances: &Distances) -> Vec<(String, OperatingPoint)> {
 }
 
 fn as_json(measured: &Measured, chosen: &Chosen) -> Value {
-    // Rounded from the narrow number, so that 0.344 does not become 0.34400001168251038.
-    let narrow = |value: f32| json!(value.to_string().parse::<f64>().unwrap_or(f64::NAN));
     let map = |distances: &Distances, value: &dyn Fn(&OperatingPoint) -> Value| {
         points(distances).iter().map(|(name, point)| (name.clone(), value(point))).collect::<BTreeMap<_, _>>()
     };

@@ -12,8 +12,10 @@ mod histogram;
 mod measure;
 mod models;
 mod password;
+mod populations;
 mod print;
 mod train;
+mod visits;
 
 use std::{
     collections::VecDeque,

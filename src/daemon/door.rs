@@ -25,9 +25,8 @@ use crate::{
     unknown::{Looks, UnknownFaces},
     vision::{
         frame::{Frame, FrameError},
-        fuse::Fuser,
         geometry::Detection,
-        track::{TrackId, Tracker},
+        track::TrackId,
     },
 };
 
@@ -80,9 +79,7 @@ struct Note {
 
 impl Door {
     pub(super) fn new(services: Arc<Services>, latch: LatchHandle, unknown: UnknownFaces, same_store: bool) -> Door {
-        let (tracker, fuser) = (Tracker::new(services.rules.visit_gap), Fuser::new(services.fuse_rules()));
-        let (limits, rotate) = (services.quality_limits(), services.config.camera.rotate);
-        let mut sight = Sight::new(services.vision(), tracker, fuser, limits, rotate);
+        let mut sight = services.sight();
         sight.keep_portraits(unknown.wanted());
         let policy = Policy::new(services.rules);
         let now = Instant::now();

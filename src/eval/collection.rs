@@ -81,6 +81,22 @@ impl Collection {
     /// # Errors
     /// Unreadable, fewer than two people, or nobody with two pictures: there is nothing to compare then.
     pub fn read(dir: &Path) -> Result<Collection, CollectionError> {
+        let collection = Collection::read_any(dir)?;
+        let too_few = |problem: &str| CollectionError::TooFew { path: dir.to_owned(), problem: problem.to_owned() };
+        match collection.people.len() {
+            1 => Err(too_few("there are pictures of one person only, nobody to tell apart")),
+            _ if collection.pictures.len() == collection.people.len() => {
+                Err(too_few("everybody has one picture only, none to recognise anybody on"))
+            }
+            _ => Ok(collection),
+        }
+    }
+
+    /// As [`Collection::read`], of at least one person with one picture.
+    ///
+    /// # Errors
+    /// Unreadable, or without a picture of a person.
+    pub fn read_any(dir: &Path) -> Result<Collection, CollectionError> {
         let mut collection = Collection::default();
         for folder in sorted(dir)?.into_iter().filter(|path| path.is_dir()) {
             let pictures: Vec<PathBuf> = sorted(&folder)?.into_iter().filter(|path| is_picture(path)).collect();
@@ -91,15 +107,11 @@ impl Collection {
             collection.people.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
             collection.pictures.extend(pictures.into_iter().map(|path| Picture { path, person }));
         }
-        let too_few = |problem: &str| CollectionError::TooFew { path: dir.to_owned(), problem: problem.to_owned() };
-        match collection.people.len() {
-            0 => Err(too_few("there are no pictures of people in it")),
-            1 => Err(too_few("there are pictures of one person only, nobody to tell apart")),
-            _ if collection.pictures.len() == collection.people.len() => {
-                Err(too_few("everybody has one picture only, none to recognise anybody on"))
-            }
-            _ => Ok(collection),
+        if collection.people.is_empty() {
+            let problem = "there are no pictures of people in it".into();
+            return Err(CollectionError::TooFew { path: dir.to_owned(), problem });
         }
+        Ok(collection)
     }
 
     /// Pictures of each person, by number.
@@ -207,7 +219,11 @@ fn parse(text: &str) -> Result<Listed<'_>, (usize, String)> {
     Ok((folds, pairs))
 }
 
-fn sorted(dir: &Path) -> Result<Vec<PathBuf>, CollectionError> {
+/// What lies in a folder, in the order of names.
+///
+/// # Errors
+/// Unreadable.
+pub fn sorted(dir: &Path) -> Result<Vec<PathBuf>, CollectionError> {
     let failed = |source| CollectionError::Read { path: dir.to_owned(), source };
     let mut paths = fs::read_dir(dir)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>())
@@ -216,7 +232,8 @@ fn sorted(dir: &Path) -> Result<Vec<PathBuf>, CollectionError> {
     Ok(paths)
 }
 
-fn is_picture(path: &Path) -> bool {
+/// Whether this is a file that ends as pictures do.
+pub fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     path.is_file() && extension.is_some_and(|e| ["jpg", "jpeg", "png"].contains(&e.as_str()))
 }
@@ -252,8 +269,6 @@ pub fn each<T: Send>(
     work: impl Fn(&mut Vision, &RgbImage, usize) -> Result<T, String> + Sync,
     done: impl Fn(usize) + Sync,
 ) -> Result<Vec<T>, CollectionError> {
-    let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let results: Mutex<HashMap<usize, Result<T, CollectionError>>> = Mutex::new(HashMap::new());
     let one = |vision: &mut Vision, index: usize| {
         let path = pictures[index].path.clone();
         let bytes = fs::read(&path).map_err(|source| CollectionError::Read { path: path.clone(), source })?;
@@ -261,20 +276,36 @@ pub fn each<T: Send>(
             .map_err(|refusal| CollectionError::Picture { path: path.clone(), refusal })?;
         work(vision, &picture, index).map_err(|problem| CollectionError::Chain { path, problem })
     };
+    in_parallel(pictures.len(), vision, one, done)
+}
+
+/// Does jobs 0 to `count` on all cores, each core with a state of its own. After each job `done`
+/// gets the number of finished ones.
+///
+/// # Errors
+/// The first job, in order, that failed.
+pub fn in_parallel<S: Clone + Send + Sync, T: Send, E: Send>(
+    count: usize,
+    state: &S,
+    work: impl Fn(&mut S, usize) -> Result<T, E> + Sync,
+    done: impl Fn(usize) + Sync,
+) -> Result<Vec<T>, E> {
+    let (next, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let results: Mutex<HashMap<usize, Result<T, E>>> = Mutex::new(HashMap::new());
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            let mut vision = vision.clone();
-            let (next, finished, results, one, done) = (&next, &finished, &results, &one, &done);
+            let mut state = state.clone();
+            let (next, finished, results, work, done) = (&next, &finished, &results, &work, &done);
             scope.spawn(move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= pictures.len() {
+                    if index >= count {
                         return;
                     }
-                    let result = one(&mut vision, index);
+                    let result = work(&mut state, index);
                     if result.is_err() {
                         // Nothing more is begun; what runs ends.
-                        next.store(pictures.len(), Ordering::Relaxed);
+                        next.store(count, Ordering::Relaxed);
                     }
                     results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index, result);
                     done(finished.fetch_add(1, Ordering::Relaxed) + 1);

@@ -1,7 +1,8 @@
 //! How well faces are told apart: pictures of known people in, rates and thresholds out.
 //!
 //! [`collection`] reads folders of people and lists of pairs and runs the daemon's own chain over the pictures; [`statistics`]
-//! makes numbers of embeddings and labels; [`plot`] draws them.
+//! makes numbers of embeddings and labels, [`population`] those of one group of people, with intervals by
+//! [`bootstrap`] over people; [`plot`] draws them.
 //!
 //! ```
 //! use facelatch::eval::statistics::Distances;
@@ -10,6 +11,8 @@
 //! assert_eq!((point.distance, point.tar), (0.6, 1.0));
 //! ```
 
+pub mod bootstrap;
 pub mod collection;
 pub mod plot;
+pub mod population;
 pub mod statistics;

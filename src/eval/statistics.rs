@@ -217,6 +217,15 @@ pub fn distance(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f32 {
 /// None when no two rows are of one person or all are.
 pub fn all_pairs(rows: ArrayView2<'_, f32>, person: &[usize]) -> Option<Distances> {
     let (mut genuine, mut impostor) = (Vec::new(), Vec::new());
+    each_pair(rows, |i, j, distance| {
+        let same = person[i] == person[j];
+        if same { &mut genuine } else { &mut impostor }.push(distance);
+    });
+    Distances::new(genuine, impostor)
+}
+
+/// Tells of every two rows of unit length how far apart they are.
+pub fn each_pair(rows: ArrayView2<'_, f32>, mut tell: impl FnMut(usize, usize, f32)) {
     for start in (0..rows.nrows()).step_by(BLOCK) {
         let end = (start + BLOCK).min(rows.nrows());
         // |a − b|² = 2 − 2 a·b for unit vectors.
@@ -224,13 +233,10 @@ pub fn all_pairs(rows: ArrayView2<'_, f32>, person: &[usize]) -> Option<Distance
             rows.slice_axis(Axis(0), Slice::from(start..end)).dot(&rows.slice_axis(Axis(0), Slice::from(start..)).t());
         for (i, line) in likeness.outer_iter().enumerate() {
             for (j, product) in line.iter().enumerate().skip(i + 1) {
-                let distance = (2.0 - 2.0 * product).max(0.0).sqrt();
-                let same = person[start + i] == person[start + j];
-                if same { &mut genuine } else { &mut impostor }.push(distance);
+                tell(start + i, start + j, (2.0 - 2.0 * product).max(0.0).sqrt());
             }
         }
     }
-    Distances::new(genuine, impostor)
 }
 
 /// Unit means of the first `enrolled` pictures of each person against unit means of `probe` other pictures: as a gallery with several

@@ -54,7 +54,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("camera", &["config", "program", "vision", "telemetry"]),
     ("store", &["clock", "gallery", "vision"]),
     ("enroll", &["config", "gallery", "names", "policy", "store", "telemetry", "vision"]),
-    ("eval", &["enroll", "vision"]),
+    ("eval", &["enroll", "triplet", "vision"]),
     ("triplet", &[]),
     // Who was there, and what the clock should have shown.
     ("clock", &[]),
@@ -78,6 +78,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
             "latch",
             "live",
             "policy",
+            "sight",
             "store",
             "telemetry",
             "threshold",

@@ -23,3 +23,4 @@ mod page;
 mod relay;
 mod sight;
 mod support;
+mod visits;

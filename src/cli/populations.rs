@@ -1,0 +1,194 @@
+//! `facelatch eval` on several folders of people: what the manifest's limits do to each group.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{
+    CommandError,
+    eval::{self, narrow, rate_name},
+    exit,
+    measure::Chosen,
+    print,
+};
+use crate::{
+    eval::{
+        collection::Collection,
+        population::{ENOUGH_PAIRS, Population, Share, Tail},
+        statistics::RATES,
+    },
+    service::StartError,
+    vision::manifest::Manifest,
+};
+
+/// A folder of people, measured.
+pub(super) struct Group {
+    folder: PathBuf,
+    people: usize,
+    pictures: usize,
+    undetected: usize,
+    population: Population,
+}
+
+/// A distance, and the rate it is the limit for.
+struct Limit {
+    rate: f64,
+    distance: f32,
+}
+
+/// All folders, and the limits they are measured at.
+pub(super) struct Groups {
+    groups: Vec<Group>,
+    limits: Vec<Limit>,
+    /// Whose limits these are.
+    source: &'static str,
+}
+
+/// Measures and prints.
+pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], json: bool) -> Result<u8, CommandError> {
+    let collections = folders.iter().map(|folder| Collection::read_any(folder)).collect::<Result<Vec<_>, _>>()?;
+    let vision = chosen.load(chosen.precision)?.mirroring(chosen.mirror);
+    let measured = folders.iter().zip(&collections).map(|(folder, collection)| {
+        let embedded = eval::embed(collection, &vision, &folder.display().to_string())?;
+        Group::new(folder.clone(), collection, &embedded)
+    });
+    let groups = Groups::of(chosen, measured.collect::<Result<_, _>>()?)?;
+    if json {
+        print::emit_json(&json!({
+            "embedder": chosen.embedder,
+            "precision": chosen.precision.to_string(),
+            "mirror": chosen.mirror,
+            "limits_of": groups.source,
+            "folders": groups.as_json(),
+        }));
+    } else {
+        let mirror = if chosen.mirror { ", mirror images averaged in" } else { "" };
+        print::emit(&format!("embedder {} as {}{mirror}\n{groups}", chosen.embedder, chosen.precision));
+    }
+    Ok(exit::DONE)
+}
+
+impl Group {
+    /// # Errors
+    /// There is no face on any picture.
+    pub fn new(folder: PathBuf, collection: &Collection, embedded: &[Option<Vec<f32>>]) -> Result<Group, CommandError> {
+        let (rows, person) = eval::rows(collection, embedded);
+        let (people, pictures) = (collection.people.len(), collection.pictures.len());
+        if person.is_empty() {
+            let problem = format!("{}: no face on any of {pictures} pictures", folder.display());
+            return Err(CommandError::Answer { problem, exit_code: exit::IO });
+        }
+        let population = Population::new(rows.view(), &person);
+        Ok(Group { folder, people, pictures, undetected: pictures - person.len(), population })
+    }
+
+    fn name(&self) -> String {
+        self.folder.file_name().unwrap_or(self.folder.as_os_str()).to_string_lossy().into_owned()
+    }
+}
+
+impl Groups {
+    /// With the manifest's limits; of an embedder without, with those of the first folder.
+    pub fn of(chosen: &Chosen, groups: Vec<Group>) -> Result<Groups, CommandError> {
+        let manifest = Manifest::load(&chosen.dir).map_err(StartError::from)?;
+        let entry = manifest.embedder(&chosen.embedder).map_err(StartError::from)?.mirroring(chosen.mirror);
+        if !entry.thresholds.is_empty() {
+            let limits = entry.thresholds.iter().map(|point| Limit { rate: point.fmr, distance: point.distance });
+            return Ok(Groups { groups, limits: limits.collect(), source: "manifest" });
+        }
+        let first = groups.first().map(|group| &group.population);
+        let own = |rate| Some(Limit { rate, distance: first?.limit_for(rate)?.value as f32 });
+        let limits = RATES.into_iter().filter_map(own).collect();
+        Ok(Groups { groups, limits, source: "first folder" })
+    }
+
+    pub fn as_json(&self) -> Value {
+        let folder = |group: &Group| {
+            let at = |limit: &Limit| {
+                let measured = json!({
+                    "distance": narrow(limit.distance),
+                    "fmr": group.population.false_matches(limit.distance).map(tail_json),
+                    "fnmr": group.population.false_non_matches(limit.distance).map(share_json),
+                });
+                (rate_name(limit.rate), measured)
+            };
+            let own = |rate: &f64| Some((rate_name(*rate), tail_json(group.population.limit_for(*rate)?)));
+            json!({
+                "folder": group.folder,
+                "people": group.people,
+                "pictures": group.pictures,
+                "undetected": group.undetected,
+                "genuine": group.population.genuine(),
+                "impostor": group.population.impostor(),
+                "limits": self.limits.iter().map(at).collect::<BTreeMap<_, _>>(),
+                "own_limits": RATES.iter().filter_map(own).collect::<BTreeMap<_, _>>(),
+            })
+        };
+        self.groups.iter().map(folder).collect()
+    }
+
+    /// A line for each folder, a column for each rate.
+    fn table(&self, title: &str, rates: &[f64], cell: impl Fn(&Population, usize) -> Option<String>) -> String {
+        let mut rows = vec![[title, "people", "pictures", "no face"].map(str::to_owned).to_vec()];
+        rows[0].extend(rates.iter().map(|rate| rate_name(*rate)));
+        for group in &self.groups {
+            let counts = [group.people, group.pictures, group.undetected].map(|count| count.to_string());
+            let cells = (0..rates.len()).map(|i| cell(&group.population, i).unwrap_or_else(|| "-".into()));
+            rows.push([group.name()].into_iter().chain(counts).chain(cells).collect());
+        }
+        print::table(&rows)
+    }
+}
+
+impl fmt::Display for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rates: Vec<f64> = self.limits.iter().map(|limit| limit.rate).collect();
+        let limits = self.limits.iter().map(|limit| format!("{} is {:.3}", rate_name(limit.rate), limit.distance));
+        let false_matches = self.table("false-match rate at the limit for", &rates, |population, i| {
+            Some(tail_text(population.false_matches(self.limits[i].distance)?, rate_text))
+        });
+        let missed = self.table("false non-match rate at the limit for", &rates, |population, i| {
+            Some(share_text(population.false_non_matches(self.limits[i].distance)?))
+        });
+        let own = self.table("the group's own limit for", &RATES, |population, i| {
+            Some(tail_text(population.limit_for(RATES[i])?, |distance| format!("{distance:.3}")))
+        });
+        write!(
+            f,
+            "one picture against one; limits of the {}: {}\n\
+             [95 % interval over people]; \"no evidence\": fewer than {ENOUGH_PAIRS} pairs of people are as near\n\n\
+             {false_matches}\n{missed}\n{own}",
+            self.source,
+            limits.collect::<Vec<_>>().join(", "),
+        )
+    }
+}
+
+fn tail_json(tail: Tail) -> Value {
+    json!({
+        "value": tail.value,
+        "interval": tail.interval.map(|(low, high)| [low, high]),
+        "pairs_of_people": tail.pairs,
+        "evidence": tail.is_evidence(),
+    })
+}
+
+fn share_json(share: Share) -> Value {
+    json!({ "value": share.share, "interval": share.interval.map(|(low, high)| [low, high]) })
+}
+
+fn tail_text(tail: Tail, digits: impl Fn(f64) -> String) -> String {
+    match tail.interval.filter(|_| tail.is_evidence()) {
+        Some((low, high)) => format!("{} [{}, {}]", digits(tail.value), digits(low), digits(high)),
+        None => format!("{} (no evidence: {})", digits(tail.value), tail.pairs),
+    }
+}
+
+fn share_text(share: Share) -> String {
+    let Share { share, interval } = share;
+    interval.map_or(format!("{share:.3}"), |(low, high)| format!("{share:.3} [{low:.3}, {high:.3}]"))
+}
+
+fn rate_text(rate: f64) -> String {
+    if rate == 0.0 { "0".into() } else { format!("{rate:.1e}") }
+}
