@@ -666,8 +666,7 @@ fn exit_code(refusal: &Refusal) -> u8 {
 /// what is missing.
 pub(crate) fn record_notes(store: &Store, notes: &[RecoveryNote]) -> Vec<Event> {
     let record = |note: &RecoveryNote| {
-        let (problem, events_missing) = (note.to_string(), note.events_missing());
-        let recorded = store.append_event(moment(), EventKind::StoreDamaged { problem, events_missing });
+        let recorded = store.append_event(moment(), note.event());
         recorded.inspect_err(|error| log::error!("an event could not be recorded: {error}")).ok()
     };
     notes.iter().filter_map(record).collect()

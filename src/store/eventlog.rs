@@ -12,12 +12,16 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    mem,
     ops::RangeInclusive,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::record;
+use rustix::fs::fstat;
+
+use super::{numbers::Numbers, record};
 
 /// Events in a file.
 pub(super) const EVENTS_A_FILE: u64 = 1024;
@@ -36,6 +40,17 @@ pub(super) struct EventLog {
     tail: Option<Tail>,
     /// What opening found to be damaged at the end of the log.
     damaged: Option<PathBuf>,
+    unchecked: Unchecked,
+}
+
+/// First numbers of files that may lack events.
+#[derive(Clone, Default)]
+struct Unchecked(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Unchecked {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The file that is appended to.
@@ -51,12 +66,24 @@ struct Tail {
     broken: bool,
 }
 
+impl Tail {
+    fn is_deleted(&self) -> bool {
+        fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+}
+
 impl EventLog {
     /// Opens the log in its folder, which it makes. A record that was being written when
     /// the power failed is cut off.
     pub(super) fn open(folder: &Path) -> io::Result<EventLog> {
         super::create_private(folder)?;
-        let mut log = EventLog { folder: folder.to_owned(), files: list(folder)?, tail: None, damaged: None };
+        let mut log = EventLog {
+            folder: folder.to_owned(),
+            files: list(folder)?,
+            tail: None,
+            damaged: None,
+            unchecked: Unchecked::default(),
+        };
         while let Some(first) = log.files.last().copied() {
             log.tail = log.open_tail(first)?;
             if log.tail.is_some() {
@@ -64,6 +91,7 @@ impl EventLog {
             }
             log.files.remove(&first);
         }
+        log.unchecked.lock().extend(&log.files);
         Ok(log)
     }
 
@@ -110,7 +138,10 @@ impl EventLog {
     /// Not written; the log is as it was before.
     pub(super) fn append(&mut self, id: u64, record: &[u8], sync: bool) -> io::Result<()> {
         let fits = |tail: &Tail| !tail.broken && tail.next == id && id - tail.first < EVENTS_A_FILE;
-        if !self.tail.as_ref().is_some_and(fits) {
+        if self.tail.as_ref().is_some_and(Tail::is_deleted) {
+            super::create_private(&self.folder)?;
+            self.tail = Some(self.new_file(id)?);
+        } else if !self.tail.as_ref().is_some_and(fits) {
             self.sync()?;
             self.tail = Some(self.new_file(id)?);
         }
@@ -147,30 +178,35 @@ impl EventLog {
     /// reads.
     pub(super) fn range(&self, ids: RangeInclusive<u64>) -> LogRange {
         let (from, until) = (*ids.start(), (*ids.end()).min(self.last()));
+        let log = |parts| LogRange { folder: self.folder.clone(), unchecked: self.unchecked.clone(), parts };
         if from > until {
-            return LogRange { folder: self.folder.clone(), parts: Vec::new() };
+            return log(Vec::new());
         }
         let mut starts: Vec<u64> = self.files.range(..=from).next_back().copied().into_iter().collect();
         starts.extend(self.files.range(from.saturating_add(1)..).take_while(|start| **start <= until));
         // The end of a file: where the next one begins.
         let ends = starts.iter().skip(1).map(|next| next - 1).chain([until]);
-        let parts = starts.iter().zip(ends).map(|(start, end)| (*start, from.max(*start)..=end)).collect();
-        LogRange { folder: self.folder.clone(), parts }
+        log(starts.iter().zip(ends).map(|(start, end)| (*start, from.max(*start)..=end)).collect())
+    }
+
+    /// How far [`EventLog::forget_some`] goes.
+    pub(super) fn forgets(&self, up_to: u64) -> Option<u64> {
+        let up_to = up_to.min(self.last().saturating_sub(1));
+        let first = self.files.first().filter(|first| **first <= up_to)?;
+        Some(self.file_end(*first).min(up_to))
     }
 
     /// Forgets events up to a number, at most a file's worth; how many. The newest one
     /// stays.
     pub(super) fn forget_some(&mut self, up_to: u64) -> io::Result<u64> {
-        let up_to = up_to.min(self.last().saturating_sub(1));
-        let Some(first) = self.files.first().copied().filter(|first| *first <= up_to) else { return Ok(0) };
-        let end = self.file_end(first);
-        if end > up_to {
-            self.cut_front(first, up_to + 1)?;
+        let (Some(first), Some(forgets)) = (self.files.first().copied(), self.forgets(up_to)) else { return Ok(0) };
+        if self.file_end(first) > forgets {
+            self.cut_front(first, forgets + 1)?;
         } else {
-            fs::remove_file(file_path(&self.folder, first))?;
+            fs::remove_file(file_path(&self.folder, first)).or_else(unless_gone)?;
             self.files.remove(&first);
         }
-        Ok(end.min(up_to) + 1 - first)
+        Ok(forgets + 1 - first)
     }
 
     /// Number of the last event a file can hold.
@@ -222,25 +258,90 @@ impl EventLog {
         None
     }
 
+    /// The numbers for which there are files.
+    pub(super) fn named(&self) -> Numbers {
+        let mut named = Numbers::default();
+        self.files.iter().for_each(|first| named.insert(*first..=self.file_end(*first).min(self.last())));
+        named
+    }
+
+    /// Where an event of this number lies, or would.
+    pub(super) fn file_of(&self, id: u64) -> PathBuf {
+        let first = self.files.range(..=id).next_back().filter(|first| self.file_end(**first) >= id);
+        file_path(&self.folder, first.map_or(id, |first| *first))
+    }
+
+    /// A file that is not checked yet, and the numbers it should hold.
+    pub(super) fn next_unchecked(&self) -> Option<LogFile> {
+        let first = self.unchecked.lock().pop_last()?;
+        let end = if self.files.contains(&first) { self.file_end(first).min(self.last()) } else { first - 1 };
+        Some(LogFile { path: file_path(&self.folder, first), first, ids: first..=end })
+    }
+
+    pub(super) fn has(&self, file: &LogFile) -> bool {
+        self.files.contains(&file.first)
+    }
+
+    /// Has the files checked that are not in their folder any more.
+    pub(super) fn look_for_lost_files(&self) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let there: BTreeSet<u64> = entries.filter_map(|entry| first_number(&entry.path())).collect();
+        self.unchecked.lock().extend(self.files.difference(&there));
+    }
+
     /// First numbers of the files that begin within these.
     pub(super) fn starts(&self, ids: RangeInclusive<u64>) -> Vec<u64> {
         self.files.range(ids).copied().collect()
     }
 }
 
+/// A file of the log.
+pub(super) struct LogFile {
+    pub path: PathBuf,
+    first: u64,
+    /// What it should hold.
+    pub ids: RangeInclusive<u64>,
+}
+
+impl LogFile {
+    /// The numbers of the events that can be read in it. None: it is not there.
+    pub(super) fn held(&self) -> io::Result<Option<Numbers>> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let (mut records, mut held) = (Records::new(file, self.first)?, Numbers::default());
+        loop {
+            match records.next() {
+                Ok(Some((id, _))) => held.insert(id..=id),
+                Ok(None) => return Ok(Some(held)),
+                Err(error) => {
+                    log::warn!("{}: {error}", self.path.display());
+                    return Ok(Some(held));
+                }
+            }
+        }
+    }
+}
+
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
 /// Some of the log, read as it is asked for. It holds no lock; files that go meanwhile
 /// are passed over.
 pub(super) struct LogRange {
     folder: PathBuf,
+    unchecked: Unchecked,
     /// Files and what is wanted of each.
     parts: Vec<(u64, RangeInclusive<u64>)>,
 }
 
 impl LogRange {
     /// Reads record by record from the front, as long as `each` says so.
-    pub(super) fn read(self, mut each: impl FnMut(u64, &[u8]) -> bool) -> io::Result<()> {
-        for (start, ids) in self.parts {
-            if !read_file(&self.folder, start, &ids, &mut each)? {
+    pub(super) fn read(mut self, mut each: impl FnMut(u64, &[u8]) -> bool) -> io::Result<()> {
+        for (start, ids) in mem::take(&mut self.parts) {
+            if !self.read_file(start, &ids, &mut each)? {
                 break;
             }
         }
@@ -249,10 +350,10 @@ impl LogRange {
 
     /// Reads file by file from the back, as long as `each` says so; each gets a file's
     /// records in their order.
-    pub(super) fn read_back(self, mut each: impl FnMut(Vec<(u64, Vec<u8>)>) -> bool) -> io::Result<()> {
-        for (start, ids) in self.parts.into_iter().rev() {
+    pub(super) fn read_back(mut self, mut each: impl FnMut(Vec<(u64, Vec<u8>)>) -> bool) -> io::Result<()> {
+        for (start, ids) in mem::take(&mut self.parts).into_iter().rev() {
             let mut records = Vec::new();
-            read_file(&self.folder, start, &ids, &mut |id, record| {
+            self.read_file(start, &ids, &mut |id, record| {
                 records.push((id, record.to_vec()));
                 true
             })?;
@@ -262,33 +363,38 @@ impl LogRange {
         }
         Ok(())
     }
-}
 
-/// False: no more is wanted.
-fn read_file(
-    folder: &Path,
-    start: u64,
-    wanted: &RangeInclusive<u64>,
-    each: &mut impl FnMut(u64, &[u8]) -> bool,
-) -> io::Result<bool> {
-    let file = match File::open(file_path(folder, start)) {
-        // Forgotten meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-        file => file?,
-    };
-    let mut records = Records::new(file, start)?;
-    while let Some((id, record)) = records.next()? {
-        if id > *wanted.end() {
-            break;
+    /// False: no more is wanted. A file that lacks something is checked later.
+    fn read_file(
+        &self,
+        start: u64,
+        wanted: &RangeInclusive<u64>,
+        each: &mut impl FnMut(u64, &[u8]) -> bool,
+    ) -> io::Result<bool> {
+        let file = match File::open(file_path(&self.folder, start)) {
+            // Forgotten meanwhile, or lost.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.unchecked.lock().insert(start);
+                return Ok(true);
+            }
+            file => file?,
+        };
+        let (mut records, mut next) = (Records::new(file, start)?, start);
+        while next <= *wanted.end() {
+            let Some((id, record)) = records.next()? else { break };
+            if id != next {
+                self.unchecked.lock().insert(start);
+            }
+            next = id + 1;
+            if wanted.contains(&id) && !each(id, record) {
+                return Ok(false);
+            }
         }
-        if id >= *wanted.start() && !each(id, record) {
-            return Ok(false);
+        if next <= *wanted.end() {
+            self.unchecked.lock().insert(start);
         }
-        if id == *wanted.end() {
-            break;
-        }
+        Ok(true)
     }
-    Ok(true)
 }
 
 /// The records of a file, one after the other. Damaged ones are passed over.

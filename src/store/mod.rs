@@ -7,6 +7,7 @@ mod eventlog;
 mod events;
 mod index;
 mod mark;
+mod numbers;
 mod record;
 mod recovery;
 
@@ -29,6 +30,9 @@ use crate::{clock::Stamp, gallery::PersonId, vision::embed::ModelId};
 /// Layout of trees and keys; a store of a newer one is not touched. 1: events in sled; 2:
 /// in a log.
 const SCHEMA: u32 = 2;
+/// Files of the event log, the newest, that opening checks; a daemon checks the others
+/// later.
+const CHECKED_AT_OPENING: usize = 16;
 
 /// One person: everything about them in one record, so that nobody is ever half enrolled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -301,8 +305,8 @@ impl Store {
         let folder = path.join("events");
         let mut log = EventLog::open(&folder).map_err(|error| StoreError::io(&folder, error))?;
         let db = recovery::move_events(path, db, &mut log)?;
-        let (writer, note) = Writer::open(path, &db, log, &notes)?;
-        notes.extend(note);
+        let (writer, found) = Writer::open(path, &db, log, &notes)?;
+        notes.extend(found);
         let tree = |name: &str| db.open_tree(name).map_err(|error| write_error(path, &error));
         let store = Store {
             path: path.to_owned(),
@@ -323,6 +327,12 @@ impl Store {
         // After a crash this is all there is; only a store of an older program takes more
         // steps.
         store.index_some()?;
+        for _ in 0..CHECKED_AT_OPENING {
+            let checked = store.check_some_events(&mut notes);
+            if !checked.inspect_err(|error| log::warn!("{error}")).unwrap_or(false) {
+                break;
+            }
+        }
         Ok((store, notes))
     }
 

@@ -265,10 +265,120 @@ fn an_overwritten_event_log_is_noticed() {
     let file = path.join("events").join(format!("{:020}.log", 1));
     fs::write(&file, "nonsense").unwrap();
     let (store, notes) = Store::open(&path, 0).unwrap();
-    assert_eq!(notes, [RecoveryNote::EventsMissing { events: 12, first: 1, last: 12 }]);
+    let file = file.with_extension("log.damaged");
+    let problem = "is damaged";
+    assert_eq!(notes, [RecoveryNote::EventsLost { file, problem, events: 12, first: 1, last: 12 }]);
     assert_eq!(store.last_granted().unwrap(), HashMap::new());
     assert_eq!(store.append_event(moment(0), EventKind::Started).unwrap().id, 13);
     assert_eq!(store.people().unwrap(), [person(1, "Ada")]);
+}
+
+fn log_file(path: &Path, first: u64) -> PathBuf {
+    path.join("events").join(format!("{first:020}.log"))
+}
+
+/// A store of so many events that was damaged while it was closed: what opening it notes,
+/// now and once more, and how many events are left.
+fn damaged(count: i64, damage: impl Fn(&Path)) -> (Vec<RecoveryNote>, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, count);
+    damage(&path);
+    let (store, mut notes) = Store::open(&path, 0).unwrap();
+    while store.check_some_events(&mut notes).unwrap() {}
+    let left = store.events(None, None).unwrap().len();
+    let next = store.append_event(moment(NOVEMBER), EventKind::Started).unwrap().id;
+    assert_eq!(next, count as u64 + 1, "no number is given twice");
+    while store.check_some_events(&mut notes).unwrap() {}
+    drop(store);
+    assert_eq!(Store::open(&path, 0).unwrap().1, [], "it is noted once");
+    let told: u64 = notes.iter().map(RecoveryNote::events_missing).sum();
+    assert_eq!(told, count as u64 - left as u64, "what is missing is noted: {notes:?}");
+    (notes, left)
+}
+
+fn overwrite(file: &Path, from: usize, bytes: &[u8]) {
+    let mut content = fs::read(file).unwrap();
+    content[from..from + bytes.len()].copy_from_slice(bytes);
+    fs::write(file, content).unwrap();
+}
+
+#[test]
+fn every_event_that_damage_costs_is_noted_with_its_file() {
+    for first in [1, 1025] {
+        let (notes, left) = damaged(1108, |path| overwrite(&log_file(path, first), 0, &[255; 4]));
+        assert_eq!(left, 1107);
+        let words = notes[0].to_string();
+        assert!(words.contains(&format!("{first:020}.log is damaged: 1 event")), "{words}");
+    }
+    let (_, left) = damaged(1108, |path| overwrite(&log_file(path, 1), 10_000, &[0; 20_000]));
+    assert!((600..700).contains(&left), "{left}");
+    let (notes, left) = damaged(1108, |path| fs::remove_file(log_file(path, 1)).unwrap());
+    assert_eq!(left, 84);
+    assert!(notes[0].to_string().contains("00000000000000000001.log is gone: 1024 events"), "{}", notes[0]);
+    let (notes, left) = damaged(1108, |path| fs::remove_file(log_file(path, 1025)).unwrap());
+    assert_eq!((left, notes.len()), (1024, 1));
+    let (_, left) = damaged(3000, |path| fs::remove_file(log_file(path, 1025)).unwrap());
+    assert_eq!(left, 3000 - 1024);
+    let (_, left) = damaged(1108, |path| fs::write(log_file(path, 1025), vec![255; 9000]).unwrap());
+    assert_eq!(left, 1024);
+    let (_, left) = damaged(1108, |path| {
+        let content = fs::read(log_file(path, 1)).unwrap();
+        fs::write(log_file(path, 1), &content[..content.len() / 2]).unwrap();
+    });
+    assert!((84 + 500..84 + 520).contains(&left), "{left}");
+}
+
+#[test]
+fn forgotten_events_are_not_called_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, 3000);
+    for up_to in [10, 1024, 1500, 2047, 2999, 3000] {
+        let (store, notes) = Store::open(&path, 0).unwrap();
+        assert_eq!(notes, [], "before {up_to}");
+        store.forget_events_up_to(up_to).unwrap();
+        let mut notes = Vec::new();
+        while store.check_some_events(&mut notes).unwrap() {}
+        assert_eq!(notes, [], "{up_to}");
+    }
+    let (store, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!((notes, ids(&store.events(None, None).unwrap())), (vec![], vec![3000]));
+    drop(store);
+    fs::remove_dir_all(path.join("events")).unwrap();
+    let (_, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!(notes, [RecoveryNote::EventsMissing { events: 1, first: 3000, last: 3000 }]);
+}
+
+#[test]
+fn events_deleted_while_it_runs_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, 1108);
+    let (store, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!(notes, []);
+    fs::remove_dir_all(path.join("events")).unwrap();
+    let id = store.append_event(moment(NOVEMBER), EventKind::Started).unwrap().id;
+    assert_eq!(ids(&store.events(None, None).unwrap()), [id]);
+    let mut notes = Vec::new();
+    store.look_for_lost_events();
+    while store.check_some_events(&mut notes).unwrap() {}
+    assert_eq!(notes.iter().map(RecoveryNote::events_missing).sum::<u64>(), 1108, "{notes:?}");
+    store.append_event(moment(NOVEMBER), notes[0].event()).unwrap();
+    drop(store);
+    let (store, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!((notes, ids(&store.events(None, None).unwrap())), (vec![], vec![1109, 1110]));
+}
+
+#[test]
+fn damage_that_a_query_meets_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, 1108);
+    let store = open(&path);
+    let mut notes = Vec::new();
+    while store.check_some_events(&mut notes).unwrap() {}
+    overwrite(&log_file(&path, 1), 0, &[255; 4]);
+    assert!(!store.check_some_events(&mut notes).unwrap(), "all is checked");
+    assert_eq!(store.events(None, None).unwrap().len(), 1107);
+    while store.check_some_events(&mut notes).unwrap() {}
+    assert_eq!(notes.iter().map(RecoveryNote::events_missing).sum::<u64>(), 1, "{notes:?}");
 }
 
 #[test]
