@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs, io,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc::Receiver},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool, mpsc::Receiver},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -175,6 +175,8 @@ pub struct Services {
     pub times: Times,
     /// For whoever looks on.
     pub live: Arc<Live>,
+    /// The store was full or could not be written, and can be now; only a new start opens it.
+    pub wants_new_start: AtomicBool,
     /// What was repaired when the store was opened.
     pub notes: Vec<RecoveryNote>,
     /// The events of them, for followers who come later.
@@ -266,6 +268,7 @@ impl Services {
             denials: Counters::default(),
             times: Times::default(),
             live: Arc::default(),
+            wants_new_start: AtomicBool::new(false),
             reader: Mutex::new(vision.clone()),
             running: Mutex::new(None),
             started: Instant::now(),

@@ -5,6 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
@@ -40,6 +41,7 @@ impl House {
                     keep(&services, &goes_on);
                 }
                 check_events(&services, &goes_on);
+                services.wants_new_start.store(services.store.wants_opening_again(), Ordering::Relaxed);
                 if !goes_on(MINUTE) {
                     return;
                 }

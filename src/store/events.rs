@@ -119,13 +119,13 @@ impl Store {
         writer.reached.event = id;
         writer.mark.write(&writer.reached);
         if let Err(error) = writer.gone.note() {
-            log::error!("{}: numbers of missing events: {error}; trying again", self.path.display());
+            log::error!("numbers of missing events: {}; trying again", self.failed(&error));
         }
         // One that lags behind is caught up with elsewhere.
         if writer.index.known() == before
             && let Err(error) = writer.index.add(&event)
         {
-            log::error!("{}: the index of events lags behind: {error}", self.path.display());
+            log::error!("the index of events lags behind: {}", self.failed(&error));
         }
         self.tell(&event);
         Ok(event)
@@ -199,7 +199,7 @@ impl Store {
         // Numbers that were never given are behind it too.
         let known = until.max(index.known());
         let passed = result.and_then(|()| index.pass(known)).and_then(|()| index.note());
-        passed.map_err(|error| write_error(&self.path, &error))?;
+        passed.map_err(|error| self.failed(&error))?;
         Ok(known < log.last())
     }
 
@@ -220,7 +220,7 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn history(&self) -> Result<History, StoreError> {
-        self.indexed()?.index.history().map_err(|error| write_error(&self.path, &error))
+        self.indexed()?.index.history().map_err(|error| self.failed(&error))
     }
 
     /// Shows the events of some stretches, oldest first, as long as `each` says so.
@@ -336,7 +336,7 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn last_granted(&self) -> Result<HashMap<PersonId, i64>, StoreError> {
-        let seen = self.indexed()?.index.seen().map_err(|error| write_error(&self.path, &error))?;
+        let seen = self.indexed()?.index.seen().map_err(|error| self.failed(&error))?;
         Ok(seen.into_iter().filter_map(|(person, seen)| Some((person, seen.granted?.1))).collect())
     }
 
@@ -345,13 +345,13 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn names(&self) -> Result<HashMap<PersonId, String>, StoreError> {
-        let seen = self.indexed()?.index.seen().map_err(|error| write_error(&self.path, &error))?;
+        let seen = self.indexed()?.index.seen().map_err(|error| self.failed(&error))?;
         Ok(seen.into_iter().map(|(person, seen)| (person, seen.name)).collect())
     }
 
     /// The highest number of a person in the events.
     pub(super) fn last_person_seen(&self) -> Result<u32, StoreError> {
-        self.indexed()?.index.last_person().map_err(|error| write_error(&self.path, &error))
+        self.indexed()?.index.last_person().map_err(|error| self.failed(&error))
     }
 
     /// Every event from now on.
@@ -393,13 +393,13 @@ impl Store {
         if let Some(forgets) = writer.log.forgets(up_to) {
             // First, so that a crash does not leave them missing.
             writer.gone.insert(1..=forgets);
-            writer.gone.note().map_err(|error| write_error(&self.path, &error))?;
+            writer.gone.note().map_err(|error| self.failed(&error))?;
             self.flush()?;
         }
         let forgotten = writer.log.forget_some(up_to).map_err(|error| StoreError::io(&self.path, error))?;
         if forgotten == 0 {
             let up_to = up_to.min(writer.log.last().saturating_sub(1));
-            writer.index.forget(up_to).map_err(|error| write_error(&self.path, &error))?;
+            writer.index.forget(up_to).map_err(|error| self.failed(&error))?;
         }
         Ok(forgotten)
     }

@@ -550,3 +550,50 @@ proptest! {
         prop_assert!(!whole || found == within, "{found:?} {within:?}");
     }
 }
+
+const SMALL_DISK: &str = "FACELATCH_SMALL_DISK";
+
+/// The child, on a disk of its own.
+#[test]
+fn child_on_a_small_disk() {
+    let Some(disk) = std::env::var_os(SMALL_DISK).map(PathBuf::from) else { return };
+    let (path, filler) = (disk.join("store"), disk.join("filler"));
+    let store = open(&path);
+    store.put_person(&person(1, "Ada")).unwrap();
+    assert!(!store.wants_opening_again(), "all is well");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let long = "x".repeat(40_000);
+    let failed = (2..100).find_map(|id| store.put_person(&person(id, &long)).err()).unwrap().to_string();
+    assert!(failed.contains("no space left on its disk; make room there"), "{failed}");
+    assert!(!failed.contains("Os {"), "{failed}");
+    assert!(!store.wants_opening_again(), "there is no room yet");
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    store.put_person(&person(2, "Grace")).unwrap_err();
+    assert!(store.wants_opening_again());
+    drop(store);
+    let store = open(&path);
+    store.put_person(&person(2, "Grace")).unwrap();
+    assert_eq!(store.people().unwrap()[0], person(1, "Ada"));
+    println!("written again");
+}
+
+#[test]
+fn a_store_on_a_disk_with_room_again_asks_for_a_new_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=3m tmpfs \"$DISK\" || { echo no mount; exit 0; }; exec \"$@\"";
+    let output = std::process::Command::new("unshare")
+        .args(["-rm", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["store::tests::child_on_a_small_disk", "--exact", "--nocapture"])
+        .env("DISK", dir.path())
+        .env(SMALL_DISK, dir.path())
+        .output();
+    let said =
+        output.map(|output| [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()));
+    match said.map(|said| said.concat()) {
+        Ok(said) if said.contains("running 1 test") => assert!(said.contains("written again"), "{said}"),
+        said => eprintln!("SKIPPED: no file system can be mounted here: {said:?}"),
+    }
+}
