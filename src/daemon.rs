@@ -60,6 +60,8 @@ pub enum RunError {
     /// A part ended that never should; the relay is inactive, and the service manager starts everything anew.
     #[error("the {0} ended unexpectedly; the log above says why")]
     Died(&'static str),
+    #[error("{}: could not be written, and can be now; this needs a new start, by the service manager or by hand", .0.display())]
+    StoreBroken(PathBuf),
     /// It may be active still: the record of its line is left behind for [`lock`].
     #[error("the relay cannot be released: {0}; run `facelatch lock`, or cut the strike's supply")]
     RelayStuck(String),

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs, io,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc::Receiver},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool, mpsc::Receiver},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -178,6 +178,8 @@ pub struct Services {
     pub times: Times,
     /// For whoever looks on.
     pub live: Arc<Live>,
+    /// The store was full or could not be written, and can be now; only a new start opens it.
+    pub wants_new_start: AtomicBool,
     /// What was repaired when the store was opened.
     pub notes: Vec<RecoveryNote>,
     /// The events of them, for followers who come later.
@@ -274,6 +276,7 @@ impl Services {
             denials: Counters::default(),
             times: Times::default(),
             live: Arc::default(),
+            wants_new_start: AtomicBool::new(false),
             reader: Mutex::new(vision.clone()),
             running: Mutex::new(None),
             started: Instant::now(),
@@ -680,8 +683,7 @@ fn exit_code(refusal: &Refusal) -> u8 {
 /// what is missing.
 pub(crate) fn record_notes(store: &Store, notes: &[RecoveryNote]) -> Vec<Event> {
     let record = |note: &RecoveryNote| {
-        let (problem, events_missing) = (note.to_string(), note.events_missing());
-        let recorded = store.append_event(moment(), EventKind::StoreDamaged { problem, events_missing });
+        let recorded = store.append_event(moment(), note.event());
         recorded.inspect_err(|error| log::error!("an event could not be recorded: {error}")).ok()
     };
     notes.iter().filter_map(record).collect()

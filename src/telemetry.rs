@@ -60,10 +60,10 @@ pub fn init_logging(level: &str) {
     let _ = log::set_logger(&LOGGER);
 }
 
-/// A plain level is meant for facelatch; of the libraries only warnings are worth a line. What the broker's has to say comes as errors too,
-/// which are told once.
+/// A plain level is meant for facelatch; of the libraries only warnings are worth a line. What the broker's and
+/// the store's have to say comes as errors too, which are told once.
 fn quiet_dependencies(level: &str) -> String {
-    if level.contains(['=', ',']) { level.to_owned() } else { format!("warn,rumqttc=off,facelatch={level}") }
+    if level.contains(['=', ',']) { level.to_owned() } else { format!("warn,rumqttc=off,sled=off,facelatch={level}") }
 }
 
 /// Whether the standard error output is the journal's socket: JOURNAL_STREAM names its device and inode (systemd.exec(5)).

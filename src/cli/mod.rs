@@ -96,6 +96,7 @@ impl CommandError {
                 RunError::Control(error) => control_code(error),
                 RunError::NoThreshold(_) => exit::CONFIG,
                 RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
+                RunError::StoreBroken(_) => exit::IO,
                 RunError::RelayStuck(_) => exit::UNAVAILABLE,
             },
             CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),

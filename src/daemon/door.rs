@@ -146,6 +146,13 @@ impl Door {
             }
             self.watch_clock();
             self.tell_more_denials(false);
+            // Who is on a visit could not be recorded, and would be let in once more.
+            if self.services.wants_new_start.load(Ordering::Relaxed)
+                && !self.latch.relay_active()
+                && self.policy.visitors().next().is_none()
+            {
+                return Err(RunError::StoreBroken(self.services.config.store.path.clone()));
+            }
             // A pulse that has begun is carried out first.
             if (!self.latch.relay_active() || self.stuck_since.is_some())
                 && signals.reload.swap(false, Ordering::Relaxed)

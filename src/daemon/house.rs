@@ -1,10 +1,11 @@
-//! Housekeeping, on a thread of its own: old events and unknown faces are forgotten, in
-//! steps that no event being recorded waits for.
+//! Housekeeping, on a thread of its own: old events and unknown faces are forgotten, and the
+//! event log is checked, in steps that no event being recorded waits for.
 
 use std::{
     io,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
@@ -17,7 +18,8 @@ use crate::{
     unknown,
 };
 
-const EVERY: Duration = Duration::from_secs(3600);
+const EVERY_MINUTES: u64 = 60;
+const MINUTE: Duration = Duration::from_secs(60);
 /// Between two steps, each of which removes about a thousand events.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -34,9 +36,13 @@ impl House {
         let (stop, stopped) = mpsc::channel::<()>();
         let goes_on = move |wait| stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout);
         let thread = thread::Builder::new().name("house".into()).spawn(move || {
-            loop {
-                keep(&services, &goes_on);
-                if !goes_on(EVERY) {
+            for minute in 0u64.. {
+                if minute.is_multiple_of(EVERY_MINUTES) {
+                    keep(&services, &goes_on);
+                }
+                check_events(&services, &goes_on);
+                services.wants_new_start.store(services.store.wants_opening_again(), Ordering::Relaxed);
+                if !goes_on(MINUTE) {
                     return;
                 }
             }
@@ -64,6 +70,24 @@ fn keep(services: &Services, goes_on: &impl Fn(Duration) -> bool) {
         Ok(0) => {}
         Ok(count) => log::info!("{count} old events forgotten"),
         Err(error) => log::error!("old events could not be forgotten: {error}; trying again in an hour"),
+    }
+}
+
+/// Records which events were lost since the last check.
+fn check_events(services: &Services, goes_on: &impl Fn(Duration) -> bool) {
+    services.store.look_for_lost_events();
+    loop {
+        let mut notes = Vec::new();
+        let checked = services.store.check_some_events(&mut notes);
+        for note in notes {
+            log::warn!("{note}");
+            services.record(note.event());
+        }
+        match checked {
+            Ok(true) if goes_on(PAUSE) => {}
+            Ok(_) => return,
+            Err(error) => return log::error!("the event log was not checked: {error}"),
+        }
     }
 }
 

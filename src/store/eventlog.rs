@@ -1,8 +1,9 @@
 //! The event log: files of records, appended to at the end and forgotten from the front.
 //!
 //! `events/00000000000000000001.log` holds up to 1,024 events. The name is the number of
-//! its first event; the numbers after it follow without a gap. A record lies there as
+//! its first event; the numbers after it rise. A record lies there as
 //! `[length: 4 bytes, little-endian][record]`, the record as [`super::record`] has it.
+//! Each has its checksum and its number, so that reading goes on behind damaged bytes.
 //!
 //! sled keeps about 35 bytes of memory for each event it holds, and as much again once it
 //! is read. A file costs none: a million events are read through one buffer.
@@ -11,15 +12,25 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    mem,
     ops::RangeInclusive,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use rustix::fs::fstat;
+
+use super::{numbers::Numbers, record};
 
 /// Events in a file.
 pub(super) const EVENTS_A_FILE: u64 = 1024;
 /// Longer records are damage: an event has some hundred bytes.
-const LONGEST_RECORD: u32 = 1 << 20;
+const LONGEST_RECORD: usize = 1 << 20;
+/// Bytes behind damaged ones that are searched for the next record.
+const SEARCHED: u64 = 16 << 20;
+/// No event has a higher number.
+pub(super) const HIGHEST: u64 = u64::MAX / 2;
 
 /// The log, for its one writer.
 pub(super) struct EventLog {
@@ -27,6 +38,19 @@ pub(super) struct EventLog {
     /// First numbers of all files.
     files: BTreeSet<u64>,
     tail: Option<Tail>,
+    /// What opening found to be damaged at the end of the log.
+    damaged: Option<PathBuf>,
+    unchecked: Unchecked,
+}
+
+/// First numbers of files that may lack events.
+#[derive(Clone, Default)]
+struct Unchecked(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Unchecked {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The file that is appended to.
@@ -37,9 +61,15 @@ struct Tail {
     next: u64,
     /// Bytes of whole records.
     length: u64,
-    /// Something half written could not be cut off: the next record goes into a file of
-    /// its own.
+    /// Damaged bytes end it, or half a record could not be cut off: the next record goes
+    /// into another file.
     broken: bool,
+}
+
+impl Tail {
+    fn is_deleted(&self) -> bool {
+        fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
+    }
 }
 
 impl EventLog {
@@ -47,22 +77,53 @@ impl EventLog {
     /// the power failed is cut off.
     pub(super) fn open(folder: &Path) -> io::Result<EventLog> {
         super::create_private(folder)?;
-        let mut log = EventLog { folder: folder.to_owned(), files: list(folder)?, tail: None };
-        if let Some(first) = log.files.last().copied() {
-            log.tail = Some(log.open_tail(first)?);
+        let mut log = EventLog {
+            folder: folder.to_owned(),
+            files: list(folder)?,
+            tail: None,
+            damaged: None,
+            unchecked: Unchecked::default(),
+        };
+        while let Some(first) = log.files.last().copied() {
+            log.tail = log.open_tail(first)?;
+            if log.tail.is_some() {
+                break;
+            }
+            log.files.remove(&first);
         }
+        log.unchecked.lock().extend(&log.files);
         Ok(log)
     }
 
-    fn open_tail(&self, first: u64) -> io::Result<Tail> {
-        let file = OpenOptions::new().read(true).append(true).open(file_path(&self.folder, first))?;
-        let mut records = Records::new(file.try_clone()?);
-        let mut next = first;
-        while records.skip()?.is_some() {
-            next += 1;
+    /// None: it holds no event, and was set aside.
+    fn open_tail(&mut self, first: u64) -> io::Result<Option<Tail>> {
+        let path = file_path(&self.folder, first);
+        let file = OpenOptions::new().read(true).append(true).open(&path)?;
+        let mut records = Records::new(file.try_clone()?, first)?;
+        let mut next = None;
+        while let Some((id, _)) = records.next()? {
+            next = Some(id + 1);
         }
-        file.set_len(records.position)?;
-        Ok(Tail { file, first, next, length: records.position, broken: false })
+        let (length, broken) = (records.position, !records.ends_unfinished()?);
+        if broken {
+            log::warn!("{}: damaged bytes from {length} on; they stay as they are", path.display());
+        }
+        let Some(next) = next else {
+            let aside = if broken { Some(set_aside(&path)?) } else { fs::remove_file(&path).map(|()| None)? };
+            self.damaged = aside.or(self.damaged.take());
+            return Ok(None);
+        };
+        if broken {
+            self.damaged = Some(path);
+        } else {
+            file.set_len(length)?;
+        }
+        Ok(Some(Tail { file, first, next, length, broken }))
+    }
+
+    /// The file in which damaged bytes stood behind the newest event at opening.
+    pub(super) fn damaged(&self) -> Option<&Path> {
+        self.damaged.as_deref()
     }
 
     /// Number of the newest event; 0: there is none.
@@ -77,7 +138,10 @@ impl EventLog {
     /// Not written; the log is as it was before.
     pub(super) fn append(&mut self, id: u64, record: &[u8], sync: bool) -> io::Result<()> {
         let fits = |tail: &Tail| !tail.broken && tail.next == id && id - tail.first < EVENTS_A_FILE;
-        if !self.tail.as_ref().is_some_and(fits) {
+        if self.tail.as_ref().is_some_and(Tail::is_deleted) {
+            super::create_private(&self.folder)?;
+            self.tail = Some(self.new_file(id)?);
+        } else if !self.tail.as_ref().is_some_and(fits) {
             self.sync()?;
             self.tail = Some(self.new_file(id)?);
         }
@@ -101,8 +165,8 @@ impl EventLog {
 
     fn new_file(&mut self, first: u64) -> io::Result<Tail> {
         let path = file_path(&self.folder, first);
-        // One of this name holds no whole record, or the numbers would go on behind it.
         let mut options = OpenOptions::new();
+        // One of this name holds no whole record, or the numbers would go on behind it.
         let file = options.create(true).append(true).mode(0o600).open(&path)?;
         file.set_len(0)?;
         sync_folder(&self.folder)?;
@@ -114,30 +178,35 @@ impl EventLog {
     /// reads.
     pub(super) fn range(&self, ids: RangeInclusive<u64>) -> LogRange {
         let (from, until) = (*ids.start(), (*ids.end()).min(self.last()));
+        let log = |parts| LogRange { folder: self.folder.clone(), unchecked: self.unchecked.clone(), parts };
         if from > until {
-            return LogRange { folder: self.folder.clone(), parts: Vec::new() };
+            return log(Vec::new());
         }
         let mut starts: Vec<u64> = self.files.range(..=from).next_back().copied().into_iter().collect();
         starts.extend(self.files.range(from.saturating_add(1)..).take_while(|start| **start <= until));
         // The end of a file: where the next one begins.
         let ends = starts.iter().skip(1).map(|next| next - 1).chain([until]);
-        let parts = starts.iter().zip(ends).map(|(start, end)| (*start, from.max(*start)..=end)).collect();
-        LogRange { folder: self.folder.clone(), parts }
+        log(starts.iter().zip(ends).map(|(start, end)| (*start, from.max(*start)..=end)).collect())
+    }
+
+    /// How far [`EventLog::forget_some`] goes.
+    pub(super) fn forgets(&self, up_to: u64) -> Option<u64> {
+        let up_to = up_to.min(self.last().saturating_sub(1));
+        let first = self.files.first().filter(|first| **first <= up_to)?;
+        Some(self.file_end(*first).min(up_to))
     }
 
     /// Forgets events up to a number, at most a file's worth; how many. The newest one
     /// stays.
     pub(super) fn forget_some(&mut self, up_to: u64) -> io::Result<u64> {
-        let up_to = up_to.min(self.last().saturating_sub(1));
-        let Some(first) = self.files.first().copied().filter(|first| *first <= up_to) else { return Ok(0) };
-        let end = self.file_end(first);
-        if end > up_to {
-            self.cut_front(first, up_to + 1)?;
+        let (Some(first), Some(forgets)) = (self.files.first().copied(), self.forgets(up_to)) else { return Ok(0) };
+        if self.file_end(first) > forgets {
+            self.cut_front(first, forgets + 1)?;
         } else {
-            fs::remove_file(file_path(&self.folder, first))?;
+            fs::remove_file(file_path(&self.folder, first)).or_else(unless_gone)?;
             self.files.remove(&first);
         }
-        Ok(end.min(up_to) + 1 - first)
+        Ok(forgets + 1 - first)
     }
 
     /// Number of the last event a file can hold.
@@ -148,13 +217,14 @@ impl EventLog {
 
     /// Writes a new file without the events before `keep`.
     fn cut_front(&mut self, first: u64, keep: u64) -> io::Result<()> {
-        let mut records = Records::new(File::open(file_path(&self.folder, first))?);
-        for _ in first..keep {
-            records.skip()?;
+        let mut file = File::open(file_path(&self.folder, first))?;
+        let mut records = Records::new(file.try_clone()?, first)?;
+        let mut from = 0;
+        while records.next()?.is_some_and(|(id, _)| id < keep) {
+            from = records.position;
         }
         let mut rest = Vec::new();
-        let mut file = File::open(file_path(&self.folder, first))?;
-        file.seek(SeekFrom::Start(records.position))?;
+        file.seek(SeekFrom::Start(from))?;
         file.read_to_end(&mut rest)?;
         let (path, fresh) = (file_path(&self.folder, keep), self.folder.join("cut"));
         let _ = fs::remove_file(&fresh);
@@ -169,7 +239,7 @@ impl EventLog {
         self.files.remove(&first);
         self.files.insert(keep);
         if self.tail.as_ref().is_some_and(|tail| tail.first == first) {
-            self.tail = Some(self.open_tail(keep)?);
+            self.tail = self.open_tail(keep)?;
         }
         Ok(())
     }
@@ -188,25 +258,90 @@ impl EventLog {
         None
     }
 
+    /// The numbers for which there are files.
+    pub(super) fn named(&self) -> Numbers {
+        let mut named = Numbers::default();
+        self.files.iter().for_each(|first| named.insert(*first..=self.file_end(*first).min(self.last())));
+        named
+    }
+
+    /// Where an event of this number lies, or would.
+    pub(super) fn file_of(&self, id: u64) -> PathBuf {
+        let first = self.files.range(..=id).next_back().filter(|first| self.file_end(**first) >= id);
+        file_path(&self.folder, first.map_or(id, |first| *first))
+    }
+
+    /// A file that is not checked yet, and the numbers it should hold.
+    pub(super) fn next_unchecked(&self) -> Option<LogFile> {
+        let first = self.unchecked.lock().pop_last()?;
+        let end = if self.files.contains(&first) { self.file_end(first).min(self.last()) } else { first - 1 };
+        Some(LogFile { path: file_path(&self.folder, first), first, ids: first..=end })
+    }
+
+    pub(super) fn has(&self, file: &LogFile) -> bool {
+        self.files.contains(&file.first)
+    }
+
+    /// Has the files checked that are not in their folder any more.
+    pub(super) fn look_for_lost_files(&self) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let there: BTreeSet<u64> = entries.filter_map(|entry| first_number(&entry.path())).collect();
+        self.unchecked.lock().extend(self.files.difference(&there));
+    }
+
     /// First numbers of the files that begin within these.
     pub(super) fn starts(&self, ids: RangeInclusive<u64>) -> Vec<u64> {
         self.files.range(ids).copied().collect()
     }
 }
 
+/// A file of the log.
+pub(super) struct LogFile {
+    pub path: PathBuf,
+    first: u64,
+    /// What it should hold.
+    pub ids: RangeInclusive<u64>,
+}
+
+impl LogFile {
+    /// The numbers of the events that can be read in it. None: it is not there.
+    pub(super) fn held(&self) -> io::Result<Option<Numbers>> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let (mut records, mut held) = (Records::new(file, self.first)?, Numbers::default());
+        loop {
+            match records.next() {
+                Ok(Some((id, _))) => held.insert(id..=id),
+                Ok(None) => return Ok(Some(held)),
+                Err(error) => {
+                    log::warn!("{}: {error}", self.path.display());
+                    return Ok(Some(held));
+                }
+            }
+        }
+    }
+}
+
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
 /// Some of the log, read as it is asked for. It holds no lock; files that go meanwhile
 /// are passed over.
 pub(super) struct LogRange {
     folder: PathBuf,
+    unchecked: Unchecked,
     /// Files and what is wanted of each.
     parts: Vec<(u64, RangeInclusive<u64>)>,
 }
 
 impl LogRange {
     /// Reads record by record from the front, as long as `each` says so.
-    pub(super) fn read(self, mut each: impl FnMut(u64, &[u8]) -> bool) -> io::Result<()> {
-        for (start, ids) in self.parts {
-            if !read_file(&self.folder, start, &ids, &mut each)? {
+    pub(super) fn read(mut self, mut each: impl FnMut(u64, &[u8]) -> bool) -> io::Result<()> {
+        for (start, ids) in mem::take(&mut self.parts) {
+            if !self.read_file(start, &ids, &mut each)? {
                 break;
             }
         }
@@ -215,10 +350,10 @@ impl LogRange {
 
     /// Reads file by file from the back, as long as `each` says so; each gets a file's
     /// records in their order.
-    pub(super) fn read_back(self, mut each: impl FnMut(Vec<(u64, Vec<u8>)>) -> bool) -> io::Result<()> {
-        for (start, ids) in self.parts.into_iter().rev() {
+    pub(super) fn read_back(mut self, mut each: impl FnMut(Vec<(u64, Vec<u8>)>) -> bool) -> io::Result<()> {
+        for (start, ids) in mem::take(&mut self.parts).into_iter().rev() {
             let mut records = Vec::new();
-            read_file(&self.folder, start, &ids, &mut |id, record| {
+            self.read_file(start, &ids, &mut |id, record| {
                 records.push((id, record.to_vec()));
                 true
             })?;
@@ -228,94 +363,162 @@ impl LogRange {
         }
         Ok(())
     }
-}
 
-/// False: no more is wanted.
-fn read_file(
-    folder: &Path,
-    start: u64,
-    wanted: &RangeInclusive<u64>,
-    each: &mut impl FnMut(u64, &[u8]) -> bool,
-) -> io::Result<bool> {
-    let file = match File::open(file_path(folder, start)) {
-        // Forgotten meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-        file => file?,
-    };
-    let mut records = Records::new(file);
-    for id in start..=*wanted.end() {
-        if id < *wanted.start() {
-            if records.skip()?.is_none() {
-                break;
+    /// False: no more is wanted. A file that lacks something is checked later.
+    fn read_file(
+        &self,
+        start: u64,
+        wanted: &RangeInclusive<u64>,
+        each: &mut impl FnMut(u64, &[u8]) -> bool,
+    ) -> io::Result<bool> {
+        let file = match File::open(file_path(&self.folder, start)) {
+            // Forgotten meanwhile, or lost.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.unchecked.lock().insert(start);
+                return Ok(true);
             }
-            continue;
+            file => file?,
+        };
+        let (mut records, mut next) = (Records::new(file, start)?, start);
+        while next <= *wanted.end() {
+            let Some((id, record)) = records.next()? else { break };
+            if id != next {
+                self.unchecked.lock().insert(start);
+            }
+            next = id + 1;
+            if wanted.contains(&id) && !each(id, record) {
+                return Ok(false);
+            }
         }
-        match records.next()? {
-            None => break,
-            Some(record) if !each(id, record) => return Ok(false),
-            Some(_) => {}
+        if next <= *wanted.end() {
+            self.unchecked.lock().insert(start);
         }
+        Ok(true)
     }
-    Ok(true)
 }
 
-/// The records of a file, one after the other; it ends where no whole record follows.
+/// The records of a file, one after the other. Damaged ones are passed over.
 struct Records {
     file: BufReader<File>,
-    /// Bytes of the whole records so far.
+    /// End of the last whole record.
     position: u64,
-    left: u64,
+    size: u64,
+    /// Numbers that the next record can have.
+    next: RangeInclusive<u64>,
     record: Vec<u8>,
 }
 
 impl Records {
-    fn new(file: File) -> Records {
-        let left = file.metadata().map_or(0, |meta| meta.len());
-        Records { file: BufReader::with_capacity(16 << 10, file), position: 0, left, record: Vec::new() }
+    fn new(file: File, first: u64) -> io::Result<Records> {
+        let size = file.metadata()?.len();
+        let next = first..=first + EVENTS_A_FILE - 1;
+        Ok(Records { file: BufReader::with_capacity(16 << 10, file), position: 0, size, next, record: Vec::new() })
     }
 
-    /// Length of the next record, if it lies there whole.
-    fn length(&mut self) -> io::Result<Option<u32>> {
+    /// The next whole record and its number.
+    fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+        let id = match self.follow()? {
+            None => self.search()?,
+            id => id,
+        };
+        let Some(id) = id else { return Ok(None) };
+        self.next = id + 1..=*self.next.end();
+        Ok(Some((id, &self.record)))
+    }
+
+    /// Reads the record that follows, if it is whole.
+    fn follow(&mut self) -> io::Result<Option<u64>> {
+        let left = self.size - self.position;
         let mut length = [0; 4];
-        if self.left < 4 {
+        if left < 4 {
             return Ok(None);
         }
         self.file.read_exact(&mut length)?;
-        let length = u32::from_le_bytes(length);
-        let whole = 4 + u64::from(length);
-        if length == 0 || length > LONGEST_RECORD || whole > self.left {
-            return Ok(None);
-        }
-        (self.position, self.left) = (self.position + whole, self.left - whole);
-        Ok(Some(length))
-    }
-
-    fn next(&mut self) -> io::Result<Option<&[u8]>> {
-        let Some(length) = self.length()? else { return Ok(None) };
-        self.record.resize(length as usize, 0);
+        let Some(length) = record_length(length).filter(|length| 4 + *length as u64 <= left) else { return Ok(None) };
+        self.record.resize(length, 0);
         self.file.read_exact(&mut self.record)?;
-        Ok(Some(&self.record))
+        let id = self.number(&self.record);
+        self.position += id.map_or(0, |_| 4 + length as u64);
+        Ok(id)
     }
 
-    fn skip(&mut self) -> io::Result<Option<()>> {
-        let Some(length) = self.length()? else { return Ok(None) };
-        self.file.seek_relative(length.into())?;
-        Ok(Some(()))
+    /// Searches the rest of the file for a whole record.
+    fn search(&mut self) -> io::Result<Option<u64>> {
+        let rest = self.rest()?;
+        for from in 1..rest.len().saturating_sub(4) {
+            let (length, behind) = rest[from..].split_at(4);
+            let length = record_length([length[0], length[1], length[2], length[3]]);
+            let Some(record) = length.and_then(|length| behind.get(..length)) else { continue };
+            if let Some(id) = self.number(record) {
+                self.record = record.to_vec();
+                self.position += (from + 4 + record.len()) as u64;
+                self.file.seek(SeekFrom::Start(self.position))?;
+                return Ok(Some(id));
+            }
+        }
+        self.file.seek(SeekFrom::Start(self.position))?;
+        Ok(None)
     }
+
+    /// The number of a whole record that can come next.
+    fn number(&self, record: &[u8]) -> Option<u64> {
+        record::decode::<u64>(record).ok().filter(|id| self.next.contains(id))
+    }
+
+    fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.file.seek(SeekFrom::Start(self.position))?;
+        let left = (self.size - self.position).min(SEARCHED);
+        self.file.by_ref().take(left).read_to_end(&mut rest)?;
+        Ok(rest)
+    }
+
+    /// Whether behind the last whole record lies nothing or part of one more, as a power
+    /// cut leaves it: cut short, or never filled.
+    fn ends_unfinished(&mut self) -> io::Result<bool> {
+        let rest = self.rest()?;
+        let Some(length) = rest.first_chunk::<4>() else { return Ok(true) };
+        let whole = record_length(*length).map(|length| 4 + length);
+        Ok(whole.is_some_and(|whole| whole >= rest.len()) || rest.iter().all(|byte| *byte == 0))
+    }
+}
+
+/// None: no record is so long.
+fn record_length(bytes: [u8; 4]) -> Option<usize> {
+    let length = u32::from_le_bytes(bytes) as usize;
+    (1..=LONGEST_RECORD).contains(&length).then_some(length)
 }
 
 fn file_path(folder: &Path, first: u64) -> PathBuf {
     folder.join(format!("{first:020}.log"))
 }
 
+/// First numbers of the log's files. What has such a name and is no file is set aside.
 fn list(folder: &Path) -> io::Result<BTreeSet<u64>> {
     let mut files = BTreeSet::new();
     for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".log")).filter(|number| number.len() == 20);
-        files.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        let path = entry?.path();
+        let Some(first) = first_number(&path) else { continue };
+        if fs::metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+            set_aside(&path)?;
+        } else {
+            files.insert(first);
+        }
     }
     Ok(files)
+}
+
+fn first_number(path: &Path) -> Option<u64> {
+    let number = path.file_name()?.to_str()?.strip_suffix(".log").filter(|number| number.len() == 20)?;
+    number.parse().ok().filter(|first| (1..=HIGHEST).contains(first))
+}
+
+/// Renames what is no part of the log, so that it is in no event's way.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension("log.damaged");
+    log::warn!("{}: holds no event; renamed to {}", path.display(), aside.display());
+    fs::rename(path, &aside)?;
+    Ok(aside)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -332,9 +535,13 @@ mod tests {
         EventLog::open(&dir.path().join("events")).unwrap()
     }
 
+    fn event(id: u64) -> Vec<u8> {
+        record::encode(&(id, format!("event {id}"))).unwrap()
+    }
+
     fn fill(log: &mut EventLog, ids: RangeInclusive<u64>) {
         for id in ids {
-            log.append(id, format!("event {id}").as_bytes(), false).unwrap();
+            log.append(id, &event(id), false).unwrap();
         }
         log.sync().unwrap();
     }
@@ -342,7 +549,7 @@ mod tests {
     fn ids(log: &EventLog, wanted: RangeInclusive<u64>) -> Vec<u64> {
         let mut ids = Vec::new();
         let each = |id, record: &[u8]| {
-            assert_eq!(record, format!("event {id}").as_bytes());
+            assert_eq!(record, event(id));
             ids.push(id);
             true
         };
@@ -377,6 +584,85 @@ mod tests {
             fill(&mut log, 4..=4);
             assert_eq!(ids(&open(&dir), 1..=9), [1, 2, 3, 4]);
         }
+    }
+
+    #[test]
+    fn damage_costs_only_the_events_it_lies_in() {
+        let rubbish = |from: usize, bytes: Vec<u8>| {
+            move |whole: &mut Vec<u8>| whole[from..from + bytes.len()].copy_from_slice(&bytes)
+        };
+        type Damage = Box<dyn Fn(&mut Vec<u8>)>;
+        let frame = 4 + event(100).len();
+        let cases: [(Damage, usize); 5] = [
+            (Box::new(rubbish(0, vec![255; 4])), 1),
+            (Box::new(rubbish(0, vec![0; 4])), 1),
+            (Box::new(rubbish(30, vec![1; 2])), 1),
+            (Box::new(rubbish(100 * frame, vec![0; 10 * frame])), 12),
+            (Box::new(|whole| drop(whole.splice(1000..1003, []))), 1),
+        ];
+        for (number, (damage, lost)) in cases.into_iter().enumerate() {
+            for last in [1024, 500] {
+                let dir = tempfile::tempdir().unwrap();
+                fill(&mut open(&dir), 1..=last);
+                let file = file_path(&dir.path().join("events"), 1);
+                let mut bytes = fs::read(&file).unwrap();
+                damage(&mut bytes);
+                fs::write(&file, &bytes).unwrap();
+                let mut log = open(&dir);
+                assert_eq!(log.last(), last);
+                fill(&mut log, last + 1..=last + 3);
+                let left = ids(&open(&dir), 1..=u64::MAX).len();
+                assert!(last as usize + 3 - left <= lost, "case {number}: {left} left");
+                assert!(fs::read(&file).unwrap().starts_with(&bytes), "nothing was cut");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_at_the_end_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        fill(&mut open(&dir), 1..=100);
+        let file = file_path(&dir.path().join("events"), 1);
+        let mut bytes = fs::read(&file).unwrap();
+        let half = bytes.len() / 2;
+        bytes[half..].fill(255);
+        fs::write(&file, &bytes).unwrap();
+        let mut log = open(&dir);
+        assert!((48..=50).contains(&log.last()), "{}", log.last());
+        assert_eq!(log.damaged(), Some(&*file));
+        fill(&mut log, 101..=103);
+        assert_eq!(fs::read(&file).unwrap(), bytes);
+        assert_eq!(ids(&open(&dir), 90..=200), [101, 102, 103]);
+    }
+
+    #[test]
+    fn a_stray_file_gives_no_event_its_number() {
+        let last = [1108, 9_999, u64::MAX / 2, u64::MAX - 5, u64::MAX];
+        for (number, content) in last.iter().flat_map(|number| [(number, None), (number, Some("junk"))]) {
+            let dir = tempfile::tempdir().unwrap();
+            fill(&mut open(&dir), 1..=3);
+            let stray = file_path(&dir.path().join("events"), *number);
+            match content {
+                Some(junk) => fs::write(&stray, junk).unwrap(),
+                None => drop(fs::copy(file_path(&dir.path().join("events"), 1), &stray).unwrap()),
+            }
+            let mut log = open(&dir);
+            assert_eq!(log.last(), 3, "{number}");
+            fill(&mut log, 4..=2000);
+            assert_eq!(ids(&open(&dir), 0..=u64::MAX).len(), 2000, "{number}");
+            assert!(stray.exists() || stray.with_extension("log.damaged").exists(), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_path(&dir.path().join("events"), 1);
+        open(&dir);
+        fs::create_dir(&path).unwrap();
+        fill(&mut open(&dir), 1..=3);
+        assert_eq!(ids(&open(&dir), 0..=9), [1, 2, 3]);
+        assert!(path.with_extension("log.damaged").is_dir());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     io,
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         MutexGuard, PoisonError,
         mpsc::{self, Receiver},
@@ -19,6 +19,7 @@ use super::{
     eventlog::EventLog,
     index::Index,
     mark::{Mark, Reached},
+    numbers::Numbers,
     record, write_error,
 };
 use crate::{
@@ -38,26 +39,67 @@ pub(super) struct Writer {
     /// The newest event of this store, and its number even if the event itself is
     /// missing.
     reached: Reached,
+    gone: Gone,
 }
 
+/// Numbers of events that are not in the log and need not be: forgotten, or known to be
+/// missing.
+struct Gone {
+    numbers: Numbers,
+    meta: sled::Tree,
+    noted: bool,
+}
+
+impl Gone {
+    /// Where this was never noted, what has no file is gone.
+    fn open(meta: sled::Tree, log: &EventLog) -> Result<Gone, sled::Error> {
+        let noted = meta.get(GONE)?.and_then(|value| record::decode(&value).ok()).and_then(Numbers::of);
+        Ok(Gone { noted: noted.is_some(), numbers: noted.unwrap_or_else(|| log.named().lacks(1..=log.last())), meta })
+    }
+
+    fn insert(&mut self, ids: RangeInclusive<u64>) {
+        self.numbers.insert(ids);
+        self.noted = false;
+    }
+
+    fn note(&mut self) -> Result<(), sled::Error> {
+        if !self.noted {
+            let value = record::encode(&self.numbers.ranges());
+            self.meta.insert(GONE, value.map_err(|error| sled::Error::Unsupported(error.to_string()))?)?;
+            self.noted = true;
+        }
+        Ok(())
+    }
+}
+
+/// Under which the store's tree `meta` has these numbers.
+const GONE: &str = "events_gone";
+
 impl Writer {
-    /// Opens log, mark and index of a store; and what the mark shows to be missing.
+    /// Opens log, mark and index of a store; and what its files and the mark show to be
+    /// missing.
     pub(super) fn open(
         path: &Path,
         db: &sled::Db,
         log: EventLog,
         notes: &[RecoveryNote],
-    ) -> Result<(Writer, Option<RecoveryNote>), StoreError> {
+    ) -> Result<(Writer, Vec<RecoveryNote>), StoreError> {
         let failed = |error| write_error(path, &error);
         let meta = db.open_tree("meta").map_err(failed)?;
         let (mark, before) = Mark::open(path);
         let mut reached = reached(path, &meta, log.last())?;
-        let note = missing(before.as_ref(), &reached, notes);
-        let lost = note.as_ref().is_some_and(|note| note.events_missing() > 0);
-        let index = Index::open(db, meta, log.last(), lost).map_err(failed)?;
+        let mut gone = Gone::open(meta.clone(), &log).map_err(failed)?;
         // No number is given twice.
-        reached.event = reached.event.max(before.map_or(0, |before| before.event));
-        Ok((Writer { log, index, mark, reached }, note))
+        let newest = reached.event.max(before.as_ref().map_or(0, |before| before.event));
+        let inner = log.named().lacks_both(&gone.numbers, 1..=log.last());
+        let behind = gone.numbers.lacks(log.last() + 1..=newest);
+        let mut found: Vec<RecoveryNote> =
+            inner.ranges().iter().map(|ids| lost(log.file_of(ids.0), "is gone", *ids, ids.1 - ids.0 + 1)).collect();
+        found.extend(missing(before.as_ref(), &reached, notes, &behind, &log));
+        let index = Index::open(db, meta, log.last(), behind.count() > 0).map_err(failed)?;
+        [inner, behind].iter().flat_map(Numbers::ranges).for_each(|ids| gone.insert(ids.0..=ids.1));
+        reached.event = newest;
+        Ok((Writer { log, index, mark, reached, gone }, found))
     }
 }
 
@@ -76,14 +118,42 @@ impl Store {
         writer.log.append(id, &record, true).map_err(|error| StoreError::io(&self.path, error))?;
         writer.reached.event = id;
         writer.mark.write(&writer.reached);
+        if let Err(error) = writer.gone.note() {
+            log::error!("numbers of missing events: {}; trying again", self.failed(&error));
+        }
         // One that lags behind is caught up with elsewhere.
         if writer.index.known() == before
             && let Err(error) = writer.index.add(&event)
         {
-            log::error!("{}: the index of events lags behind: {error}", self.path.display());
+            log::error!("the index of events lags behind: {}", self.failed(&error));
         }
         self.tell(&event);
         Ok(event)
+    }
+
+    /// Checks one file of the log, after opening and where a query found less than it should:
+    /// what it lacks is noted. False: there is none to check.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn check_some_events(&self, notes: &mut Vec<RecoveryNote>) -> Result<bool, StoreError> {
+        let Some(file) = self.writer().log.next_unchecked() else { return Ok(false) };
+        let held = file.held().map_err(|error| StoreError::io(&file.path, error))?;
+        let mut writer = self.writer();
+        if !writer.log.has(&file) {
+            return Ok(true);
+        }
+        let problem = if held.is_some() { "is damaged" } else { "is gone" };
+        let missing = held.unwrap_or_default().lacks_both(&writer.gone.numbers, file.ids);
+        missing.ranges().iter().for_each(|ids| writer.gone.insert(ids.0..=ids.1));
+        notes.extend(span(&missing).map(|ids| lost(file.path, problem, ids, missing.count())));
+        Ok(true)
+    }
+
+    /// Looks whether all files of the log are in their folder; what is lost shows at the
+    /// next check.
+    pub fn look_for_lost_events(&self) {
+        self.writer().log.look_for_lost_files();
     }
 
     /// Tells the followers of an event that was written before they came.
@@ -129,7 +199,7 @@ impl Store {
         // Numbers that were never given are behind it too.
         let known = until.max(index.known());
         let passed = result.and_then(|()| index.pass(known)).and_then(|()| index.note());
-        passed.map_err(|error| write_error(&self.path, &error))?;
+        passed.map_err(|error| self.failed(&error))?;
         Ok(known < log.last())
     }
 
@@ -150,7 +220,7 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn history(&self) -> Result<History, StoreError> {
-        self.indexed()?.index.history().map_err(|error| write_error(&self.path, &error))
+        self.indexed()?.index.history().map_err(|error| self.failed(&error))
     }
 
     /// Shows the events of some stretches, oldest first, as long as `each` says so.
@@ -266,7 +336,7 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn last_granted(&self) -> Result<HashMap<PersonId, i64>, StoreError> {
-        let seen = self.indexed()?.index.seen().map_err(|error| write_error(&self.path, &error))?;
+        let seen = self.indexed()?.index.seen().map_err(|error| self.failed(&error))?;
         Ok(seen.into_iter().filter_map(|(person, seen)| Some((person, seen.granted?.1))).collect())
     }
 
@@ -275,13 +345,13 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn names(&self) -> Result<HashMap<PersonId, String>, StoreError> {
-        let seen = self.indexed()?.index.seen().map_err(|error| write_error(&self.path, &error))?;
+        let seen = self.indexed()?.index.seen().map_err(|error| self.failed(&error))?;
         Ok(seen.into_iter().map(|(person, seen)| (person, seen.name)).collect())
     }
 
     /// The highest number of a person in the events.
     pub(super) fn last_person_seen(&self) -> Result<u32, StoreError> {
-        self.indexed()?.index.last_person().map_err(|error| write_error(&self.path, &error))
+        self.indexed()?.index.last_person().map_err(|error| self.failed(&error))
     }
 
     /// Every event from now on.
@@ -320,10 +390,16 @@ impl Store {
     /// The store cannot be written.
     pub fn forget_some_events(&self, up_to: u64) -> Result<u64, StoreError> {
         let mut writer = self.writer();
+        if let Some(forgets) = writer.log.forgets(up_to) {
+            // First, so that a crash does not leave them missing.
+            writer.gone.insert(1..=forgets);
+            writer.gone.note().map_err(|error| self.failed(&error))?;
+            self.flush()?;
+        }
         let forgotten = writer.log.forget_some(up_to).map_err(|error| StoreError::io(&self.path, error))?;
         if forgotten == 0 {
             let up_to = up_to.min(writer.log.last().saturating_sub(1));
-            writer.index.forget(up_to).map_err(|error| write_error(&self.path, &error))?;
+            writer.index.forget(up_to).map_err(|error| self.failed(&error))?;
         }
         Ok(forgotten)
     }
@@ -356,13 +432,31 @@ fn reached(path: &Path, meta: &sled::Tree, event: u64) -> Result<Reached, StoreE
     Ok(Reached { store, event })
 }
 
-/// What a mark from before shows that the store itself does not.
-fn missing(before: Option<&Reached>, now: &Reached, notes: &[RecoveryNote]) -> Option<RecoveryNote> {
-    let before = before?;
-    let events = before.event.saturating_sub(now.event);
+/// From the first to the last.
+fn span(numbers: &Numbers) -> Option<(u64, u64)> {
+    Some((numbers.ranges().first()?.0, numbers.ranges().last()?.1))
+}
+
+fn lost(file: PathBuf, problem: &'static str, (first, last): (u64, u64), events: u64) -> RecoveryNote {
+    RecoveryNote::EventsLost { file, problem, events, first, last }
+}
+
+/// What a mark from before shows that the store itself does not: events `behind` its newest.
+fn missing(
+    before: Option<&Reached>,
+    now: &Reached,
+    notes: &[RecoveryNote],
+    behind: &Numbers,
+    log: &EventLog,
+) -> Option<RecoveryNote> {
+    let (before, events) = (before?, behind.count());
     let told = notes.iter().any(|note| matches!(note, RecoveryNote::StartedEmpty { .. }));
     if before.store != now.store && !(told && events == 0) {
         return Some(RecoveryNote::Replaced { events });
     }
-    (events > 0).then_some(RecoveryNote::EventsMissing { events, first: now.event + 1, last: before.event })
+    let (first, last) = span(behind)?;
+    Some(match log.damaged() {
+        Some(file) => lost(file.to_owned(), "is damaged", (first, last), events),
+        None => RecoveryNote::EventsMissing { events, first, last },
+    })
 }

@@ -15,6 +15,8 @@ use std::{
 
 use rustix::fs::OFlags;
 
+use super::eventlog::HIGHEST;
+
 /// `facelatch store ID event NUMBER CHECKSUM` and a line break.
 const LENGTH: usize = 85;
 
@@ -78,7 +80,8 @@ fn read(file: &File) -> Option<Reached> {
         return None;
     }
     let (store, event) = text.strip_prefix("facelatch store ")?.split_once(" event ")?;
-    Some(Reached { store: store.to_owned(), event: event.parse().ok()? })
+    let event = event.parse().ok().filter(|event| *event <= HIGHEST)?;
+    Some(Reached { store: store.to_owned(), event })
 }
 
 #[cfg(test)]

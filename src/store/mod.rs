@@ -7,15 +7,21 @@ mod eventlog;
 mod events;
 mod index;
 mod mark;
+mod numbers;
 mod record;
 mod recovery;
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc::Sender},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
     time::Duration,
 };
 
@@ -29,6 +35,11 @@ use crate::{clock::Stamp, gallery::PersonId, vision::embed::ModelId};
 /// Layout of trees and keys; a store of a newer one is not touched. 1: events in sled; 2:
 /// in a log.
 const SCHEMA: u32 = 2;
+/// So much room the store needs before it is opened again: sled grows by such steps.
+const PROBE_BYTES: usize = 512 << 10;
+/// Files of the event log, the newest, that opening checks; a daemon checks the others
+/// later.
+const CHECKED_AT_OPENING: usize = 16;
 
 /// One person: everything about them in one record, so that nobody is ever half enrolled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -268,6 +279,7 @@ pub enum StoreError {
 
 impl StoreError {
     fn io(path: &Path, source: io::Error) -> StoreError {
+        let source = if is_full(&source) { io::Error::new(source.kind(), FULL) } else { source };
         StoreError::Io { path: path.to_owned(), source }
     }
 }
@@ -283,6 +295,8 @@ pub struct Store {
     strangers: sled::Tree,
     followers: Arc<Mutex<Vec<Sender<Event>>>>,
     writer: Arc<Mutex<Writer>>,
+    /// sled keeps its first failed write for good, whatever becomes of the disk.
+    broken: Arc<AtomicBool>,
     /// Given back last.
     _lock: Arc<fs::File>,
 }
@@ -301,8 +315,8 @@ impl Store {
         let folder = path.join("events");
         let mut log = EventLog::open(&folder).map_err(|error| StoreError::io(&folder, error))?;
         let db = recovery::move_events(path, db, &mut log)?;
-        let (writer, note) = Writer::open(path, &db, log, &notes)?;
-        notes.extend(note);
+        let (writer, found) = Writer::open(path, &db, log, &notes)?;
+        notes.extend(found);
         let tree = |name: &str| db.open_tree(name).map_err(|error| write_error(path, &error));
         let store = Store {
             path: path.to_owned(),
@@ -312,6 +326,7 @@ impl Store {
             strangers: tree("strangers")?,
             db,
             followers: Arc::default(),
+            broken: Arc::default(),
             _lock: Arc::new(lock),
             writer: Arc::new(Mutex::new(writer)),
         };
@@ -323,6 +338,12 @@ impl Store {
         // After a crash this is all there is; only a store of an older program takes more
         // steps.
         store.index_some()?;
+        for _ in 0..CHECKED_AT_OPENING {
+            let checked = store.check_some_events(&mut notes);
+            if !checked.inspect_err(|error| log::warn!("{error}")).unwrap_or(false) {
+                break;
+            }
+        }
         Ok((store, notes))
     }
 
@@ -335,28 +356,46 @@ impl Store {
     fn drop_bad_people(&self) -> Result<usize, StoreError> {
         let mut count = 0;
         for entry in self.people.iter() {
-            let (key, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            let (key, value) = entry.map_err(|error| self.failed(&error))?;
             if let Err(problem) = record::decode::<Person>(&value) {
                 log::warn!("{}: a person's record is skipped: {problem}", self.path.display());
-                self.people.remove(key).map_err(|error| write_error(&self.path, &error))?;
+                self.people.remove(key).map_err(|error| self.failed(&error))?;
                 count += 1;
             }
         }
         Ok(count)
     }
 
+    fn failed(&self, error: &sled::Error) -> StoreError {
+        if matches!(error, sled::Error::Io(_)) {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        write_error(&self.path, error)
+    }
+
+    /// Whether a write failed and would succeed now: the store has to be opened again for
+    /// that, by a new start.
+    pub fn wants_opening_again(&self) -> bool {
+        let probe = self.path.join("probe");
+        let written = || fs::File::create(&probe).and_then(|mut file| file.write_all(&[1; PROBE_BYTES]));
+        let writable = self.broken.load(Ordering::Relaxed) && written().is_ok();
+        // A failed one may have begun.
+        let _ = fs::remove_file(&probe);
+        writable
+    }
+
     fn read_meta(&self, key: &str) -> Result<Option<sled::IVec>, StoreError> {
-        self.meta.get(key).map_err(|error| write_error(&self.path, &error))
+        self.meta.get(key).map_err(|error| self.failed(&error))
     }
 
     /// Inserts and flushes; an error means that nothing was acknowledged.
     fn write(&self, tree: &sled::Tree, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
-        tree.insert(key, value).map_err(|error| write_error(&self.path, &error))?;
+        tree.insert(key, value).map_err(|error| self.failed(&error))?;
         self.flush()
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map(drop).map_err(|error| write_error(&self.path, &error))
+        self.db.flush().map(drop).map_err(|error| self.failed(&error))
     }
 
     /// Where the store lies. Other small files of the program may lie there too, under
@@ -391,7 +430,7 @@ impl Store {
     pub fn people(&self) -> Result<Vec<Person>, StoreError> {
         let mut people = Vec::new();
         for entry in self.people.iter() {
-            let (_, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            let (_, value) = entry.map_err(|error| self.failed(&error))?;
             match record::decode(&value) {
                 Ok(person) => people.push(person),
                 Err(problem) => log::warn!("{}: a person's record is skipped: {problem}", self.path.display()),
@@ -413,7 +452,7 @@ impl Store {
     /// # Errors
     /// Not removed.
     pub fn remove_person(&self, id: PersonId) -> Result<(), StoreError> {
-        self.people.remove(id.0.to_be_bytes()).map_err(|error| write_error(&self.path, &error))?;
+        self.people.remove(id.0.to_be_bytes()).map_err(|error| self.failed(&error))?;
         self.flush()
     }
 
@@ -424,7 +463,7 @@ impl Store {
     pub fn readings(&self) -> Result<HashMap<String, Reading>, StoreError> {
         let mut readings = HashMap::new();
         for entry in self.readings.iter() {
-            let (key, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            let (key, value) = entry.map_err(|error| self.failed(&error))?;
             if let (Ok(path), Ok(reading)) = (std::str::from_utf8(&key), record::decode(&value)) {
                 readings.insert(path.to_owned(), reading);
             }
@@ -451,7 +490,7 @@ impl Store {
         }
         change.gone_readings.iter().for_each(|path| readings.remove(path.as_bytes()));
         for (tree, batch) in [(&self.people, people), (&self.readings, readings)] {
-            tree.apply_batch(batch).map_err(|error| write_error(&self.path, &error))?;
+            tree.apply_batch(batch).map_err(|error| self.failed(&error))?;
         }
         self.flush()
     }
@@ -476,7 +515,7 @@ impl Store {
     pub fn strangers(&self) -> Result<Vec<Stranger>, StoreError> {
         let mut strangers = Vec::new();
         for entry in self.strangers.iter() {
-            let (_, value) = entry.map_err(|error| write_error(&self.path, &error))?;
+            let (_, value) = entry.map_err(|error| self.failed(&error))?;
             match record::decode(&value) {
                 Ok(stranger) => strangers.push(stranger),
                 Err(problem) => log::warn!("{}: an unknown face's record is skipped: {problem}", self.path.display()),
@@ -504,7 +543,7 @@ impl Store {
     /// # Errors
     /// Not removed.
     pub fn remove_stranger(&self, id: u32) -> Result<(), StoreError> {
-        self.strangers.remove(id.to_be_bytes()).map_err(|error| write_error(&self.path, &error))?;
+        self.strangers.remove(id.to_be_bytes()).map_err(|error| self.failed(&error))?;
         self.flush()
     }
 }
@@ -520,7 +559,19 @@ fn check_schema(path: &Path, db: &sled::Db) -> Result<(), StoreError> {
 }
 
 fn write_error(path: &Path, error: &sled::Error) -> StoreError {
-    StoreError::Write { path: path.to_owned(), problem: error.to_string() }
+    let problem = match error {
+        sled::Error::Io(error) if is_full(error) => FULL.into(),
+        // The rest of a copied error is for programmers.
+        sled::Error::Io(error) => error.kind().to_string(),
+        error => error.to_string(),
+    };
+    StoreError::Write { path: path.to_owned(), problem }
+}
+
+const FULL: &str = "no space left on its disk; make room there";
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Root may open any store, but what it writes there the daemon's user cannot read.

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{fs::FlockOperation, io::Errno};
 
-use super::{EventLog, StoreError};
+use super::{EventKind, EventLog, StoreError};
 
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// The store holds kilobytes; sled's default of 1 GiB is the whole memory of a board.
@@ -38,15 +38,24 @@ pub enum RecoveryNote {
         "the store is older than it was (put back from a copy, or overwritten): {events} events are missing, numbers {first} to {last}"
     )]
     EventsMissing { events: u64, first: u64, last: u64 },
+    #[error("{file} {problem}: {events} events are missing, numbers {first} to {last}; all others are kept")]
+    EventsLost { file: PathBuf, problem: &'static str, events: u64, first: u64, last: u64 },
 }
 
 impl RecoveryNote {
     /// How many events were recorded and are not there.
     pub fn events_missing(&self) -> u64 {
         match self {
-            RecoveryNote::Replaced { events } | RecoveryNote::EventsMissing { events, .. } => *events,
+            RecoveryNote::Replaced { events }
+            | RecoveryNote::EventsMissing { events, .. }
+            | RecoveryNote::EventsLost { events, .. } => *events,
             _ => 0,
         }
+    }
+
+    /// As it is recorded.
+    pub fn event(&self) -> EventKind {
+        EventKind::StoreDamaged { problem: self.to_string(), events_missing: self.events_missing() }
     }
 }
 

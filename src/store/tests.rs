@@ -265,10 +265,120 @@ fn an_overwritten_event_log_is_noticed() {
     let file = path.join("events").join(format!("{:020}.log", 1));
     fs::write(&file, "nonsense").unwrap();
     let (store, notes) = Store::open(&path, 0).unwrap();
-    assert_eq!(notes, [RecoveryNote::EventsMissing { events: 12, first: 1, last: 12 }]);
+    let file = file.with_extension("log.damaged");
+    let problem = "is damaged";
+    assert_eq!(notes, [RecoveryNote::EventsLost { file, problem, events: 12, first: 1, last: 12 }]);
     assert_eq!(store.last_granted().unwrap(), HashMap::new());
     assert_eq!(store.append_event(moment(0), EventKind::Started).unwrap().id, 13);
     assert_eq!(store.people().unwrap(), [person(1, "Ada")]);
+}
+
+fn log_file(path: &Path, first: u64) -> PathBuf {
+    path.join("events").join(format!("{first:020}.log"))
+}
+
+/// A store of so many events that was damaged while it was closed: what opening it notes,
+/// now and once more, and how many events are left.
+fn damaged(count: i64, damage: impl Fn(&Path)) -> (Vec<RecoveryNote>, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, count);
+    damage(&path);
+    let (store, mut notes) = Store::open(&path, 0).unwrap();
+    while store.check_some_events(&mut notes).unwrap() {}
+    let left = store.events(None, None).unwrap().len();
+    let next = store.append_event(moment(NOVEMBER), EventKind::Started).unwrap().id;
+    assert_eq!(next, count as u64 + 1, "no number is given twice");
+    while store.check_some_events(&mut notes).unwrap() {}
+    drop(store);
+    assert_eq!(Store::open(&path, 0).unwrap().1, [], "it is noted once");
+    let told: u64 = notes.iter().map(RecoveryNote::events_missing).sum();
+    assert_eq!(told, count as u64 - left as u64, "what is missing is noted: {notes:?}");
+    (notes, left)
+}
+
+fn overwrite(file: &Path, from: usize, bytes: &[u8]) {
+    let mut content = fs::read(file).unwrap();
+    content[from..from + bytes.len()].copy_from_slice(bytes);
+    fs::write(file, content).unwrap();
+}
+
+#[test]
+fn every_event_that_damage_costs_is_noted_with_its_file() {
+    for first in [1, 1025] {
+        let (notes, left) = damaged(1108, |path| overwrite(&log_file(path, first), 0, &[255; 4]));
+        assert_eq!(left, 1107);
+        let words = notes[0].to_string();
+        assert!(words.contains(&format!("{first:020}.log is damaged: 1 event")), "{words}");
+    }
+    let (_, left) = damaged(1108, |path| overwrite(&log_file(path, 1), 10_000, &[0; 20_000]));
+    assert!((600..700).contains(&left), "{left}");
+    let (notes, left) = damaged(1108, |path| fs::remove_file(log_file(path, 1)).unwrap());
+    assert_eq!(left, 84);
+    assert!(notes[0].to_string().contains("00000000000000000001.log is gone: 1024 events"), "{}", notes[0]);
+    let (notes, left) = damaged(1108, |path| fs::remove_file(log_file(path, 1025)).unwrap());
+    assert_eq!((left, notes.len()), (1024, 1));
+    let (_, left) = damaged(3000, |path| fs::remove_file(log_file(path, 1025)).unwrap());
+    assert_eq!(left, 3000 - 1024);
+    let (_, left) = damaged(1108, |path| fs::write(log_file(path, 1025), vec![255; 9000]).unwrap());
+    assert_eq!(left, 1024);
+    let (_, left) = damaged(1108, |path| {
+        let content = fs::read(log_file(path, 1)).unwrap();
+        fs::write(log_file(path, 1), &content[..content.len() / 2]).unwrap();
+    });
+    assert!((84 + 500..84 + 520).contains(&left), "{left}");
+}
+
+#[test]
+fn forgotten_events_are_not_called_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, 3000);
+    for up_to in [10, 1024, 1500, 2047, 2999, 3000] {
+        let (store, notes) = Store::open(&path, 0).unwrap();
+        assert_eq!(notes, [], "before {up_to}");
+        store.forget_events_up_to(up_to).unwrap();
+        let mut notes = Vec::new();
+        while store.check_some_events(&mut notes).unwrap() {}
+        assert_eq!(notes, [], "{up_to}");
+    }
+    let (store, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!((notes, ids(&store.events(None, None).unwrap())), (vec![], vec![3000]));
+    drop(store);
+    fs::remove_dir_all(path.join("events")).unwrap();
+    let (_, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!(notes, [RecoveryNote::EventsMissing { events: 1, first: 3000, last: 3000 }]);
+}
+
+#[test]
+fn events_deleted_while_it_runs_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, 1108);
+    let (store, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!(notes, []);
+    fs::remove_dir_all(path.join("events")).unwrap();
+    let id = store.append_event(moment(NOVEMBER), EventKind::Started).unwrap().id;
+    assert_eq!(ids(&store.events(None, None).unwrap()), [id]);
+    let mut notes = Vec::new();
+    store.look_for_lost_events();
+    while store.check_some_events(&mut notes).unwrap() {}
+    assert_eq!(notes.iter().map(RecoveryNote::events_missing).sum::<u64>(), 1108, "{notes:?}");
+    store.append_event(moment(NOVEMBER), notes[0].event()).unwrap();
+    drop(store);
+    let (store, notes) = Store::open(&path, 0).unwrap();
+    assert_eq!((notes, ids(&store.events(None, None).unwrap())), (vec![], vec![1109, 1110]));
+}
+
+#[test]
+fn damage_that_a_query_meets_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_events(&dir, 1108);
+    let store = open(&path);
+    let mut notes = Vec::new();
+    while store.check_some_events(&mut notes).unwrap() {}
+    overwrite(&log_file(&path, 1), 0, &[255; 4]);
+    assert!(!store.check_some_events(&mut notes).unwrap(), "all is checked");
+    assert_eq!(store.events(None, None).unwrap().len(), 1107);
+    while store.check_some_events(&mut notes).unwrap() {}
+    assert_eq!(notes.iter().map(RecoveryNote::events_missing).sum::<u64>(), 1, "{notes:?}");
 }
 
 #[test]
@@ -438,5 +548,52 @@ proptest! {
         }).unwrap();
         // The clock's history outlives the events it is made of.
         prop_assert!(!whole || found == within, "{found:?} {within:?}");
+    }
+}
+
+const SMALL_DISK: &str = "FACELATCH_SMALL_DISK";
+
+/// The child, on a disk of its own.
+#[test]
+fn child_on_a_small_disk() {
+    let Some(disk) = std::env::var_os(SMALL_DISK).map(PathBuf::from) else { return };
+    let (path, filler) = (disk.join("store"), disk.join("filler"));
+    let store = open(&path);
+    store.put_person(&person(1, "Ada")).unwrap();
+    assert!(!store.wants_opening_again(), "all is well");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let long = "x".repeat(40_000);
+    let failed = (2..100).find_map(|id| store.put_person(&person(id, &long)).err()).unwrap().to_string();
+    assert!(failed.contains("no space left on its disk; make room there"), "{failed}");
+    assert!(!failed.contains("Os {"), "{failed}");
+    assert!(!store.wants_opening_again(), "there is no room yet");
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    store.put_person(&person(2, "Grace")).unwrap_err();
+    assert!(store.wants_opening_again());
+    drop(store);
+    let store = open(&path);
+    store.put_person(&person(2, "Grace")).unwrap();
+    assert_eq!(store.people().unwrap()[0], person(1, "Ada"));
+    println!("written again");
+}
+
+#[test]
+fn a_store_on_a_disk_with_room_again_asks_for_a_new_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=3m tmpfs \"$DISK\" || { echo no mount; exit 0; }; exec \"$@\"";
+    let output = std::process::Command::new("unshare")
+        .args(["-rm", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["store::tests::child_on_a_small_disk", "--exact", "--nocapture"])
+        .env("DISK", dir.path())
+        .env(SMALL_DISK, dir.path())
+        .output();
+    let said =
+        output.map(|output| [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()));
+    match said.map(|said| said.concat()) {
+        Ok(said) if said.contains("running 1 test") => assert!(said.contains("written again"), "{said}"),
+        said => eprintln!("SKIPPED: no file system can be mounted here: {said:?}"),
     }
 }
