@@ -54,4 +54,7 @@ for file in pnet.onnx rnet.onnx onet.onnx dlib.onnx dlib-last.npy dlib-triplet.n
         exit 1
     fi
 done
+reference=$here/../../../shared/models/mobilefacenet_f32.onnx # another conversion, where there is one
+if [ -f "$reference" ]; then set -- --reference "$reference"; else set --; fi
+"$here/python" "$here/mobilefacenet_test.py" --tflite "$work/weights/MobileFaceNet.tflite" "$@"
 echo "models: the export gives the committed files, byte for byte"
