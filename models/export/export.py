@@ -82,7 +82,7 @@ def manifest(checksums, thresholds):
             "# The same with mirror images averaged in.",
             *table("mirror_thresholds", thresholds[name]["mirror"]),
         ]
-    lines += entry("mobilefacenet", "embedder", "mobilefacenet", checksums, "Apache-2.0", MOBILE_ORIGIN)
+    lines += entry("mobilefacenet", "embedder", "mobilefacenet", checksums, "Apache-2.0 (trained on MS1M-refine-v2)", MOBILE_ORIGIN)
     layer = "mobilefacenet-last.npy"
     lines += [
         "dimension = 192",
@@ -90,9 +90,8 @@ def manifest(checksums, thresholds):
         f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
         *preparation(cascade.ARCFACE, cascade.ALIKE, 112),
     ]
-    if "mobilefacenet" in thresholds:
-        measured = thresholds["mobilefacenet"]
-        lines += [f"# {measured['measured']}", *table("thresholds", measured["table"])]
+    measured = thresholds["mobilefacenet"]
+    lines += [f"# {measured['measured']}", *table("thresholds", measured["table"])]
     return "\n".join(lines) + "\n"
 
 
