@@ -236,7 +236,8 @@ pub struct Status {
     pub model: String,
     pub precision: String,
     pub max_distance: f32,
-    pub false_match_rate: f64,
+    /// Of strangers' visits; None: it was not measured for a distance so loose.
+    pub false_match_rate: Option<f64>,
     pub people: usize,
     pub templates: usize,
     /// What keeps people out who are enrolled, with the remedies.

@@ -29,11 +29,11 @@ use crate::{
     gpio::{self, GpioError, OutputLine},
     hooks::Hooks,
     http::HttpServer,
-    latch::{Latch, Lines, Settings},
+    latch::{self, Active, Latch, Lines, Settings},
     mqtt::Mqtt,
-    service::{Kept, Services, ShutOut, StartError},
-    store::EventKind,
-    telemetry::{self, ServiceManager},
+    service::{Kept, Services, ShutOut, StartError, now_ms},
+    store::{Event, EventKind},
+    telemetry::{self, ServiceManager, count},
     unknown::UnknownFaces,
 };
 use door::{Door, Ended};
@@ -137,6 +137,8 @@ impl Running {
         let begun = Instant::now();
         let go_on = || !signals.stop.load(Ordering::Relaxed) && begun.elapsed() < ENROLL_AT_START;
         let (services, changes) = Services::open_keeping(config, kept, go_on)?;
+        let hold = kept.map_or(services.config.latch.hold, Kept::hold);
+        latch.handle().remember(active_lately(&services, hold));
         services.set_running(latch.handle(), relay);
         tell_start(&services);
         services.record_shut_out();
@@ -299,6 +301,28 @@ fn start_latch(config: &Config, record: &Path) -> Result<(Latch, String), RunErr
     Ok((latch, description))
 }
 
+/// When the relay was active within the last minute, by the events: neither a restart nor a
+/// reload renews what it may be active for.
+fn active_lately(services: &Services, hold: Duration) -> Vec<Active> {
+    let (now, now_ms) = (Instant::now(), now_ms());
+    let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
+    let since_ms = now_ms - (latch::MINUTE + hold).as_millis() as i64;
+    let opened =
+        |event: &&Event| matches!(event.kind, EventKind::Granted { pulsed: true, .. } | EventKind::Opened { .. });
+    // Of a clock that was set back, events are to come: they count as of now.
+    let active = |event: &Event| {
+        let since = ago(Duration::from_millis(now_ms.saturating_sub(event.at_ms).max(0) as u64));
+        (since, (since + hold).min(now))
+    };
+    match services.store.events(Some(since_ms), None) {
+        Ok(events) => events.iter().filter(opened).map(active).collect(),
+        Err(error) => {
+            log::error!("relay: the last minute's openings cannot be read ({error}); it stays inactive for a minute");
+            vec![(ago(latch::MINUTE), now)]
+        }
+    }
+}
+
 fn tell_start(services: &Services) {
     for note in &services.notes {
         log::warn!("{note}");
@@ -314,9 +338,12 @@ fn tell_start(services: &Services) {
     );
     let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
     if people == 0 && roster.shut_out.is_none() {
-        log::warn!("nobody is enrolled: drop pictures into {}", config.enroll.folder.display());
+        log::warn!(
+            "nobody is enrolled yet: pictures in {} are read now, and as they come",
+            config.enroll.folder.display()
+        );
     } else {
-        log::info!("{people} people enrolled with {templates} pictures");
+        log::info!("{} enrolled with {}", count(people, "person", "people"), count(templates, "picture", "pictures"));
     }
 }
 

@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_secs(1);
 /// A pulse that would leave the relay active for less than this is refused.
 const LEAST: Duration = Duration::from_millis(500);
 /// What [`Settings::max_active_per_minute`] is counted over.
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 /// Half a period of a blinking LED.
 const BLINK: Duration = Duration::from_millis(150);
 
@@ -105,8 +105,13 @@ pub struct LatchHandle {
 enum Message {
     Pulse(Pulse),
     Show(LatchCommand),
+    /// When the relay was active before this latch was there, oldest first.
+    Past(Vec<Active>),
     Stop,
 }
+
+/// Since when, and until when.
+pub type Active = (Instant, Instant);
 
 /// Unlock for `hold`, provided that `captured_at` (the moment of the frame, or of the request) is
 /// younger than the limit, and that `answer_by` has not passed, when the latch gets to it.
@@ -130,6 +135,12 @@ impl LatchHandle {
     /// Returns false when the latch has ended: nothing will happen.
     pub fn send(&self, command: LatchCommand) -> bool {
         self.messages.send(Message::Show(command)).is_ok()
+    }
+
+    /// Counts what the relay was active for before, oldest first: a start brings no new minute.
+    pub fn remember(&self, past: Vec<Active>) {
+        // To a latch that has ended nothing counts any more.
+        let _ = self.messages.send(Message::Past(past));
     }
 
     /// Pulses the relay, and waits until it is active; the moment it became so. `captured_at` is
@@ -229,15 +240,22 @@ impl Drop for Latch {
 struct PulseTimer {
     max_hold: Duration,
     per_minute: Duration,
-    /// Since when, and until when.
-    active: Option<(Instant, Instant)>,
+    active: Option<Active>,
     /// When it was active within the last minute, oldest first.
-    past: VecDeque<(Instant, Instant)>,
+    past: VecDeque<Active>,
 }
 
 impl PulseTimer {
     fn new(max_hold: Duration, per_minute: Duration) -> PulseTimer {
         PulseTimer { max_hold, per_minute, active: None, past: VecDeque::new() }
+    }
+
+    /// Before the first pulse. Pulses that overlap were one.
+    fn remember(&mut self, past: Vec<Active>) {
+        for (since, until) in past {
+            let begins = self.past.back().map_or(since, |(_, before)| since.max(*before));
+            self.past.push_back((begins, until.max(begins)));
+        }
     }
 
     /// A pulse at `now`; until when the relay is active by it. A pulse while the relay is active
@@ -473,6 +491,7 @@ impl Worker {
             match message {
                 Ok(Message::Pulse(pulse)) => self.pulse(&pulse, now),
                 Ok(Message::Show(command)) => self.show(&command, now),
+                Ok(Message::Past(past)) => self.timer.remember(past),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }

@@ -138,11 +138,13 @@ impl Roster {
         let [(one, other, distance), more @ ..] = pairs else { return String::new() };
         let (one, other) = (self.name(*one), self.name(*other));
         let more = if more.is_empty() { String::new() } else { format!(" (and {} more pairs)", more.len()) };
+        // A distance that is set takes no notice of a rate.
+        let or_rate = if self.threshold.per_visit.is_some() { " (or a smaller false_match_rate)" } else { "" };
         format!(
             "a match may be {:.3} away, but {one} and {other} are only {distance:.3} apart{more}: one may be taken for \
              the other. If they are one person, put the pictures into one folder; else set \
-             recognition.max_distance = {:.2} (or a smaller false_match_rate), or take better pictures of both; \
-             facelatch calibrate says more",
+             recognition.max_distance = {:.2}{or_rate}, or take better pictures of both; facelatch calibrate \
+             says more",
             self.threshold.limits.single,
             // What is set has to be smaller.
             ((distance * 100.0).ceil() - 1.0) / 100.0
@@ -204,6 +206,11 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// How long a pulse of the relay was.
+    pub fn hold(&self) -> Duration {
+        self.config.latch.hold
+    }
+
     /// Whether a daemon of this configuration goes on with the same store.
     pub fn keeps_store(&self, config: &Config) -> bool {
         self.config.store.path == config.store.path
@@ -496,7 +503,7 @@ impl Services {
             model: format!("{} ({})", self.config.models.embedder, self.vision.embedder().model()),
             precision: self.precisions.clone(),
             max_distance: roster.threshold.limits.single,
-            false_match_rate: self.config.recognition.false_match_rate.0,
+            false_match_rate: roster.threshold.rate_of_visits(),
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
             problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),

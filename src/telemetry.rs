@@ -95,6 +95,11 @@ pub fn printable(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
+/// `1 person`, `2 people`.
+pub fn count(number: usize, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
+}
+
 /// Tells the service manager how this service is (sd_notify(3)); where there is none, nothing happens.
 #[derive(Debug)]
 pub struct ServiceManager {

@@ -14,9 +14,8 @@ use crate::{
 };
 
 /// A visit counts as so many looks that have nothing to do with each other. Frames of one visit resemble each other, and several of
-/// them have to agree, so it is far fewer than frames: with the votes of the policy on fused probes, a stranger's visit was
-/// taken for somebody 1.6 to 2.9 times as often as a single look at him when he walked towards the camera for up to four
-/// seconds, and 2.7 to 3.0 times when he showed eight faces of different days, lights and moods (`make fusion`).
+/// them have to agree, so it is far fewer than frames: at most this many were measured, with the votes of the policy on fused
+/// probes (README.md, `make fusion`).
 pub const LOOKS_PER_VISIT: f64 = 3.0;
 
 /// What was chosen, and from what.
@@ -62,7 +61,7 @@ impl Threshold {
                 comparisons,
                 per_visit: None,
                 per_comparison: embedder.rate_at(single),
-                beyond_measured: false,
+                beyond_measured: embedder.thresholds.first().is_some_and(|loosest| single > loosest.distance),
             });
         }
         let per_visit = recognition.false_match_rate.0;
@@ -80,6 +79,17 @@ impl Threshold {
 }
 
 impl Threshold {
+    /// The share of strangers' visits that are taken for somebody: what was asked for, or what the
+    /// distance that was set comes to. None: nothing was measured, or nothing so loose.
+    pub fn rate_of_visits(&self) -> Option<f64> {
+        let measured = self.per_comparison.filter(|_| !self.beyond_measured).map(|rate| self.of_visits(rate));
+        self.per_visit.or(measured)
+    }
+
+    fn of_visits(&self, per_comparison: f64) -> f64 {
+        (per_comparison * LOOKS_PER_VISIT * self.comparisons.max(1) as f64).min(1.0)
+    }
+
     /// Of a door at which nothing is a match.
     pub fn none(comparisons: usize) -> Threshold {
         Threshold {
@@ -126,13 +136,13 @@ impl fmt::Display for Threshold {
                 )?;
             }
             (_, Some(rate)) => {
-                let visit = rate * LOOKS_PER_VISIT * comparisons.max(1) as f64;
-                write!(
+                let how = if self.beyond_measured { ", looser than was measured: more than" } else { ": about" };
+                return write!(
                     f,
-                    "set by recognition.max_distance: about 1 in {} comparisons, 1 in {} visits of strangers with {enrolled}",
+                    "set by recognition.max_distance{how} 1 in {} comparisons, 1 in {} visits of strangers with {enrolled}",
                     one_in(rate),
-                    one_in(visit.min(1.0))
-                )?;
+                    one_in(self.of_visits(rate))
+                );
             }
             (_, None) => write!(f, "set by recognition.max_distance; how sure that is was not measured")?,
         }
@@ -237,5 +247,15 @@ mod tests {
         assert_eq!(threshold.limits, Limits { single: 0.344, shrink: 0.0 });
         let said = threshold.to_string();
         assert!(said.contains("1 in 10000 comparisons") && said.contains("1 in 333 visits"), "{said}");
+        assert!((threshold.rate_of_visits().unwrap() - 3e-3).abs() < 1e-6);
+    }
+
+    #[test]
+    fn of_a_distance_looser_than_measured_no_rate_is_claimed() {
+        let recognition = RecognitionConfig { max_distance: Some(1.5), ..RecognitionConfig::default() };
+        let threshold = Threshold::choose(&dlib(), &recognition, 1).unwrap();
+        let said = threshold.to_string();
+        assert!(said.contains("looser than was measured: more than 1 in 100 comparisons"), "{said}");
+        assert_eq!(threshold.rate_of_visits(), None);
     }
 }

@@ -113,6 +113,8 @@ pub(super) fn run(pictures: &Path, models: &Path, out: &Path) -> Result<u8, Comm
         stage.drop_picture(portrait, name)?;
     }
     let config = stage.config(models);
+    // Read before the play begins: the daemon would open its eyes while a slow board still reads.
+    drop(Services::open(config.clone())?);
     let socket = config.control.socket.clone();
     let watcher = thread::scope(|scope| -> Result<Vec<Event>, CommandError> {
         let watcher = scope.spawn(|| stage.watch(&socket));

@@ -185,6 +185,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<u8, CommandError> {
+    if matches!(arguments.command, Command::Run) {
+        settle_memory();
+    }
     // What drives the door, or says whether it can be driven, asks whose the file is.
     let config = || match arguments.command {
         Command::Run | Command::Check | Command::Lock => Config::load(&arguments.config),
@@ -275,8 +278,41 @@ fn renew_store(config: &Config) {
     record_notes(&store, &notes);
     while store.index_some().unwrap_or(false) {}
     drop(store);
-    let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
-    log::debug!("going on in this program: {error}");
+    log::debug!("going on in this program: {}", start_again(&[]));
+}
+
+/// How the C library treats memory. It reads these once, as a program starts.
+///
+/// Blocks from a mebibyte on go back to the system at once: the library would learn to keep
+/// them, those of large pictures once for each thread that decodes. Two arenas are enough for
+/// threads that hardly allocate. Nothing is asked for in advance: it would be overwritten where
+/// zeros are wanted, and so be held (docs/performance.md).
+const MEMORY_SETTINGS: [(&str, &str); 4] = [
+    ("MALLOC_MMAP_THRESHOLD_", "1048576"),
+    ("MALLOC_TRIM_THRESHOLD_", "4194304"),
+    ("MALLOC_ARENA_MAX", "2"),
+    ("MALLOC_TOP_PAD_", "0"),
+];
+
+/// Starts the program again unless the C library has these settings, or others.
+fn settle_memory() {
+    if MEMORY_SETTINGS.iter().all(|(name, _)| std::env::var_os(name).is_none()) {
+        // Where no program can start itself, as in an emulator, it goes on with more memory.
+        start_again(&MEMORY_SETTINGS);
+    }
+}
+
+/// As another program in this process, with more in its environment. It comes back with what
+/// is in the way.
+fn start_again(environment: &[(&str, &str)]) -> io::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let mut arguments = std::env::args_os();
+    let mut again = std::process::Command::new(program);
+    again.arg0(arguments.next().unwrap_or_else(|| "facelatch".into()));
+    again.args(arguments).envs(environment.iter().copied()).exec()
 }
 
 fn run_daemon(config: Config, file: &Path) -> Result<u8, CommandError> {

@@ -157,16 +157,16 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
         None if status.relay_active => "ACTIVE".into(),
         None => "inactive".into(),
     };
+    let rate = status.false_match_rate.map_or("false-match rate not measured for so loose a distance".into(), |rate| {
+        format!("false-match rate {rate:.1e} a visit")
+    });
     let enroll_problem = status.enroll_problem.as_ref().map_or_else(String::new, |problem| format!("; {problem}"));
     let rows = [
         ("facelatch", format!("{version}, process {pid}, up for {:?}, mode {mode}", Duration::from_secs(*uptime_s))),
         ("camera", format!("{}{camera}", if *camera_ok { "" } else { "NOT READY: " })),
         ("relay", format!("{relay}, {relay_state}")),
         ("embedder", format!("{} as {}", status.model, status.precision)),
-        (
-            "match",
-            format!("nearer than {:.3} (false-match rate {:e} a visit)", status.max_distance, status.false_match_rate),
-        ),
+        ("match", format!("nearer than {:.3} ({rate})", status.max_distance)),
         ("people", format!("{} with {} pictures{enroll_problem}", status.people, status.templates)),
         (
             "counted",
@@ -213,7 +213,7 @@ pub(super) fn identified(response: &Response, json: bool) -> Result<u8, CommandE
     let Response::Identified { faces } = response else { return unexpected(response) };
     match json {
         true => emit_json(&json!(faces)),
-        false if faces.is_empty() => emit("no face found\n"),
+        false if faces.is_empty() => emit("no face found (a face on its side or head is not searched for)\n"),
         false => emit(&faces.iter().map(|face| face_line(face) + "\n").collect::<String>()),
     };
     // The faces come largest first.

@@ -2,11 +2,13 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use super::ConfigError;
+use rustix::fs::OFlags;
+
+use super::{ConfigError, way::Way};
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -29,13 +31,18 @@ pub(super) fn read(path: &Path, owner: Owner) -> Result<String, ConfigError> {
         io::ErrorKind::PermissionDenied => ConfigError::Denied { path: path.to_owned() },
         _ => ConfigError::Read { path: path.to_owned(), source },
     };
-    // The handle is checked and read, so that the file checked is the one that is read.
-    let file = fs::File::open(path).map_err(failed)?;
-    check_file(path, &file.metadata().map_err(failed)?, owner)?;
-    let absolute = std::path::absolute(path).map_err(failed)?;
-    let real = fs::canonicalize(path).map_err(failed)?;
-    for way in [&absolute, &real] {
-        check_way(way, path, owner)?;
+    // The handle is checked and read, so that the file checked is the one that is read. A pipe
+    // without a writer must not block.
+    let file =
+        fs::File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
+        return Err(failed(io::Error::other("it is a folder, a pipe or a device, not a file")));
+    }
+    check_file(path, &meta, owner)?;
+    for step in Way::to(path).map_err(failed)? {
+        let (place, meta) = step.map_err(failed)?;
+        check_place(&place, &meta, path, owner)?;
     }
     io::read_to_string(file).map_err(failed)
 }
@@ -57,29 +64,20 @@ fn check_file(path: &Path, meta: &fs::Metadata, owner: Owner) -> Result<(), Conf
     Ok(())
 }
 
-/// The folders and links that lead to the file.
-fn check_way(way: &Path, file: &Path, owner: Owner) -> Result<(), ConfigError> {
-    let file = file.display();
-    let read = |path: &Path, meta: io::Result<fs::Metadata>| {
-        meta.map_err(|source| ConfigError::Read { path: path.to_owned(), source })
-    };
-    for place in way.ancestors() {
-        let own = read(place, fs::symlink_metadata(place))?;
-        let target = read(place, fs::metadata(place))?;
-        if let Some(uid) = [own.uid(), target.uid()].into_iter().find(|uid| !is_trusted(*uid, owner)) {
-            let place = place.display();
-            return Err(ConfigError::Exposed(format!(
-                "{place}: belongs to user {uid}, who can replace {file}; chown root {place}, or move the file"
-            )));
-        }
-        // In a sticky folder, such as /tmp, others cannot replace what is not theirs.
-        let mode = target.mode() & 0o7777;
-        if target.is_dir() && mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
-            let place = place.display();
-            return Err(ConfigError::Exposed(format!(
-                "{place}: mode {mode:04o}, so others can replace {file}; chmod go-w {place}"
-            )));
-        }
+/// A folder or link that leads to the file, or the file.
+fn check_place(place: &Path, meta: &fs::Metadata, file: &Path, owner: Owner) -> Result<(), ConfigError> {
+    let (place, file, uid) = (place.display(), file.display(), meta.uid());
+    if !is_trusted(uid, owner) {
+        return Err(ConfigError::Exposed(format!(
+            "{place}: belongs to user {uid}, who can replace {file}; chown root {place}, or move the file"
+        )));
+    }
+    // In a sticky folder, such as /tmp, others cannot replace what is not theirs.
+    let mode = meta.mode() & 0o7777;
+    if meta.is_dir() && mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+        return Err(ConfigError::Exposed(format!(
+            "{place}: mode {mode:04o}, so others can replace {file}; chmod go-w {place}"
+        )));
     }
     Ok(())
 }
@@ -164,6 +162,32 @@ mod tests {
         set_mode(&dir.path().join("etc"), 0o755);
         set_mode(link.parent().unwrap(), 0o777);
         refused(&link, &["can replace"]);
+    }
+
+    #[test]
+    fn a_chain_of_links_is_walked_link_by_link() {
+        let (dir, file) = site();
+        let open = dir.path().join("open");
+        fs::create_dir(&open).unwrap();
+        // etc/way -> open/to -> etc: whoever writes "open" chooses the file.
+        symlink(dir.path().join("etc"), open.join("to")).unwrap();
+        symlink("../open/to", dir.path().join("etc/way")).unwrap();
+        let way = dir.path().join("etc/way").join(file.file_name().unwrap());
+        set_mode(&open, 0o755);
+        assert!(read(&way, Owner::Daemon).is_ok());
+        set_mode(&open, 0o777);
+        refused(&way, &[&format!("{}: mode 0777", open.display()), "can replace"]);
+    }
+
+    #[test]
+    fn a_pipe_in_its_place_is_an_error_and_blocks_nothing() {
+        let (dir, _) = site();
+        let pipe = dir.path().join("etc/pipe.toml");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        for path in [&pipe, &dir.path().join("etc")] {
+            let error = read(path, Owner::Daemon).unwrap_err().to_string();
+            assert!(error.contains("not a file"), "{error}");
+        }
     }
 
     #[test]

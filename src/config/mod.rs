@@ -7,6 +7,7 @@ mod place;
 pub mod secret;
 pub mod token;
 pub mod units;
+mod way;
 
 use std::{
     net::SocketAddr,

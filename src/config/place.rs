@@ -2,16 +2,16 @@
 //! write a folder above the store can put another store in its place.
 
 use std::{
-    ffi::OsString,
     fs::{self, Metadata},
     os::unix::fs::MetadataExt,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
-use super::access::{Owner, is_trusted};
+use super::{
+    access::{Owner, is_trusted},
+    way::Way,
+};
 
-/// Links that are followed on the way.
-const MOST_LINKS: usize = 40;
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
@@ -19,63 +19,30 @@ const STICKY: u32 = 0o1000;
 /// will be made private.
 pub(super) fn exposed(store: &Path, owner: Owner) -> Option<String> {
     let trusted = |meta: &Metadata| is_trusted(meta.uid(), owner);
-    let mut way = Way { at: PathBuf::from("/"), todo: Vec::new(), links: 0 };
-    way.push(&std::path::absolute(store).ok()?);
-    while let Some(part) = way.todo.pop() {
-        if part == ".." {
-            way.at.pop();
-            continue;
-        }
-        let next = way.at.join(&part);
+    let mut folder = PathBuf::from("/");
+    for step in Way::to(store).ok()? {
         // Not there yet, or not for this user to see.
-        let meta = fs::symlink_metadata(&next).ok()?;
-        if way.in_sticky() && !trusted(&meta) {
-            return Some(refusal(&next, &format!("user {} can replace it", meta.uid())));
+        let (place, meta) = step.ok()?;
+        if in_sticky(&place) && !trusted(&meta) {
+            return Some(refusal(&place, &format!("user {} can replace it", meta.uid())));
         }
         if meta.is_symlink() {
-            way.follow(&next)?;
             continue;
         }
         if open_to_others(&meta) && !(meta.mode() & STICKY != 0 && trusted(&meta)) {
-            return Some(refusal(&next, &format!("its mode {:04o} lets others write", meta.mode() & 0o7777)));
+            return Some(refusal(&place, &format!("its mode {:04o} lets others write", meta.mode() & 0o7777)));
         }
-        way.at = next;
+        folder = place;
     }
     // In a sticky folder nobody replaces what is ours; the store itself is no such
     // folder.
-    way.in_sticky().then(|| refusal(&way.at, "it is open to everybody"))
+    fs::metadata(&folder).is_ok_and(|meta| open_to_others(&meta)).then(|| refusal(&folder, "it is open to everybody"))
 }
 
-/// A path that is walked down.
-struct Way {
-    at: PathBuf,
-    /// The parts to come, the next one last.
-    todo: Vec<OsString>,
-    links: usize,
-}
-
-impl Way {
-    fn push(&mut self, path: &Path) {
-        if path.is_absolute() {
-            self.at = PathBuf::from("/");
-        }
-        let parts = path.components().rev().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
-        self.todo.extend(parts.map(|part| part.as_os_str().to_owned()));
-    }
-
-    /// Whether others can write here; every folder on the way was found to be sticky,
-    /// then.
-    fn in_sticky(&self) -> bool {
-        fs::metadata(&self.at).is_ok_and(|meta| open_to_others(&meta))
-    }
-
-    /// The folder a link lies in was found safe, so that the link is.
-    fn follow(&mut self, link: &Path) -> Option<()> {
-        self.links += 1;
-        let target = fs::read_link(link).ok().filter(|_| self.links <= MOST_LINKS)?;
-        self.push(&target);
-        Some(())
-    }
+/// Whether others can write where this lies; every folder on the way was found to be
+/// sticky, then.
+fn in_sticky(place: &Path) -> bool {
+    place.parent().is_some_and(|folder| fs::metadata(folder).is_ok_and(|meta| open_to_others(&meta)))
 }
 
 fn open_to_others(meta: &Metadata) -> bool {

@@ -21,7 +21,7 @@ use crate::{
     service::{Roster, Services, clocks_ms, now_ms},
     sight::{Sight, SightError, Spent},
     store::EventKind,
-    telemetry::{ServiceManager, printable},
+    telemetry::{ServiceManager, count, printable},
     unknown::{Looks, UnknownFaces},
     vision::{
         frame::{Frame, FrameError},
@@ -184,7 +184,11 @@ impl Door {
             None => "watching".to_owned(),
             Some(problem) => format!("CAMERA LOST ({problem})"),
         };
-        self.manager.status(&format!("{watching}; {people} people enrolled; {}", self.last_visit));
+        self.manager.status(&format!(
+            "{watching}; {} enrolled; {}",
+            count(people, "person", "people"),
+            self.last_visit
+        ));
     }
 
     fn visited(&mut self, what: &str) {

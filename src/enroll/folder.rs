@@ -157,6 +157,7 @@ impl Folder {
     pub fn read(&self, picture: &Path) -> Result<Vec<u8>, Refusal> {
         let unreadable = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::LOOP) => Refusal::NotAFile("a link"),
+            Some(Errno::NOENT) => Refusal::Failed("it was gone before it could be read".into()),
             _ => Refusal::Unreadable(error.to_string()),
         };
         self.step("reading", picture);

@@ -332,6 +332,17 @@ fn played(timer: &mut PulseTimer, pulses: &[(u64, u64)]) -> History {
 }
 
 #[test]
+fn what_was_active_before_a_start_counts() {
+    let mut timer = PulseTimer::new(Duration::from_secs(10), Duration::from_secs(24));
+    let now = Instant::now();
+    let ago = |seconds: u64| now - Duration::from_secs(seconds);
+    // Two pulses that overlap: 22 seconds in all.
+    timer.remember(vec![(ago(30), ago(12)), (ago(20), ago(8))]);
+    assert!(matches!(timer.pulse(Duration::from_secs(3), now), Err(Refusal::Budget)));
+    assert!(timer.pulse(Duration::from_secs(2), now).is_ok());
+}
+
+#[test]
 fn a_door_at_rush_hour_stays_within_the_default_budget() {
     let mut timer = PulseTimer::new(Duration::from_secs(10), Duration::from_secs(30));
     // Ten people a minute, three seconds each.

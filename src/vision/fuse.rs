@@ -7,7 +7,7 @@
 //!
 //! A look too far from the newest one is not of the same face and is forgotten. Whoever stood there before, the probe is about who
 //! stands there now: of strangers that take the place of a known person in the middle of a track, a mean without this rule
-//! takes 21 of 100 for that person, with it 6 of 10,000, which is what strangers who come alone get (`make fusion`).
+//! takes one in four for that person, with it no more than of strangers who come alone (README.md, `make fusion`).
 //! Weighting the looks by sharpness, pose, size or brightness changed nothing measurable once the quality gates were passed.
 
 use std::{

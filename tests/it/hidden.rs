@@ -2,6 +2,8 @@
 //!
 //! `FACELATCH_LFW=full cargo test --release --test it hidden -- --nocapture --test-threads 1` (`make hidden`) measures more.
 
+mod behind;
+
 use std::{fs, path::PathBuf, thread};
 
 use facelatch::{
@@ -113,7 +115,11 @@ fn people(count: usize, odd: bool) -> Option<Vec<PathBuf>> {
 }
 
 /// Does the same about each of them on two threads.
-pub fn each<T: Sync, R: Send>(items: &[T], vision: &Vision, work: impl Fn(&mut Vision, &T) -> R + Sync) -> Vec<R> {
+pub fn each<T: Sync, R: Send, V: Clone + Sync>(
+    items: &[T],
+    vision: &V,
+    work: impl Fn(&mut V, &T) -> R + Sync,
+) -> Vec<R> {
     let (first, second) = items.split_at(items.len() / 2);
     let part = |items: &[T]| -> Vec<R> {
         let mut vision = vision.clone();

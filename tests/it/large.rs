@@ -25,7 +25,6 @@ use writer::{QUANTIZER, Spec, write};
 /// What a picture may take above the daemon that is at rest, in KiB.
 const MOST: u64 = 96 << 10;
 
-/// A daemon with the memory settings of its unit.
 struct Daemon {
     dir: tempfile::TempDir,
     child: Child,
@@ -47,9 +46,6 @@ impl Daemon {
 
     fn command(dir: &Path, arguments: &[&str]) -> Command {
         let mut command = command(env!("CARGO_BIN_EXE_facelatch"));
-        let unit = fs::read_to_string(root().join("systemd/facelatch.service")).unwrap();
-        let settings = unit.lines().find_map(|line| line.strip_prefix("Environment=")).unwrap();
-        command.envs(settings.split(' ').map(|setting| setting.split_once('=').unwrap()));
         command.arg("--config").arg(dir.join("facelatch.toml")).args(arguments);
         command.env_remove("RUST_LOG").env_remove("FACELATCH_CONFIG");
         command

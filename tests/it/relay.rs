@@ -250,6 +250,38 @@ fn a_crash_within_a_visit_opens_for_nobody_again() {
 }
 
 #[test]
+fn neither_a_reload_nor_a_crash_renews_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    door::config(dir.path());
+    play(dir.path(), &[("", 5)]);
+    let limits = |more: &str| configure(dir.path(), &format!("line = 17\nmax_active_per_minute = \"500ms\"\n{more}"));
+    let config = limits("");
+    let open = || ask(&config, &Request::Open);
+    let refused = |answer| match answer {
+        Some(Response::Failed { problem, exit_code: 69 }) => {
+            assert!(problem.contains("max_active_per_minute"), "{problem}")
+        }
+        other => panic!("{other:?}"),
+    };
+    let answers = || matches!(ask(&config, &Request::Status), Some(Response::Status { .. }));
+    let service = Service::start(dir.path());
+    wait_for("the service", answers);
+    assert!(matches!(open(), Some(Response::Opened)));
+    thread::sleep(Duration::from_millis(400));
+    refused(open());
+    limits("max_hold = \"11s\"");
+    service.signal(Signal::HUP);
+    thread::sleep(Duration::from_secs(2));
+    wait_for("the service", answers);
+    refused(open());
+    service.signal(Signal::KILL);
+    drop(service);
+    let _service = Service::start(dir.path());
+    wait_for("the service", answers);
+    refused(open());
+}
+
+#[test]
 fn a_stuck_relay_is_told_and_the_watchdog_is_not_fed() {
     let dir = tempfile::tempdir().unwrap();
     door::config(dir.path());

@@ -260,6 +260,18 @@ fn a_face_a_step_behind_is_counted() {
 }
 
 #[test]
+fn a_face_half_in_view_is_counted() {
+    let mut door = Door::new(0);
+    // The right half lies beyond the picture's edge.
+    door.behind = Some((("eileen_collins_1.png", (540, 140)), 200));
+    door.watch(40, &[KNOWN], |_| 1.0);
+    assert_eq!(door.let_in(), []);
+    door.behind = None;
+    door.watch(40, &[KNOWN], |_| 1.0);
+    assert_eq!(door.let_in(), [OBAMA]);
+}
+
+#[test]
 fn smaller_faces_are_searched_for_only_before_the_door_opens() {
     let mut door = Door::new(0);
     door.watch(2, &[], |_| 1.0);

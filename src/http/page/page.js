@@ -276,9 +276,11 @@ async function loadPeople() {
 
 function showThreshold(calibration) {
   const rate = status.false_match_rate;
-  const oneIn = rate ? Math.round(1 / rate).toLocaleString() : "?";
+  const sure = rate
+    ? `Of ${Math.round(1 / rate).toLocaleString()} strangers who come to this door, one may be taken for somebody.`
+    : "How many strangers would be taken for somebody was not measured for this distance.";
   $("threshold-text").textContent = people.length
-    ? `A face is taken for a person when it is at most ${calibration.limit.toFixed(2)} away from that person's pictures. Of ${oneIn} strangers who come to this door, one may be taken for somebody.`
+    ? `A face is taken for a person when it is at most ${calibration.limit.toFixed(2)} away from that person's pictures. ${sure}`
     : "With nobody enrolled, nobody is let in.";
   const chart = $("distances");
   const [same, other] = [calibration.genuine_distances, calibration.impostor_distances];
