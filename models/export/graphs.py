@@ -171,8 +171,8 @@ def dlib_backbone(path):
 def mobilefacenet(path):
     """MobileFaceNet's backbone up to its last feature map, and its last layer.
 
-    -> (model with output 'features' [1, 512, 1, 1], last layer f32 [192, 512]). The three layers behind the map are linear and
-    become one; so do two pointwise convolutions with nothing between them. The last layer's bias goes into the features.
+    -> (model with output 'features' [1, 512, 1, 1], last layer f32 [192, 512]). Two pointwise convolutions with
+    nothing between them become one: so do the two dense layers at the end. Their bias goes into the features.
     """
     layers = _merge(_tflite_layers(path))
     (*layers, deepest, dense) = layers
