@@ -1,6 +1,8 @@
-"""Measures the activation ranges that quantization needs, over a folder of pictures of faces; writes ranges.json.
+"""Measures the activation ranges that quantization needs, over a folder of pictures of faces.
 
-    python calibrate.py --weights DIR --images DIR [--count 150]
+    python calibrate.py --weights DIR --images DIR [--count 150] [--nets mobilefacenet ...]
+
+Writes ranges.json, and for MobileFaceNet channels.json: how its channels are scaled before they are quantized.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import glob
 import json
 import os
 import random
+import textwrap
 
 import numpy as np
 import onnx
@@ -15,7 +18,10 @@ from PIL import Image
 
 import cascade
 from export import KEEP_FLOAT, float_models
-from quantize import quantized_tensors
+from quantize import Channels, quantized_tensors
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+MOBILE = "mobilefacenet"
 
 
 def main():
@@ -23,9 +29,11 @@ def main():
     parser.add_argument("--weights", required=True)
     parser.add_argument("--images", required=True)
     parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--nets", nargs="*", help="only these; the others' ranges stay as they are")
     arguments = parser.parse_args()
 
-    models, last = float_models(arguments.weights)
+    models, _ = float_models(arguments.weights)
+    mobile = models.pop(MOBILE)
     names = {net: quantized_tensors(model, KEEP_FLOAT[net]) for net, model in models.items()}
     sessions = {net: cascade.session(_with_outputs(model, names[net])) for net, model in models.items()}
     ranges = {net: {name: [0.0, 0.0] for name in names[net]} for net in models}
@@ -39,7 +47,7 @@ def main():
                 ranges[net][name] = [min(low, float(value.min())), max(high, float(value.max()))]
 
     detector = cascade.Cascade(models["pnet"], models["rnet"], models["onet"], same_face=0.7)  # as for the committed ranges
-    detector.tap = observe
+    detector.tap, faces = observe, []
     pictures = sorted(glob.glob(os.path.join(arguments.images, "**", "*.jpg"), recursive=True))
     random.Random(7).shuffle(pictures)
     for done, path in enumerate(pictures[: arguments.count]):
@@ -48,17 +56,48 @@ def main():
         if len(boxes):
             biggest = np.argmax(boxes[:, 2] - boxes[:, 0])
             observe("dlib", cascade.align(picture, landmarks[biggest]).transpose(2, 0, 1))
+            faces.append(cascade.align_arcface(picture, landmarks[biggest]).transpose(2, 0, 1))
         print(f"\r{done + 1} of {arguments.count} pictures", end="", flush=True)
     print()
-    rounded = {
-        net: {name: [float(f"{v:.4g}") for v in pair] for name, pair in tensors.items()} for net, tensors in ranges.items()
-    }
-    for tensors in rounded.values():
-        if "input" in tensors:
-            tensors["input"] = [0.0, 255.0]
-    with open(os.path.join(os.path.dirname(__file__), "ranges.json"), "w") as file:
-        json.dump(rounded, file, indent=1)
+    exponents, ranges[MOBILE] = _mobile(mobile, faces)
+    path = os.path.join(HERE, "ranges.json")
+    with open(path) as file:
+        measured = json.load(file)
+    for net in arguments.nets or ranges:
+        measured[net] = {name: [float(f"{v:.4g}") for v in pair] for name, pair in ranges[net].items()}
+        for whole in {"input", "padded"} & set(measured[net]):
+            measured[net][whole] = [0.0, 255.0]
+    with open(path, "w") as file:
+        json.dump(measured, file, indent=1)
         file.write("\n")
+    if MOBILE in (arguments.nets or ranges):
+        lines = [textwrap.fill(json.dumps(values), 98) for values in exponents.values()]
+        texts = [f'"{name}":\n{line}' for name, line in zip(exponents, lines)]
+        with open(os.path.join(HERE, "channels.json"), "w") as file:
+            file.write("{\n" + ",\n".join(texts) + "\n}\n")
+
+
+def _mobile(model, faces):
+    """-> (what the channels are scaled by, ranges of the net scaled so)."""
+    names = quantized_tensors(model, KEEP_FLOAT[MOBILE], inputs_only=True)
+
+    def observed(model):
+        session = cascade.session(_with_outputs(model, names))
+        for face in faces:
+            values = session.run(names, {"input": face[None].astype(np.float32)})
+            yield {name: value[0] for name, value in zip(names, values)}
+
+    greatest = {name: 0 for name in names}
+    for values in observed(model):
+        for name, value in values.items():
+            greatest[name] = np.maximum(greatest[name], np.abs(value).max((1, 2)))
+    exponents = Channels(model).exponents(greatest)
+    ranges = {name: [0.0, 0.0] for name in names}
+    for values in observed(Channels(model).equalized(exponents)):
+        for name, value in values.items():
+            low, high = ranges[name]
+            ranges[name] = [min(low, float(value.min())), max(high, float(value.max()))]
+    return exponents, ranges
 
 
 def _with_outputs(model, names):

@@ -10,6 +10,9 @@ from onnx import numpy_helper
 
 TEMPLATE = np.array([[48.55, 46.66], [102.36, 46.73], [75.34, 78.50], [51.81, 105.40], [98.99, 105.65]])
 WEIGHTS = np.array([1, 1, 0.12, 0.15, 0.15])
+# ArcFace's, of 112 x 112, as insightface publishes it.
+ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+ALIKE = np.ones(5)
 # Of boxes that overlap by more, the most certain one goes on to R- and O-Net; facenet-pytorch's is 0.7.
 SAME_FACE = 0.4
 
@@ -20,8 +23,8 @@ def exact(model):
     model.CopyFrom(given)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "QLinearConv":
-            for index in (3, 5):  # weights and their zero points
+        if node.op_type in ("QLinearConv", "ConvInteger"):
+            for index in (3, 5) if node.op_type == "QLinearConv" else (1, 3):  # weights and their zero points
                 tensor = constants[node.input[index]]
                 if tensor.data_type != onnx.TensorProto.INT8:
                     continue
@@ -156,9 +159,9 @@ def similarity(source, target=TEMPLATE, weights=WEIGHTS):
     return a, b, tx, ty
 
 
-def align(picture, landmarks, side=150):
+def align(picture, landmarks, side=150, target=TEMPLATE, weights=WEIGHTS):
     # To an eighth of a pixel, as the program does.
-    a, b, tx, ty = similarity(np.floor(landmarks * 8 + 0.5) / 8)
+    a, b, tx, ty = similarity(np.floor(landmarks * 8 + 0.5) / 8, target, weights)
     scale, block = np.hypot(a, b), 1
     if scale < 0.6:
         block = int(np.floor(1 / scale))
@@ -184,6 +187,10 @@ def align(picture, landmarks, side=150):
     upper = tap(0, 0) * (1 - right_share) + tap(0, 1) * right_share
     lower = tap(1, 0) * (1 - right_share) + tap(1, 1) * right_share
     return np.floor(upper * (1 - bottom_share) + lower * bottom_share + 0.5).astype(np.uint8)
+
+
+def align_arcface(picture, landmarks):
+    return align(picture, landmarks, 112, ARCFACE, ALIKE)
 
 
 def embed(net, face, last=None):

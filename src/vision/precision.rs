@@ -8,7 +8,9 @@
 //! * `QLinearConv` becomes `Conv` with weights `w · scale_w` and bias `b · scale_x · scale_w`;
 //! * where its output's zero point is the least number of its type (0 of unsigned ones), numbers below zero could not be
 //!   represented: the quantized net's rectifier (the exporter relies on this rule and checks it), so a `Relu` follows;
-//! * `QuantizeLinear` and `DequantizeLinear` of activations disappear.
+//! * `QuantizeLinear` and `DequantizeLinear` of activations disappear;
+//! * `ConvInteger`, the bias added to its sums, `Cast` and the product with a scale for each output become `Conv` with weights
+//!   `w · scale / scale_x` and bias `b · scale`.
 //!
 //! Operations on quantized tensors that only move or choose numbers (`MaxPool`, `Reshape`) stay as they are.
 
@@ -26,6 +28,9 @@ pub(super) fn to_float_arithmetic(model: &mut ModelProto) -> Result<(), String> 
     for node in std::mem::take(&mut graph.node) {
         rewrite.node(node)?;
     }
+    if let Some(sums) = rewrite.sums.values().next() {
+        return Err(format!("{}: its sums are not multiplied by a scale", sums.convolution.name));
+    }
     rewrite.finish(graph);
     Ok(())
 }
@@ -36,23 +41,43 @@ struct Rewrite {
     renamed: HashMap<String, String>,
     nodes: Vec<NodeProto>,
     outputs: Vec<String>,
+    /// The scale of each quantized tensor.
+    scales: HashMap<String, String>,
+    /// Sums of integers that were not multiplied by their scale yet.
+    sums: HashMap<String, Sums>,
+}
+
+/// What has been read of a convolution of integers.
+struct Sums {
+    convolution: NodeProto,
+    input_scale: f32,
+    bias: Vec<i32>,
 }
 
 impl Rewrite {
     fn new(graph: &mut GraphProto) -> Result<Rewrite, String> {
         let constants = std::mem::take(&mut graph.initializer).into_iter().map(|t| (t.name.clone(), t)).collect();
         let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
-        Ok(Rewrite { constants, renamed: HashMap::new(), nodes: Vec::new(), outputs })
+        let (renamed, scales, sums) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Rewrite { constants, renamed, nodes: Vec::new(), outputs, scales, sums })
     }
 
     fn node(&mut self, mut node: NodeProto) -> Result<(), String> {
+        let quantized = node.input.first().cloned().unwrap_or_default();
         for input in &mut node.input {
             if let Some(new) = self.renamed.get(input) {
                 *input = new.clone();
             }
         }
         match node.op_type.as_str() {
-            "QuantizeLinear" => self.pass_through(node),
+            "ConvInteger" => self.integer_convolution(node, &quantized)?,
+            "Add" | "Cast" | "Mul" if self.sums.contains_key(&quantized) => self.sums(node, &quantized)?,
+            "QuantizeLinear" => {
+                if let ([_, scale, ..], [output]) = (&node.input[..], &node.output[..]) {
+                    self.scales.insert(output.clone(), scale.clone());
+                }
+                self.pass_through(node);
+            }
             // Quantized weights kept beside a floating-point operation: the network library unfolds these itself.
             "DequantizeLinear" if self.constants.contains_key(&node.input[0]) => self.nodes.push(node),
             "DequantizeLinear" => self.pass_through(node),
@@ -72,6 +97,62 @@ impl Rewrite {
         } else {
             self.renamed.insert(output, input);
         }
+    }
+
+    fn integer_convolution(&mut self, node: NodeProto, quantized: &str) -> Result<(), String> {
+        let [_, _, _, ref weight_zero] = node.input[..] else {
+            return Err(format!("{}: a ConvInteger with both zero points is known only", node.name));
+        };
+        if self.integers(weight_zero)? != [0] {
+            return Err(format!("{}: weights whose zero point is not 0 are not known", node.name));
+        }
+        let scale = self.scales.get(quantized).ok_or_else(|| format!("{quantized} has no known scale"))?;
+        let input_scale = self.floats(scale)?[0];
+        self.sums.insert(node.output[0].clone(), Sums { convolution: node, input_scale, bias: Vec::new() });
+        Ok(())
+    }
+
+    /// One of the operations behind a convolution of integers; the last makes it one of real numbers.
+    fn sums(&mut self, node: NodeProto, name: &str) -> Result<(), String> {
+        let Some(mut sums) = self.sums.remove(name) else { return Ok(()) };
+        let constant = node.input.get(1);
+        match (node.op_type.as_str(), constant) {
+            ("Add", Some(bias)) if sums.bias.is_empty() => sums.bias = self.integers(bias)?,
+            ("Cast", None) => {}
+            ("Mul", Some(scales)) => {
+                let scales = self.floats(scales)?;
+                return self.real_convolution(sums, &scales, node.output);
+            }
+            _ => return Err(format!("{}: the operations behind ConvInteger are not of the known order", node.name)),
+        }
+        self.sums.insert(node.output[0].clone(), sums);
+        Ok(())
+    }
+
+    fn real_convolution(&mut self, sums: Sums, scales: &[f32], output: Vec<String>) -> Result<(), String> {
+        let Sums { convolution, input_scale, bias } = sums;
+        let [input, weights, ..] = &convolution.input[..] else {
+            return Err(format!("{}: it has no weights", convolution.name));
+        };
+        let dims = self.constant(weights)?.dims.clone();
+        let fits = dims.first() == Some(&(scales.len() as i64)) && bias.len() == scales.len();
+        let real = dequantize(
+            &self.integers(weights)?,
+            |weight| weight,
+            scales.len(),
+            |output| (0, scales[output] / input_scale),
+        );
+        let Some(real) = real.filter(|_| fits) else {
+            return Err(format!("{}: weights, bias and scales do not fit", convolution.name));
+        };
+        let bias = bias.iter().zip(scales).map(|(bias, scale)| (f64::from(*bias) * f64::from(*scale)) as f32);
+        let bias = bias.flat_map(f32::to_le_bytes).collect();
+        let [weights_name, bias_name] = ["weights", "bias"].map(|what| format!("{}_w8_{what}", convolution.name));
+        let inputs = vec![input.clone(), weights_name.clone(), bias_name.clone()];
+        self.constants.insert(weights_name.clone(), float_tensor(&weights_name, &dims, real));
+        self.constants.insert(bias_name.clone(), float_tensor(&bias_name, &[scales.len() as i64], bias));
+        self.nodes.push(NodeProto { op_type: "Conv".into(), input: inputs, output, ..convolution });
+        Ok(())
     }
 
     fn convolution(&mut self, node: NodeProto) -> Result<(), String> {
@@ -237,6 +318,66 @@ mod tests {
         let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
         to_float_arithmetic(&mut model).unwrap();
         model.graph.unwrap().node.into_iter().map(|node| node.op_type).collect()
+    }
+
+    /// A quantized input, a convolution of integers, and behind it the operations of these names.
+    fn with_sums(behind: &[&str]) -> Result<GraphProto, String> {
+        let node = |op_type: &str, input: &[&str], output: &str| NodeProto {
+            op_type: op_type.into(),
+            input: input.iter().map(|name| (*name).into()).collect(),
+            output: vec![output.into()],
+            ..NodeProto::default()
+        };
+        let mut nodes = vec![
+            node("QuantizeLinear", &["x", "x_scale", "x_zero"], "q"),
+            node("ConvInteger", &["q", "w", "x_zero", "w_zero"], "0"),
+        ];
+        for (index, operation) in behind.iter().enumerate() {
+            let (from, to) = (index.to_string(), (index + 1).to_string());
+            let inputs = match *operation {
+                "Add" => vec![&*from, "bias"],
+                "Mul" => vec![&*from, "scales"],
+                _ => vec![&*from],
+            };
+            nodes.push(node(operation, &inputs, &to));
+        }
+        let mut weights = integers("w", DataType::Int8, &[3, -2]);
+        weights.dims = vec![2, 1, 1, 1];
+        let initializer = vec![
+            weights,
+            integers("x_zero", DataType::Uint8, &[7]),
+            integers("w_zero", DataType::Int8, &[0]),
+            integers("bias", DataType::Int32, &[10, -4]),
+            float_tensor("x_scale", &[], 0.5f32.to_le_bytes().into()),
+            float_tensor("scales", &[2, 1, 1], [0.25f32, 2.0].map(f32::to_le_bytes).as_flattened().into()),
+        ];
+        let graph = GraphProto { node: nodes, initializer, ..GraphProto::default() };
+        let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
+        to_float_arithmetic(&mut model)?;
+        Ok(model.graph.unwrap())
+    }
+
+    #[test]
+    fn sums_of_integers_become_one_real_convolution() {
+        let graph = with_sums(&["Add", "Cast", "Mul", "PRelu"]).unwrap();
+        let operations: Vec<&str> = graph.node.iter().map(|node| &*node.op_type).collect();
+        assert_eq!(operations, ["Conv", "PRelu"]);
+        assert_eq!((&*graph.node[0].input[0], &graph.node[0].output[..]), ("x", &graph.node[1].input[..]));
+        let numbers = |index: usize| {
+            let name = &graph.node[0].input[index];
+            let raw = &graph.initializer.iter().find(|tensor| tensor.name == *name).unwrap().raw_data;
+            raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>()
+        };
+        // A real number is half an integer, so a weight is twice what its output's scale makes of it.
+        assert_eq!((numbers(1), numbers(2)), (vec![1.5, -8.0], vec![2.5, -8.0]));
+    }
+
+    #[test]
+    fn sums_without_bias_and_scale_are_refused() {
+        for behind in [&["Add", "Cast"][..], &["Cast", "Mul"], &["Add", "Add", "Cast", "Mul"], &["PRelu"], &[]] {
+            let problem = with_sums(behind).unwrap_err();
+            assert!(problem.contains("sums") || problem.contains("operations") || problem.contains("fit"), "{problem}");
+        }
     }
 
     #[test]

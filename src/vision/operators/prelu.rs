@@ -1,7 +1,8 @@
 //! Rectifiers with a slope below zero (He et al. 2015, "Delving Deep into Rectifiers", equation 1), one for each channel.
 //!
 //! The nets' files write them as sums, products and limits, `max(x, a·x)` or `max(x, 0) + a·min(x, 0)`, each of which the library makes a pass
-//! over the picture of. Here it is one pass, in the place where the numbers lie.
+//! over the picture of; so it does of PRelu, which it takes to `if 0 > x then a·x else x`. Here it is one pass, in the place
+//! where the numbers lie.
 
 use tract_onnx::{
     prelude::{
@@ -12,7 +13,7 @@ use tract_onnx::{
         as_op,
         internal::{EvalContext, EvalOp, IntoTensor, Op, StaticName, TypedNode, TypedOp, bail},
         op_as_typed_op, op_out_of_plan,
-        ops::binary::TypedBinOp,
+        ops::{binary::TypedBinOp, logic::Iff},
     },
 };
 
@@ -32,8 +33,15 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     Ok(Some(patch))
 }
 
-/// What is rectified, and by which slopes, where the node is the last of one of the two forms.
+/// What is rectified, and by which slopes, where the node is the last of one of the three forms.
 pub(super) fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, OutletId)> {
+    if node.op_is::<Iff>() {
+        let [below, scaled, source] = node.inputs[..] else { return None };
+        let [zero, compared] = inputs(&model.nodes[below.node], "GT")?;
+        let scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
+        let slopes = scaled.filter(|(scaled, _)| *scaled == source).map(|(_, slopes)| slopes).next()?;
+        return (compared == source && constant(model, zero)? == [0.0]).then_some((source, slopes));
+    }
     if let Some(inputs_of_max) = inputs(node, "Max") {
         return both_ways(inputs_of_max).find_map(|(source, scaled)| {
             let scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
@@ -134,29 +142,38 @@ mod tests {
     use proptest::prelude::*;
     use tract_onnx::{
         prelude::{IntoRunnable, SpecialOps, Tensor},
-        tract_core::ops::math,
+        tract_core::ops::{logic::comp_gt, math},
     };
 
-    /// Whether `max(x, a·x)`, or `max(x, 0) + a·min(x, 0)`, of a picture of so many channels and columns is done at once, and what it gives.
-    fn run(
-        numbers: &[f32],
-        shape: [usize; 4],
-        slopes: &[f32],
-        of_slopes: [usize; 4],
-        by_sum: bool,
-    ) -> (bool, Vec<f32>) {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Form {
+        Greater,
+        Sum,
+        Choice,
+    }
+
+    /// Whether one of the three forms, of a picture of so many channels and columns, is done at once, and what it gives.
+    fn run(numbers: &[f32], shape: [usize; 4], slopes: &[f32], of_slopes: [usize; 4], form: Form) -> (bool, Vec<f32>) {
         let mut model = TypedModel::default();
         let x = model.add_source("x", DatumType::F32.fact(shape)).unwrap();
         let slopes = model.add_const("slopes", Tensor::from_shape(&of_slopes, slopes).unwrap()).unwrap();
         let zero = model.add_const("zero", Tensor::from_shape(&[1, 1, 1, 1], &[0f32]).unwrap()).unwrap();
-        let output = if by_sum {
-            let above = model.wire_node("above", math::max(), &[x, zero]).unwrap()[0];
-            let below = model.wire_node("below", math::min(), &[zero, x]).unwrap()[0];
-            let scaled = model.wire_node("scaled", math::mul(), &[slopes, below]).unwrap()[0];
-            model.wire_node("output", math::add(), &[scaled, above]).unwrap()
-        } else {
-            let scaled = model.wire_node("scaled", math::mul(), &[x, slopes]).unwrap()[0];
-            model.wire_node("output", math::max(), &[x, scaled]).unwrap()
+        let output = match form {
+            Form::Greater => {
+                let scaled = model.wire_node("scaled", math::mul(), &[x, slopes]).unwrap()[0];
+                model.wire_node("output", math::max(), &[x, scaled]).unwrap()
+            }
+            Form::Sum => {
+                let above = model.wire_node("above", math::max(), &[x, zero]).unwrap()[0];
+                let below = model.wire_node("below", math::min(), &[zero, x]).unwrap()[0];
+                let scaled = model.wire_node("scaled", math::mul(), &[slopes, below]).unwrap()[0];
+                model.wire_node("output", math::add(), &[scaled, above]).unwrap()
+            }
+            Form::Choice => {
+                let scaled = model.wire_node("scaled", math::mul(), &[x, slopes]).unwrap()[0];
+                let below = model.wire_node("below", TypedBinOp(comp_gt(), None), &[zero, x]).unwrap()[0];
+                model.wire_node("output", Iff, &[below, scaled, x]).unwrap()
+            }
         };
         model.select_output_outlets(&output).unwrap();
         crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
@@ -171,25 +188,27 @@ mod tests {
         #[test]
         fn each_channel_has_its_slope(
             channels in proptest::collection::vec((-2f32..2.0, proptest::array::uniform5(-9f32..9.0)), 1..6),
-            by_sum: bool,
+            form in prop_oneof![Just(Form::Greater), Just(Form::Sum), Just(Form::Choice)],
         ) {
             let slopes: Vec<f32> = channels.iter().map(|(slope, _)| *slope).collect();
             let numbers: Vec<f32> = channels.iter().flat_map(|(_, numbers)| *numbers).collect();
             let count = slopes.len();
-            let (at_once, result) = run(&numbers, [1, count, 1, 5], &slopes, [1, count, 1, 1], by_sum);
-            let is_rectifier = by_sum || slopes.iter().all(|slope| *slope <= 1.0);
+            let (at_once, result) = run(&numbers, [1, count, 1, 5], &slopes, [1, count, 1, 1], form);
+            let is_rectifier = form != Form::Greater || slopes.iter().all(|slope| *slope <= 1.0);
             prop_assert_eq!(at_once, is_rectifier, "the greater of x and 2·x is another function");
             for ((number, result), slope) in numbers.iter().zip(result).zip(slopes.iter().flat_map(|slope| [*slope; 5])) {
                 let scaled = |number: f32| number * slope;
-                let expected =
-                    if by_sum { number.max(0.0) + scaled(number.min(0.0)) } else { number.max(scaled(*number)) };
+                let expected = match form {
+                    Form::Greater => number.max(scaled(*number)),
+                    _ => number.max(0.0) + scaled(number.min(0.0)),
+                };
                 prop_assert_eq!(result, expected);
             }
         }
     }
     #[test]
     fn slopes_of_columns_are_left_to_the_library() {
-        let (at_once, result) = run(&[-1.0, -2.0, 3.0, -4.0], [1, 2, 1, 2], &[0.5, 0.25], [1, 1, 1, 2], false);
+        let (at_once, result) = run(&[-1.0, -2.0, 3.0, -4.0], [1, 2, 1, 2], &[0.5, 0.25], [1, 1, 1, 2], Form::Greater);
         assert_eq!((at_once, &result[..]), (false, &[-0.5, -0.5, 3.0, -1.0][..]));
     }
 }
