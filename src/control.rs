@@ -471,9 +471,11 @@ impl ControlClient {
             Request::Enroll { picture, .. } | Request::Identify { picture } => picture,
             _ => &[],
         };
-        send(&mut self.stream, request, picture)
-            .map_err(|source| ControlError::Io { path: self.path.clone(), source })?;
-        self.next_answer()
+        match send(&mut self.stream, request, picture) {
+            Ok(()) => self.next_answer(),
+            // Who is turned away may find the line closed; why was said before.
+            Err(source) => self.next_answer().map_err(|_| ControlError::Io { path: self.path.clone(), source }),
+        }
     }
 
     /// The next of the answers to a request that follows events.
@@ -578,6 +580,18 @@ mod tests {
         let Response::Enrolled { name, picture: asker, face_px } = answer else { panic!("{answer:?}") };
         assert_eq!((name.as_str(), face_px), ("Ada", 300_000));
         assert!(!asker.is_empty() && asker != "unknown", "the asker comes from the socket");
+    }
+
+    #[test]
+    fn who_is_turned_away_before_asking_hears_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut client = ControlClient::connect(&path).unwrap();
+        let failed = Response::Failed { problem: "full".into(), exit_code: 69 };
+        send(&mut listener.accept().unwrap().0, &failed, &[]).unwrap();
+        let answer = client.ask(&Request::Open).unwrap();
+        assert!(matches!(answer, Response::Failed { exit_code: 69, .. }), "{answer:?}");
     }
 
     #[test]
