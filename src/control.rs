@@ -268,6 +268,8 @@ pub enum ControlError {
     NoPermission { path: PathBuf },
     #[error("{path}: another facelatch is listening there already; stop it first (systemctl stop facelatch)")]
     Taken { path: PathBuf },
+    #[error("{path}: facelatch hung up: it ends, or has too many commands to answer; try again")]
+    HungUp { path: PathBuf },
     #[error("{path}: {source}; check control.socket and the permissions of its folder")]
     Io { path: PathBuf, source: io::Error },
     #[error("{path}: the answer cannot be understood ({problem}); are command and daemon of the same version?")]
@@ -474,7 +476,7 @@ impl ControlClient {
         match send(&mut self.stream, request, picture) {
             Ok(()) => self.next_answer(),
             // Who is turned away may find the line closed; why was said before.
-            Err(source) => self.next_answer().map_err(|_| ControlError::Io { path: self.path.clone(), source }),
+            Err(source) => self.next_answer().map_err(|_| self.failed(source)),
         }
     }
 
@@ -483,12 +485,17 @@ impl ControlClient {
     /// # Errors
     /// As [`ControlClient::ask`].
     pub fn next_answer(&mut self) -> Result<Response, ControlError> {
-        receive(&mut self.stream).map(|(response, _)| response).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => {
-                ControlError::Protocol { path: self.path.clone(), problem: error.to_string() }
-            }
-            _ => ControlError::Io { path: self.path.clone(), source: error },
-        })
+        receive(&mut self.stream).map(|(response, _)| response).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, source: io::Error) -> ControlError {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
+        let path = self.path.clone();
+        match source.kind() {
+            BrokenPipe | ConnectionReset | UnexpectedEof => ControlError::HungUp { path },
+            InvalidData => ControlError::Protocol { path, problem: source.to_string() },
+            _ => ControlError::Io { path, source },
+        }
     }
 }
 

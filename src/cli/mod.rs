@@ -149,7 +149,9 @@ fn start_code(error: &StartError) -> u8 {
 
 fn control_code(error: &ControlError) -> u8 {
     match error {
-        ControlError::NobodyThere { .. } | ControlError::Taken { .. } => exit::UNAVAILABLE,
+        ControlError::NobodyThere { .. } | ControlError::Taken { .. } | ControlError::HungUp { .. } => {
+            exit::UNAVAILABLE
+        }
         ControlError::NoPermission { .. } => exit::PERMISSION,
         ControlError::Io { source, .. } => io_code(source),
         ControlError::Protocol { .. } => exit::INTERNAL,

@@ -750,6 +750,7 @@ fn a_member_asks_and_keeps_nobody_waiting() {
     const MEMBER: &str = "--reuid=61235";
     let site = Site::new();
     door::play(site.dir.path(), &[("", 3)]);
+    site.configure("source = \"files\"\nfolder = \"frames\"\nrepeat = true");
     // As the package has it: the configuration is root's, the group reads it; all else is the daemon's.
     let given = Command::new("chown").args(["-R", "61234:64321"]).arg(site.path("")).status().unwrap();
     assert!(given.success());
@@ -781,6 +782,7 @@ fn a_member_asks_and_keeps_nobody_waiting() {
     };
     assert_eq!(refused.code, 69, "{}", refused.error);
     for user in [DAEMON, "--reuid=0", "--reuid=61236"] {
-        assert_eq!(status(user).code, 0, "{user}");
+        let ran = status(user);
+        assert_eq!(ran.code, 0, "{user}: {}", ran.error);
     }
 }
