@@ -283,7 +283,8 @@ fn renew_store(config: &Config) {
     record_notes(&store, &notes);
     while store.index_some().unwrap_or(false) {}
     drop(store);
-    log::debug!("going on in this program: {}", start_again(&[]));
+    let error = start_again(&[]);
+    log::debug!("going on in this program: {error}");
 }
 
 /// How the C library treats memory. It reads these once, as a program starts.
