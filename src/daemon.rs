@@ -315,7 +315,9 @@ fn active_lately(services: &Services, hold: Duration) -> Vec<Active> {
     // Of a clock that was set back, events are to come: they count as of now.
     let active = |event: &Event| {
         let since = ago(Duration::from_millis(now_ms.saturating_sub(event.at_ms).max(0) as u64));
-        (since, (since + hold).min(now))
+        // A pulse was cut short by the end of the last daemon, and the relay has rested since.
+        let ended = (since + hold).min(ago(latch::REST));
+        (since.min(ended), ended)
     };
     match services.store.events(Some(since_ms), None) {
         Ok(events) => events.iter().filter(opened).map(active).collect(),
