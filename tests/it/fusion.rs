@@ -120,8 +120,11 @@ fn full() -> bool {
     std::env::var("FACELATCH_LFW").is_ok_and(|value| value == "full")
 }
 
+/// With LFW's table alone, of whose people these pictures are.
 fn dlib() -> NetEntry {
-    Manifest::load(&root().join("models")).unwrap().embedder("dlib").unwrap().clone()
+    let mut dlib = Manifest::load(&root().join("models")).unwrap().embedder("dlib").unwrap().clone();
+    dlib.populations.truncate(1);
+    dlib
 }
 
 /// Everybody's embeddings.
