@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    gallery::{Gallery, PersonId, Template, TemplateFusion},
+    gallery::{Fusion, Gallery, PersonId, Template},
     policy::Limits,
     vision::embed::ModelId,
 };
@@ -100,11 +100,12 @@ impl Calibration {
     /// Looks at the pictures enrolled, those of `model`, as the daemon fuses them. `name` says what a person is called.
     pub fn of(
         model: ModelId,
-        fusion: TemplateFusion,
+        fusion: impl Into<Fusion>,
         pictures: &[Picture],
         limits: Limits,
         name: impl Fn(PersonId) -> String,
     ) -> Calibration {
+        let fusion = fusion.into();
         let templates: Vec<Template> = pictures.iter().map(|picture| picture.template.clone()).collect();
         let gallery = Gallery::new(model, fusion, &templates);
         let mut of_person: BTreeMap<PersonId, Vec<&Picture>> = BTreeMap::new();
@@ -262,6 +263,7 @@ fn weakness(name: &str, own: &[&Picture], genuine: &[Likeness], limits: Limits) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gallery::TemplateFusion;
     use crate::vision::embed::Embedding;
 
     const MODEL: ModelId = ModelId([1; 16]);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::vision::{
     embed::{Embedding, ModelId},
     fuse::{Probe, fused},
+    manifest::NetEntry,
 };
 
 /// A person's number in the store. It stays when the person is renamed, and is not given again when the person is forgotten.
@@ -25,8 +26,8 @@ pub struct Match {
     pub person: PersonId,
     /// Distance of the probe to that person, 0 to 2.
     pub distance: f32,
-    /// How much was averaged out: the mean square of the distances from the person's pictures to their mean, and that of a fused
-    /// probe's looks to theirs, added up. 0 where one picture is compared with one.
+    /// How much was averaged out: the spread of the person's pictures and that of a fused probe's
+    /// looks, added up (see [`fused`]). 0 where one picture is compared with one.
     pub spread: f32,
     /// The nearest of all other people, if there is one.
     pub runner_up: Option<(PersonId, f32)>,
@@ -49,6 +50,28 @@ pub enum TemplateFusion {
     Best,
 }
 
+/// The same for the pictures of one embedder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fusion {
+    pub how: TemplateFusion,
+    /// See [`fused`].
+    pub one_moment: f32,
+}
+
+impl Fusion {
+    /// As this embedder's pictures are fused.
+    pub fn of(embedder: &NetEntry, how: TemplateFusion) -> Fusion {
+        Fusion { how, one_moment: embedder.one_moment.unwrap_or(0.0) }
+    }
+}
+
+/// Of an embedder whose one moment was not measured: every difference counts.
+impl From<TemplateFusion> for Fusion {
+    fn from(how: TemplateFusion) -> Fusion {
+        Fusion { how, one_moment: 0.0 }
+    }
+}
+
 /// Everybody who can be recognised, as one contiguous matrix of unit-length rows.
 #[derive(Clone, Debug)]
 pub struct Gallery {
@@ -66,14 +89,15 @@ pub struct Gallery {
 
 impl Gallery {
     /// Lays out the templates that were made by `model`; those of any other model cannot be compared and are left out.
-    pub fn new(model: ModelId, fusion: TemplateFusion, templates: &[Template]) -> Gallery {
+    pub fn new(model: ModelId, fusion: impl Into<Fusion>, templates: &[Template]) -> Gallery {
+        let Fusion { how, one_moment } = fusion.into();
         let usable = || templates.iter().filter(|template| template.embedding.model() == model);
         // Without a template any dimension will do.
         let dimension = usable().next().map_or(1, |template| template.embedding.values().len()).max(1);
         let fitting = || usable().filter(|template| template.embedding.values().len() == dimension);
-        let lines: Vec<(PersonId, Cow<'_, Embedding>, f32)> = match fusion {
+        let lines: Vec<(PersonId, Cow<'_, Embedding>, f32)> = match how {
             TemplateFusion::Best => fitting().map(|t| (t.person, Cow::Borrowed(&t.embedding), 0.0)).collect(),
-            TemplateFusion::Mean => means(fitting()),
+            TemplateFusion::Mean => means(fitting(), one_moment),
         };
         let mut values = Vec::with_capacity(lines.len() * dimension);
         let (mut owners, mut spreads) = (Vec::with_capacity(lines.len()), Vec::with_capacity(lines.len()));
@@ -191,18 +215,25 @@ fn inner_product(row: &[f32], probe: &[f32]) -> f32 {
 
 /// Unit-length means with their spread, one line per person in the order of their numbers. Templates that cancel each other out have
 /// no mean direction; such a person, whom no real pictures make, is left out.
-fn means<'a>(templates: impl Iterator<Item = &'a Template>) -> Vec<(PersonId, Cow<'a, Embedding>, f32)> {
+fn means<'a>(
+    templates: impl Iterator<Item = &'a Template>,
+    one_moment: f32,
+) -> Vec<(PersonId, Cow<'a, Embedding>, f32)> {
     let mut people: BTreeMap<PersonId, Vec<&Embedding>> = BTreeMap::new();
     for template in templates {
         people.entry(template.person).or_default().push(&template.embedding);
     }
-    let line = |(person, embeddings)| fused(embeddings).ok().map(|(mean, spread)| (person, Cow::Owned(mean), spread));
+    let line = |(person, embeddings): (PersonId, Vec<&Embedding>)| {
+        let (mean, spread) = fused(embeddings, one_moment).ok()?;
+        Some((person, Cow::Owned(mean), spread))
+    };
     people.into_iter().filter_map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Limits;
     use proptest::prelude::*;
 
     const MODEL: ModelId = ModelId([7; 16]);
@@ -265,6 +296,56 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    const ONE_MOMENT: f32 = 0.4;
+
+    /// Three pictures of one person, up to twice `wide` apart, and a probe.
+    fn three_and_a_probe(wide: f32) -> impl Strategy<Value = ([Template; 3], Embedding)> {
+        (values(), proptest::array::uniform3(values()), values(), 0.01..wide, 0f32..1.0).prop_map(
+            |(middle, noise, away, wide, far)| {
+                let unit = |values: [f32; DIMENSION]| Embedding::new(values.to_vec(), MODEL).unwrap();
+                let middle = unit(middle);
+                let mixed = |by, share| {
+                    let by = unit(by);
+                    let values = middle.values().iter().zip(by.values()).map(|(own, by)| own + share * by);
+                    Embedding::new(values.collect(), MODEL).unwrap()
+                };
+                let template = |noise| Template { person: PersonId(1), embedding: mixed(noise, wide) };
+                (noise.map(template), mixed(away, far))
+            },
+        )
+    }
+
+    /// Whether a door that knows one person by these pictures takes the probe for that person.
+    fn matches(pictures: &[Template], probe: &Embedding, limits: Limits) -> bool {
+        let fusion = Fusion { how: TemplateFusion::Mean, one_moment: ONE_MOMENT };
+        let found = Gallery::new(MODEL, fusion, pictures).search(probe).unwrap();
+        found.distance <= limits.at(found.spread) + 1e-5
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn three_pictures_of_one_moment_are_never_worse_than_one(
+            (pictures, probe) in three_and_a_probe(ONE_MOMENT / 2.1), single in 0.3f32..1.2, shrink in 0f32..=1.0,
+        ) {
+            // They are as near as one picture is on average.
+            let square = |picture: &Template| picture.embedding.distance(&probe).unwrap().powi(2);
+            let average = pictures.iter().map(square).sum::<f32>() / 3.0;
+            let limits = Limits { single, shrink };
+            prop_assert!(average > single * single || matches(&pictures, &probe, limits));
+        }
+
+        #[test]
+        fn pictures_that_match_one_by_one_match_together(
+            (pictures, probe) in three_and_a_probe(0.9), single in 0.3f32..1.4, shrink in 0f32..=1.0,
+        ) {
+            let limits = Limits { single, shrink };
+            let each = pictures.iter().all(|picture| matches(std::slice::from_ref(picture), &probe, limits));
+            prop_assert!(!each || matches(&pictures, &probe, limits));
         }
     }
 

@@ -28,20 +28,27 @@ const SETTLING: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// One picture against one, in (0, 2).
     pub single: f32,
-    /// By how much its square falls with the spread of the pictures that were averaged, 0 to 1 (see `vision/manifest.rs`).
+    /// By how much its square falls with the spread of the pictures that were averaged, 0 to 1 (see
+    /// `vision/manifest.rs`). Less counts if pictures that match one by one would not match together.
     pub shrink: f32,
 }
 
 impl Limits {
+    /// The mean's squared distance is less than that of the single pictures by their spread times
+    /// 1 − half that square, at least. If the limit falls by no more, averaging shuts nobody out.
+    fn counted(&self) -> f32 {
+        self.shrink.min((1.0 - self.single * self.single / 2.0).max(0.0))
+    }
+
     /// The limit for a match with this [`Match::spread`]; 0, which nothing reaches but the picture itself, for a spread that is not a number.
     pub fn at(&self, spread: f32) -> f32 {
-        (self.single * self.single - self.shrink * spread).max(0.0).sqrt()
+        (self.single * self.single - self.counted() * spread).max(0.0).sqrt()
     }
 
     /// The distance of one picture against one that is as far within (or beyond) its limit as this distance with this spread is
     /// within its own: what lies on one scale can be compared.
     pub fn as_single(&self, distance: f32, spread: f32) -> f32 {
-        (distance * distance + self.shrink * spread).sqrt()
+        (distance * distance + self.counted() * spread).sqrt()
     }
 
     /// How far apart two embeddings are on that scale when so much was averaged out in both.

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
     control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
     enroll::{self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, check_name, templates_of},
-    gallery::{Gallery, Match, PersonId, Template},
+    gallery::{Fusion, Gallery, Match, PersonId, Template},
     latch::{LatchHandle, Refusal},
     live::Live,
     policy::Rules,
@@ -94,7 +94,7 @@ impl Roster {
     /// Of the people enrolled. Without a threshold nobody is let in; at a door that unlocks, neither is who may be taken for
     /// another.
     fn of(config: &Config, embedder: &NetEntry, people: &[Person]) -> Roster {
-        let (model, fusion) = (embedder.model_id(), config.recognition.template_fusion);
+        let (model, fusion) = (embedder.model_id(), Fusion::of(embedder, config.recognition.template_fusion));
         let names = people.iter().map(|person| (person.id, person.name.clone())).collect();
         let mut roster = Roster {
             gallery: Arc::new(Gallery::new(model, fusion, &templates_of(people))),
@@ -260,7 +260,7 @@ impl Services {
             config.enroll.clone(),
             store.clone(),
             Arc::new(reader),
-            config.recognition.template_fusion,
+            Fusion::of(&embedder, config.recognition.template_fusion),
             limits_for(&embedder, &config.recognition),
         )?;
         let changes = enroller.sync(SystemTime::now(), go_on)?;
@@ -313,7 +313,8 @@ impl Services {
         // Where nothing was measured, what matches an enrolled person is the best guess at what is the same face.
         let same_face = self.embedder.distance_for(SAME_FACE_RATE);
         let same_face = same_face.unwrap_or(self.roster().threshold.limits.single);
-        FuseRules { window: self.rules.window, same_face, keep: self.rules.visit_gap }
+        let one_moment = self.embedder.one_moment.unwrap_or(0.0);
+        FuseRules { window: self.rules.window, same_face, one_moment, keep: self.rules.visit_gap }
     }
 
     /// What follows faces through frames, as configured, with no face seen yet.
@@ -467,7 +468,7 @@ impl Services {
             pictures.extend(whole);
         }
         let (limits, model) = (roster.threshold.limits, self.embedder.model_id());
-        let fusion = recognition.template_fusion;
+        let fusion = Fusion::of(&self.embedder, recognition.template_fusion);
         let mut found = Calibration::of(model, fusion, &pictures, limits, |person| roster.name(person));
         let by_table = RecognitionConfig { max_distance: None, ..recognition.clone() };
         let ceiling = Threshold::choose(&self.embedder, &by_table, roster.threshold.comparisons);

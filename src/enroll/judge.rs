@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::Refusal;
 use crate::{
-    gallery::TemplateFusion,
+    gallery::{Fusion, TemplateFusion},
     policy::Limits,
     vision::{embed::Embedding, fuse::fused},
 };
@@ -21,7 +21,7 @@ pub type LimitsFor = Box<dyn Fn(usize) -> Result<Limits, String> + Send + Sync>;
 pub struct Standard {
     /// Largest distance between two pictures of one person.
     pub max_spread: f32,
-    pub fusion: TemplateFusion,
+    pub fusion: Fusion,
     pub limits: LimitsFor,
 }
 
@@ -113,9 +113,10 @@ impl<'a> Bench<'a, '_> {
     }
 
     fn rows(&self, faces: &[&Face<'_>]) -> Rows {
-        match self.standard.fusion {
+        let Fusion { how, one_moment } = self.standard.fusion;
+        match how {
             TemplateFusion::Best => faces.iter().map(|face| (face.embedding.clone(), 0.0)).collect(),
-            TemplateFusion::Mean => fused(faces.iter().map(|face| &face.embedding)).into_iter().collect(),
+            TemplateFusion::Mean => fused(faces.iter().map(|face| &face.embedding), one_moment).into_iter().collect(),
         }
     }
 

@@ -33,7 +33,7 @@ pub use verdict::Refusal;
 
 use crate::{
     config::EnrollConfig,
-    gallery::{PersonId, Template, TemplateFusion},
+    gallery::{Fusion, PersonId, Template},
     names::canonical,
     store::{EnrolledPicture, EnrolmentChange, FoundFace, Person, Reading, Store, StoreError},
     telemetry::printable,
@@ -231,7 +231,7 @@ impl Enroller {
         config: EnrollConfig,
         store: Store,
         reader: Arc<dyn FaceReader>,
-        fusion: TemplateFusion,
+        fusion: impl Into<Fusion>,
         limits: LimitsFor,
     ) -> Result<Enroller, EnrollError> {
         let health = Arc::new(Health::default());
@@ -248,7 +248,7 @@ impl Enroller {
             rules: examiner.rules(),
             people: stored.clone(),
             readings: store.readings()?,
-            standard: Standard { max_spread, fusion, limits },
+            standard: Standard { max_spread, fusion: fusion.into(), limits },
             stored,
             folder,
             health,

@@ -12,7 +12,7 @@ use std::{
 use image::Rgb;
 
 use super::{scan::SIDECAR, *};
-use crate::policy::Limits;
+use crate::{gallery::TemplateFusion, policy::Limits};
 
 /// Sees a face in the colour of the middle: its direction is the embedding, 100 px its size. Black is no face, white are
 /// two; pictures less than 50 px wide are faces of 43 px; one colour ends the program.

@@ -1,9 +1,11 @@
 //! The looks at one followed face, fused into one probe.
 //!
-//! A fused probe lies nearer to the right person than a single look does, because what a moment's pose, light and noise do to an
-//! embedding is averaged out. It is the unit-length mean of the last looks at a face that differ from each other; one that hardly
-//! differs from a newer one is replaced by it, and brings nothing more than that one alone. What was averaged out is known: the
-//! [`Probe::spread`]. Distances of strangers shrink with it too, so the limit of a match has to (see `vision/manifest.rs`).
+//! A fused probe lies nearer to the right person than a single look does: the mean is without much of
+//! what pose, light and noise do to an embedding. It is the unit-length mean of the last looks at a
+//! face that differ; one of the same moment as a newer one is replaced by it. What was averaged out is
+//! known: the [`Probe::spread`]. Distances of strangers shrink with it too, so the limit of a match
+//! has to (see `vision/manifest.rs`). Pictures of one moment share what makes strangers alike, so what
+//! they differ by does not count.
 //!
 //! A look too far from the newest one is not of the same face and is forgotten. Whoever stood there before, the probe is about who
 //! stands there now: of strangers that take the place of a known person in the middle of a track, a mean without this rule
@@ -20,11 +22,6 @@ use super::{
     track::TrackId,
 };
 
-/// Looks nearer than this share of `same_face` to each other are as good as one. Of 0, 0.3, 0.45, 0.6, 0.65 and 0.75 (people walking
-/// towards a camera, 25 and 8 frames per second), 0.6 and 0.65 let most genuine probes pass at the same limit: a window of looks
-/// that differ averages more out, and beyond that there are not enough of them.
-const DISTINCT_SHARE: f32 = 0.6;
-
 /// What makes a probe of looks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FuseRules {
@@ -32,21 +29,16 @@ pub struct FuseRules {
     pub window: usize,
     /// Looks farther than this from the newest one, as a distance of embeddings, are not of the same face.
     pub same_face: f32,
+    /// Looks nearer than this to each other show one moment and are as good as one.
+    pub one_moment: f32,
     /// A face that was not seen for this long is forgotten.
     pub keep: Duration,
 }
 
-/// A good look at a face, and how many of its frames it stands for.
-#[derive(Debug)]
-struct Look {
-    embedding: Embedding,
-    frames: usize,
-}
-
 #[derive(Debug)]
 struct Followed {
-    /// The newest first.
-    looks: VecDeque<Look>,
+    /// Good looks, the newest first.
+    looks: VecDeque<Embedding>,
     last_seen: Instant,
 }
 
@@ -54,10 +46,10 @@ struct Followed {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
     pub embedding: Embedding,
-    /// The mean square of the distances from the looks to their mean, 0 (one look, or all the same) to 1.
+    /// What was averaged out, 0 (one look, or looks of one moment) to 1, see [`fused`].
     pub spread: f32,
-    /// Frames that it stands for: good ones that show the same face as the newest, that one included.
-    pub frames: usize,
+    /// Looks in it.
+    pub looks: usize,
 }
 
 /// Gathers looks by track.
@@ -77,41 +69,42 @@ impl Fuser {
     /// # Errors
     /// [`NoDirection`]: the looks cancel each other out, which those of one face cannot.
     pub fn add(&mut self, track: TrackId, embedding: Embedding, at: Instant) -> Result<Probe, NoDirection> {
-        let FuseRules { window, same_face, keep } = self.rules;
+        let FuseRules { window, same_face, one_moment, keep } = self.rules;
         self.faces.retain(|_, face| at.saturating_duration_since(face.last_seen) <= keep);
         let face = self.faces.entry(track).or_insert_with(|| Followed { looks: VecDeque::new(), last_seen: at });
         face.last_seen = face.last_seen.max(at);
-        let mut newest = Look { embedding, frames: 1 };
-        face.looks.retain(|look| {
-            // Of another model: not of the same face either.
-            let distance = look.embedding.distance(&newest.embedding).unwrap_or(f32::INFINITY);
-            let replaced = distance < same_face * DISTINCT_SHARE;
-            newest.frames += if replaced { look.frames } else { 0 };
-            !replaced && distance <= same_face
-        });
+        // One of another model is not of the same face either.
+        let differs = |distance| (one_moment..=same_face).contains(&distance);
+        face.looks.retain(|look| look.distance(&embedding).is_some_and(differs));
         face.looks.truncate(window.saturating_sub(1));
-        face.looks.push_front(newest);
-        let (embedding, spread) = fused(face.looks.iter().map(|look| &look.embedding))?;
-        Ok(Probe { embedding, spread, frames: face.looks.iter().map(|look| look.frames).sum() })
+        face.looks.push_front(embedding);
+        let (embedding, spread) = fused(&face.looks, one_moment)?;
+        Ok(Probe { embedding, spread, looks: face.looks.len() })
     }
 }
 
-/// The unit-length mean of embeddings of one model, and their spread: the mean square of their distances to the plain mean,
-/// which is 1 less that mean's squared length.
+/// The unit-length mean of embeddings of one model, and their spread: the mean square of their
+/// distances to the plain mean. That is the sum of the squared distances of all pairs by the squared
+/// number of embeddings; pairs nearer than `one_moment` do not count.
 ///
 /// # Errors
 /// [`NoDirection`]: there is none, or they cancel each other out.
-pub fn fused<'a>(embeddings: impl IntoIterator<Item = &'a Embedding>) -> Result<(Embedding, f32), NoDirection> {
-    let mut embeddings = embeddings.into_iter().peekable();
-    let (first, mut count) = (*embeddings.peek().ok_or(NoDirection)?, 0.0);
+pub fn fused<'a>(
+    embeddings: impl IntoIterator<Item = &'a Embedding>,
+    one_moment: f32,
+) -> Result<(Embedding, f32), NoDirection> {
+    let embeddings: Vec<&Embedding> = embeddings.into_iter().collect();
+    let first = embeddings.first().ok_or(NoDirection)?;
     let mut sum = vec![0.0; first.values().len()];
-    for embedding in embeddings {
-        count += 1.0;
+    for embedding in &embeddings {
         sum.iter_mut().zip(embedding.values()).for_each(|(sum, value)| *sum += value);
     }
-    let square = sum.iter().map(|value| value * value).sum::<f32>() / (count * count);
-    let mean = Embedding::new(sum, first.model())?;
-    Ok((mean, (1.0 - square).max(0.0)))
+    let pairs =
+        embeddings.iter().enumerate().flat_map(|(i, one)| embeddings[..i].iter().map(move |other| (one, other)));
+    let squares = pairs.filter_map(|(one, other)| one.distance(other)).filter(|distance| *distance >= one_moment);
+    let spread =
+        squares.map(|distance| distance * distance).sum::<f32>() / (embeddings.len() * embeddings.len()) as f32;
+    Ok((Embedding::new(sum, first.model())?, spread.min(1.0)))
 }
 
 #[cfg(test)]
@@ -122,7 +115,7 @@ mod tests {
 
     const MODEL: ModelId = ModelId([1; 16]);
     const TRACK: TrackId = TrackId(1);
-    const RULES: FuseRules = FuseRules { window: 3, same_face: 0.35, keep: Duration::from_secs(1) };
+    const RULES: FuseRules = FuseRules { window: 3, same_face: 0.35, one_moment: 0.05, keep: Duration::from_secs(1) };
 
     /// At this angle from the first axis; for small ones the distance of two is the difference of their angles.
     fn at_angle(angle: f32) -> Embedding {
@@ -144,18 +137,27 @@ mod tests {
     #[test]
     fn looks_that_differ_are_averaged() {
         let probe = after(&[0.0, 0.3]);
-        assert!((angle(&probe) - 0.15).abs() < 1e-3 && probe.frames == 2, "{probe:?}");
+        assert!((angle(&probe) - 0.15).abs() < 1e-3 && probe.looks == 2, "{probe:?}");
         assert!((probe.spread - 0.15 * 0.15).abs() < 1e-3, "{probe:?}");
     }
 
     #[test]
-    fn looks_that_hardly_differ_are_as_good_as_the_newest() {
+    fn looks_of_one_moment_are_as_good_as_the_newest() {
         let probe = after(&[0.01, 0.02, 0.03, 0.0]);
-        assert_eq!((probe.embedding, probe.frames), (at_angle(0.0), 4));
-        assert!(probe.spread < 1e-6);
+        assert_eq!((probe.embedding, probe.spread, probe.looks), (at_angle(0.0), 0.0, 1));
         // However many they are, they weigh no more than one look that differs.
         let probe = after(&[0.01, 0.02, 0.03, 0.0, 0.3]);
-        assert!((angle(&probe) - 0.15).abs() < 1e-3 && probe.frames == 5, "{probe:?}");
+        assert!((angle(&probe) - 0.15).abs() < 1e-3 && probe.looks == 2, "{probe:?}");
+    }
+
+    #[test]
+    fn what_pictures_of_one_moment_differ_by_does_not_count() {
+        let spread = |angles: [f32; 3], one_moment| fused(&angles.map(at_angle), one_moment).unwrap().1;
+        // Two pairs are apart, the third is of one moment.
+        let counted = (0.3f32.powi(2) + 0.29f32.powi(2)) / 9.0;
+        assert!((spread([0.01, 0.0, 0.3], 0.05) - counted).abs() < 1e-3);
+        assert_eq!(spread([0.01, 0.0, 0.03], 0.05), 0.0);
+        assert!((spread([0.0, 0.1, 0.2], 0.0) - 2.0 / 3.0 * 0.1f32.powi(2)).abs() < 1e-4);
     }
 
     #[test]
@@ -168,8 +170,8 @@ mod tests {
         let looks: Vec<Embedding> = (0..4).map(|quarter| around(quarter as f32 * 1.571)).collect();
         let probe = looks.iter().map(|look| fuser.add(TRACK, look.clone(), start).unwrap()).last().unwrap();
         // All four are near enough to each other to be one face; the first is one too many.
-        let (expected, _) = fused(&looks[1..]).unwrap();
-        assert!(probe.embedding.distance(&expected).unwrap() < 1e-3 && probe.frames == 3, "{probe:?}");
+        let (expected, _) = fused(&looks[1..], 0.0).unwrap();
+        assert!(probe.embedding.distance(&expected).unwrap() < 1e-3 && probe.looks == 3, "{probe:?}");
     }
 
     #[test]
@@ -177,18 +179,18 @@ mod tests {
         let known = [0.0, 0.25, 0.0, 0.25];
         let stranger = 0.25 + 0.36;
         let probe = after(&[&known[..], &[stranger]].concat());
-        assert_eq!((probe.embedding, probe.frames), (at_angle(stranger), 1));
+        assert_eq!((probe.embedding, probe.looks), (at_angle(stranger), 1));
         // And leaves nothing behind for the one who comes back.
-        assert_eq!(after(&[&known[..], &[stranger + 0.3, 0.0]].concat()).frames, 1);
+        assert_eq!(after(&[&known[..], &[stranger + 0.3, 0.0]].concat()).looks, 1);
     }
 
     #[test]
     fn tracks_do_not_mix_and_are_forgotten() {
         let (mut fuser, start) = (Fuser::new(RULES), Instant::now());
         fuser.add(TRACK, at_angle(0.0), start).unwrap();
-        assert_eq!(fuser.add(TrackId(2), at_angle(0.3), start).unwrap().frames, 1);
-        assert_eq!(fuser.add(TRACK, at_angle(0.3), start + RULES.keep).unwrap().frames, 2);
-        assert_eq!(fuser.add(TRACK, at_angle(0.3), start + RULES.keep * 3).unwrap().frames, 1);
+        assert_eq!(fuser.add(TrackId(2), at_angle(0.3), start).unwrap().looks, 1);
+        assert_eq!(fuser.add(TRACK, at_angle(0.3), start + RULES.keep).unwrap().looks, 2);
+        assert_eq!(fuser.add(TRACK, at_angle(0.3), start + RULES.keep * 3).unwrap().looks, 1);
         assert_eq!(fuser.faces.len(), 1, "what left is not kept");
     }
 
@@ -197,7 +199,7 @@ mod tests {
         let (mut fuser, start) = (Fuser::new(RULES), Instant::now());
         let other = Embedding::new(vec![1.0, 0.0, 0.0], ModelId([2; 16])).unwrap();
         fuser.add(TRACK, other, start).unwrap();
-        assert_eq!(fuser.add(TRACK, at_angle(0.0), start).unwrap().frames, 1);
+        assert_eq!(fuser.add(TRACK, at_angle(0.0), start).unwrap().looks, 1);
     }
 
     proptest! {
@@ -212,7 +214,7 @@ mod tests {
                 prop_assert!(probe.embedding.distance(&newest).unwrap() <= RULES.same_face);
                 prop_assert!((0.0..=RULES.same_face * RULES.same_face).contains(&probe.spread));
                 prop_assert!(fuser.faces[&TRACK].looks.len() <= RULES.window);
-                prop_assert!((1..=i + 1).contains(&probe.frames));
+                prop_assert!((1..=i + 1).contains(&probe.looks));
             }
         }
     }

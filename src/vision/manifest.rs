@@ -91,6 +91,8 @@ pub struct NetEntry {
     /// Embedders only: the same with mirror images averaged in.
     #[serde(default)]
     pub mirror_thresholds: Vec<Threshold>,
+    /// The largest distance of pictures of one moment, see [`crate::vision::fuse::fused`].
+    pub one_moment: Option<f32>,
     /// The file that holds this entry, for messages.
     #[serde(skip)]
     pub listed_in: PathBuf,
@@ -331,9 +333,9 @@ fn rate_in(table: &[Threshold], distance: f32) -> Option<f64> {
 /// pictures differ: so much was averaged out. `shrink` says how much at this rate: a match is one whose *squared* distance is at
 /// most `distance² − shrink · spread`, the spread being that of the person's pictures plus that of the probe's (see
 /// `vision/fuse.rs`). It is measured on means of three against means of three, and holds for every other number of pictures, and
-/// for frames that hardly differ, because what counts is the spread and not how many there were. For an embedder for which it was not
-/// measured it is 1: the squared distance to a mean is the mean squared distance less the spread, so that is as strict as
-/// asking that the pictures match on average.
+/// for frames that hardly differ, because what counts is the spread and not how many there were. For an embedder
+/// for which it was not measured it is 1, and as much counts as [`crate::policy::Limits`] allows:
+/// that is as strict as asking that the pictures match on average.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {

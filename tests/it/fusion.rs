@@ -1,8 +1,9 @@
 //! What fusing pictures and frames does to distances, measured on real faces where they lie beside the checkout.
 //!
 //! `FACELATCH_LFW=full cargo test --release --test it fusion -- --nocapture` (`make fusion`) measures everything and prints the
-//! `thresholds` of models.toml; without the variable, a part of it is a regression test. The embeddings are kept in the target
-//! folder by model and precision, so that a second run takes seconds.
+//! `thresholds` of models.toml; without the variable, a part of it is a regression test. FACELATCH_EMBEDDER
+//! chooses another net than `dlib`. The embeddings are kept in the target folder by model and precision, so
+//! that a second run takes seconds.
 
 use std::{
     env, fs,
@@ -14,7 +15,7 @@ use std::{
 
 use facelatch::{
     config::RecognitionConfig,
-    gallery::{Gallery, Match, PersonId, Template, TemplateFusion},
+    gallery::{Fusion, Gallery, Match, PersonId, Template, TemplateFusion},
     policy::{Limits, Observation, Policy, Rules},
     threshold::{LOOKS_PER_VISIT, Threshold},
     vision::{
@@ -22,11 +23,12 @@ use facelatch::{
         embed::{Embedding, ModelId},
         fuse::{FuseRules, Fuser, Probe, fused},
         manifest::{Manifest, NetEntry, Precision},
+        mtcnn::MtcnnSettings,
         track::{TrackId, Tracker},
     },
 };
 
-use crate::support::{beside_checkout, picture, root, too_slow_here, vision};
+use crate::support::{beside_checkout, picture, root, too_slow_here};
 
 /// A face as it is kept: whose, the embedding, and its quality (side in pixels, sharpness, brightness, turn).
 type Kept = (String, Vec<f32>, [f32; 4]);
@@ -121,10 +123,20 @@ fn full() -> bool {
 }
 
 /// With LFW's table alone, of whose people these pictures are.
-fn dlib() -> NetEntry {
-    let mut dlib = Manifest::load(&root().join("models")).unwrap().embedder("dlib").unwrap().clone();
-    dlib.populations.truncate(1);
-    dlib
+fn shipped(name: &str) -> NetEntry {
+    let mut shipped = Manifest::load(&root().join("models")).unwrap().embedder(name).unwrap().clone();
+    shipped.populations.truncate(1);
+    shipped
+}
+
+/// The embedder that is measured.
+fn measured() -> NetEntry {
+    shipped(&env::var("FACELATCH_EMBEDDER").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "dlib".into()))
+}
+
+fn vision(embedder: &NetEntry, min_face: f32) -> Vision {
+    let settings = MtcnnSettings { min_face, thresholds: [0.6, 0.7, 0.7] };
+    Vision::load(&root().join("models"), &embedder.name, Precision::W8, settings).unwrap()
 }
 
 /// Everybody's embeddings.
@@ -165,10 +177,10 @@ struct Mean {
 }
 
 fn means(people: &[Vec<Embedding>], count: usize) -> Vec<Mean> {
-    let mut means = Vec::new();
+    let (mut means, one_moment) = (Vec::new(), measured().one_moment.unwrap_or(0.0));
     for (person, of) in people.iter().enumerate().filter(|(_, of)| of.len() >= count) {
         for choice in choices(of.len(), count, if count == 1 { of.len() } else { 8 }) {
-            let (mean, spread) = fused(choice.iter().map(|&i| &of[i])).unwrap();
+            let (mean, spread) = fused(choice.iter().map(|&i| &of[i]), one_moment).unwrap();
             means.push(Mean { person, of: choice, values: mean.values().to_vec(), spread });
         }
     }
@@ -256,7 +268,7 @@ fn mean_against_nearest(people: &[Vec<Embedding>]) {
         })
     };
     let (mean, nearest) = (recognised("their mean", &mean), recognised("the nearest", &nearest));
-    assert!(mean.iter().zip(nearest).all(|(mean, nearest)| *mean > nearest), "the default is the better one");
+    assert!(mean.iter().zip(nearest).all(|(mean, nearest)| *mean >= nearest), "the default is the better one");
 }
 
 /// People who are enrolled and looked at with several pictures are told apart as surely as with one, and are known more often.
@@ -266,7 +278,7 @@ fn means_of_pictures_are_as_sure_as_single_ones() {
         return;
     }
     let Some(dir) = beside_checkout("data/lfw-dev") else { return };
-    let vision = vision(Precision::W8, 40.0);
+    let vision = vision(&measured(), 40.0);
     let mut files = pictures(&dir);
     if !full() {
         // People of three and more pictures, of each the first three: the only ones of whom there are means.
@@ -283,7 +295,7 @@ fn means_of_pictures_are_as_sure_as_single_ones() {
         mean_against_nearest(&people);
     }
     let rates: &[f64] = if full() { &[1e-2, 1e-3, 1e-4, 1e-5] } else { &[1e-2] };
-    let embedder = dlib();
+    let embedder = measured();
     let mut known = Vec::new();
     for (enrolled, probes) in [(1, 1), (1, 3), (3, 1), (2, 2), (3, 3), (5, 3)] {
         let (impostor, genuine) = comparisons(&means(&people, enrolled), &means(&people, probes));
@@ -318,8 +330,8 @@ const EVERY: Duration = Duration::from_millis(125);
 
 fn fuse_rules() -> FuseRules {
     let recognition = RecognitionConfig::default();
-    let same_face = dlib().distance_for(1e-4).unwrap();
-    FuseRules { window: recognition.window as usize, same_face, keep: recognition.visit_gap }
+    let (same_face, one_moment) = (measured().distance_for(1e-4).unwrap(), measured().one_moment.unwrap_or(0.0));
+    FuseRules { window: recognition.window as usize, same_face, one_moment, keep: recognition.visit_gap }
 }
 
 /// Each look of a visit as the daemon judges it: fused with those before it, or (a window of 1) alone.
@@ -369,7 +381,7 @@ fn strangers_at_doors(people: &[Vec<Embedding>], strangers: &[(usize, Vec<Embedd
     for (rate, enrolled) in [(1e-2, 5), (1e-2, 20), (3e-3, 5)] {
         let mut recognition = RecognitionConfig::default();
         recognition.false_match_rate.0 = rate;
-        let threshold = Threshold::choose(&dlib(), &recognition, enrolled).unwrap();
+        let threshold = Threshold::choose(&measured(), &recognition, enrolled).unwrap();
         let (mut visits, mut taken) = (0, 0);
         for door in several.chunks_exact(enrolled) {
             let template = |person: usize, embedding: &Embedding| Template {
@@ -378,7 +390,8 @@ fn strangers_at_doors(people: &[Vec<Embedding>], strangers: &[(usize, Vec<Embedd
             };
             let known: Vec<Template> =
                 door.iter().flat_map(|&i| people[i][..3].iter().map(move |e| template(i, e))).collect();
-            let gallery = Gallery::new(known[0].embedding.model(), TemplateFusion::Mean, &known);
+            let fusion = Fusion::of(&measured(), TemplateFusion::Mean);
+            let gallery = Gallery::new(known[0].embedding.model(), fusion, &known);
             for (_, looks) in strangers.iter().filter(|(who, _)| !door.contains(who)) {
                 let probes = probes(looks, fuse_rules().window);
                 let matches = probes.iter().map(|probe| gallery.search_fused(probe));
@@ -390,14 +403,16 @@ fn strangers_at_doors(people: &[Vec<Embedding>], strangers: &[(usize, Vec<Embedd
         eprintln!(
             "{enrolled} enrolled, {rate} asked for: {taken} of {visits} strangers' visits taken for somebody, {share:.1e}"
         );
-        assert!(share <= rate && share >= rate / 20.0, "{share}");
+        // Three standard errors more are chance.
+        let asked = rate * visits as f64;
+        assert!(taken as f64 <= asked + 3.0 * asked.sqrt() && share >= rate / 20.0, "{share}");
     }
 }
 
 /// How often a stranger's visit is taken for one enrolled person, against how often a single look at him is.
 fn looks_per_visit(title: &str, visits: &[Vec<Embedding>], strangers_to: impl Fn(usize) -> Vec<Embedding>) {
     for rate in [1e-2, 1e-3, 1e-4] {
-        let point = dlib().operating_point(rate).unwrap();
+        let point = measured().operating_point(rate).unwrap();
         let limits = Limits { single: point.distance, shrink: point.shrink };
         let (mut look, mut visit, mut of) = (0.0, 0, 0);
         for (i, looks) in visits.iter().enumerate() {
@@ -409,13 +424,14 @@ fn looks_per_visit(title: &str, visits: &[Vec<Embedding>], strangers_to: impl Fn
             }
             of += enrolled.len();
         }
-        let ratio = visit as f64 / look;
+        let ratio = visit as f64 / look.max(f64::MIN_POSITIVE);
         eprintln!(
             "{title}, limit for {rate:e}: of {of} comparisons {:.1e} per look, {:.1e} per visit, ratio {ratio:.2}",
             look / of as f64,
             visit as f64 / of as f64
         );
-        assert!(ratio <= LOOKS_PER_VISIT, "{title} at {rate}: {ratio}");
+        // Of one visit no share can be told.
+        assert!(visit <= 1 || ratio <= LOOKS_PER_VISIT, "{title} at {rate}: {ratio}");
     }
 }
 
@@ -469,7 +485,7 @@ fn print_likeness(visits: &[Vec<Embedding>]) {
 fn print_visits(visits: &[Vec<Embedding>], length: usize, strangers: &[Embedding]) {
     for (title, window) in [("single looks", 1), ("fused looks", fuse_rules().window)] {
         for rate in [1e-2, 1e-3, 1e-4, 1e-5] {
-            let point = dlib().operating_point(rate).unwrap();
+            let point = measured().operating_point(rate).unwrap();
             let limits = Limits { single: point.distance, shrink: point.shrink };
             let (mut known, mut of, mut taken, mut chances) = (0, 0, 0, 0);
             for looks in visits {
@@ -495,7 +511,7 @@ fn print_visits(visits: &[Vec<Embedding>], length: usize, strangers: &[Embedding
 /// A stranger steps into the track of a known person who is not confirmed yet: how often is he taken for that person, with a plain
 /// mean of the looks, and as the fuser makes it?
 fn mixed_tracks(visits: &[Vec<Embedding>], strangers: &[Embedding]) -> (f64, f64) {
-    let point = dlib().operating_point(1e-4).unwrap();
+    let point = measured().operating_point(1e-4).unwrap();
     let limits = Limits { single: point.distance, shrink: point.shrink };
     let (mut plain, mut guarded, mut of) = (0, 0, 0);
     for looks in visits {
@@ -504,7 +520,7 @@ fn mixed_tracks(visits: &[Vec<Embedding>], strangers: &[Embedding]) -> (f64, f64
             let enrolled = &looks[(start + looks.len() / 2) % looks.len()];
             for stranger in strangers {
                 let near = |mean: &Embedding, spread| mean.distance(enrolled).unwrap() <= limits.at(spread);
-                let (mean, spread) = fused(known.iter().chain([stranger])).unwrap();
+                let (mean, spread) = fused(known.iter().chain([stranger]), 0.0).unwrap();
                 plain += usize::from(near(&mean, spread));
                 let mixed: Vec<Embedding> = known.iter().chain([stranger]).cloned().collect();
                 let last = probes(&mixed, fuse_rules().window).pop().unwrap();
@@ -528,7 +544,7 @@ fn a_visit_is_a_few_looks_and_whoever_steps_in_is_not_averaged() {
     let (Some(video), Some(dir)) = (beside_checkout("data/video/walk.mp4"), beside_checkout("data/lfw-dev")) else {
         return;
     };
-    let vision = vision(Precision::W8, 40.0);
+    let vision = vision(&measured(), 40.0);
     let model = vision.embedder().model();
     let files = pictures(&dir);
     let people = people(&cached(&format!("lfw-{}-w8", files.len()), &vision, || main_faces(&files, &vision)), model);
@@ -543,6 +559,7 @@ fn a_visit_is_a_few_looks_and_whoever_steps_in_is_not_averaged() {
     print_visits(&fast, 25, &strangers);
     looks_per_visit("walking, 25 frames per second", &fast, |_| strangers.clone());
     looks_per_visit("walking, 8 frames per second", &slow, |_| strangers.clone());
+    one_camera(&self::vision(&measured(), 80.0));
     let many: Vec<usize> = (0..people.len()).filter(|&i| people[i].len() >= 8).collect();
     let varied: Vec<Vec<Embedding>> = many
         .iter()
@@ -558,4 +575,111 @@ fn a_visit_is_a_few_looks_and_whoever_steps_in_is_not_averaged() {
         "strangers who step into a track of two known looks are taken for the known one: plain mean {plain:.3}, fused {guarded:.1e}"
     );
     assert!(plain > 0.05 && guarded < 1e-3, "{plain} {guarded}");
+}
+
+/// The frames of NUAA's sequences (person_glasses_light_session), one webcam, some days.
+fn sequences(vision: &Vision) -> Option<Vec<(String, Vec<Embedding>)>> {
+    let files = pictures(&beside_checkout("data/pad/nuaa/real")?);
+    let what = format!("nuaa-{}-w8", files.len());
+    let mut sequences: Vec<(String, Vec<Embedding>)> = Vec::new();
+    for (name, values, _) in cached(&what, vision, || main_faces(&files, vision)) {
+        let embedding = Embedding::new(values, vision.embedder().model()).unwrap();
+        match sequences.last_mut().filter(|(last, _)| *last == name) {
+            Some((_, frames)) => frames.push(embedding),
+            None => sequences.push((name, vec![embedding])),
+        }
+    }
+    Some(sequences)
+}
+
+fn person_of(sequence: &str) -> &str {
+    sequence.split('_').next().unwrap()
+}
+
+/// Frames of a person's other sessions within the limit: with three pictures of a session
+/// enrolled, one so many frames after the other, and with one of them, on average; of how many.
+fn frames_recognised(
+    sequences: &[(String, Vec<Embedding>)],
+    embedder: &NetEntry,
+    apart: usize,
+    limits: Limits,
+) -> (usize, f64, usize) {
+    let (mut three, mut one, mut of) = (0, 0.0, 0);
+    for (name, frames) in sequences {
+        let others = sequences.iter().filter(|(other, _)| other != name && person_of(other) == person_of(name));
+        let probes: Vec<&Embedding> = others.flat_map(|(_, frames)| frames).collect();
+        let within = |pictures: &[&Embedding]| {
+            let template = |picture: &&Embedding| Template { person: PersonId(1), embedding: (*picture).clone() };
+            let pictures: Vec<Template> = pictures.iter().map(template).collect();
+            let fusion = Fusion::of(embedder, TemplateFusion::Mean);
+            let gallery = Gallery::new(frames[0].model(), fusion, &pictures);
+            let near = |matched: Match| matched.distance <= limits.at(matched.spread);
+            probes.iter().filter(|probe| gallery.search(probe).is_some_and(near)).count()
+        };
+        for first in (0..frames.len() - 2 * apart).step_by(3) {
+            let own = [&frames[first], &frames[first + apart], &frames[first + 2 * apart]];
+            three += within(&own);
+            one += own.iter().map(|picture| within(&[picture])).sum::<usize>() as f64 / 3.0;
+            of += probes.len();
+        }
+    }
+    (three, one, of)
+}
+
+#[test]
+fn three_pictures_of_a_session_are_no_worse_than_one() {
+    if too_slow_here("pictures of one session") {
+        return;
+    }
+    for name in ["mobilefacenet", "dlib-triplet"] {
+        let embedder = shipped(name);
+        let Some(sequences) = sequences(&vision(&embedder, 80.0)) else { return };
+        for (rate, people) in [(1e-3, 1), (1e-3, 15), (1e-4, 1), (1e-4, 15)] {
+            let mut recognition = RecognitionConfig::default();
+            recognition.false_match_rate.0 = rate;
+            let limits = Threshold::choose(&embedder, &recognition, people).unwrap().limits;
+            for apart in [1, 10] {
+                let (three, one, of) = frames_recognised(&sequences, &embedder, apart, limits);
+                let shares = [three as f64, one].map(|frames| frames / of as f64);
+                eprintln!(
+                    "{name}, limit {:.3}, {apart} apart: frames of another day within it, three pictures {:.3}, one {:.3}",
+                    limits.single, shares[0], shares[1]
+                );
+                assert!(three as f64 >= one, "{name} at {rate} with {people}, {apart} apart: {shares:?}");
+            }
+        }
+    }
+}
+
+/// Visits before one webcam: how many looks one makes, and who is let in with one picture of
+/// another day enrolled.
+fn one_camera(vision: &Vision) {
+    let Some(sequences) = sequences(vision) else { return };
+    let visits: Vec<Vec<Embedding>> = sequences.iter().map(|(_, frames)| frames.clone()).collect();
+    let enrolled = |i: usize, same: bool| {
+        let is_same = |name: &str| person_of(name) == person_of(&sequences[i].0);
+        let of = sequences.iter().enumerate().filter(|(j, (name, _))| *j != i && is_same(name) == same);
+        of.flat_map(|(_, (_, frames))| frames.iter().step_by(3).cloned()).collect::<Vec<_>>()
+    };
+    looks_per_visit("one webcam, 40 frames", &visits, |i| enrolled(i, false));
+    for rate in [1e-3, 1e-4, 1e-5, 1e-6] {
+        let point = measured().operating_point(rate).unwrap();
+        let limits = Limits { single: point.distance, shrink: point.shrink };
+        for (title, window) in [("single looks", 1), ("fused looks", fuse_rules().window)] {
+            let (mut let_in, mut of) = ([0, 0], [0, 0]);
+            for (i, looks) in visits.iter().enumerate() {
+                let probes = probes(looks, window);
+                for same in [true, false] {
+                    let pictures = enrolled(i, same);
+                    of[usize::from(same)] += pictures.len();
+                    let_in[usize::from(same)] += pictures.iter().filter(|one| opens(&probes, one, limits)).count();
+                }
+            }
+            let [strangers, known] = [0, 1].map(|who| f64::from(let_in[who] as u32) / of[who] as f64);
+            eprintln!(
+                "one webcam, {title}, limit {:.3} for {rate:e}: known visits let in {known:.3} of {}, strangers {strangers:.4} of {}",
+                limits.single, of[1], of[0]
+            );
+        }
+    }
 }

@@ -93,7 +93,7 @@ impl Door {
             max_brightness: 220.0,
             max_turn: 0.6,
         };
-        let fuser = Fuser::new(FuseRules { window: 5, same_face: 0.5, keep: visit_gap });
+        let fuser = Fuser::new(FuseRules { window: 5, same_face: 0.5, one_moment: 0.14, keep: visit_gap });
         let sight = Sight::new(vision, Tracker::new(visit_gap), fuser, limits, rotate);
         Door {
             sight,
