@@ -142,7 +142,10 @@ impl Groups {
         let manifest = Manifest::load(&chosen.dir).map_err(StartError::from)?;
         let entry = manifest.embedder(&chosen.embedder).map_err(StartError::from)?.mirroring(chosen.mirror);
         if !entry.thresholds.is_empty() {
-            let limits = entry.thresholds.iter().map(|point| Limit { rate: point.fmr, distance: point.distance });
+            // Of all populations the nearest; an entry without populations has its own table.
+            let distance = |rate: f64, own: f32| entry.distance_for(rate).unwrap_or(own);
+            let limit = |point: &Threshold| Limit { rate: point.fmr, distance: distance(point.fmr, point.distance) };
+            let limits = entry.thresholds.iter().map(limit);
             return Ok(Groups { groups, limits: limits.collect(), source: "manifest" });
         }
         let first = groups.first().map(|group| &group.population);

@@ -574,10 +574,9 @@ fn check_tables(net: &NetEntry) -> Result<(), ManifestError> {
         Some(_) if !net.thresholds.is_empty() || !net.mirror_thresholds.is_empty() => {
             Err(entry_error(net, "thresholds stand in its populations; remove those beside them".into()))
         }
-        Some(first) if first.thresholds.len() < 2 || !first.sets_limit => Err(entry_error(
-            net,
-            format!("the first population, \"{}\", needs two thresholds or more, and to set the limit", first.name),
-        )),
+        Some(first) if !first.sets_limit => {
+            Err(entry_error(net, format!("the first population, \"{}\", has to set the limit", first.name)))
+        }
         _ => Ok(()),
     }
 }
@@ -863,9 +862,9 @@ mod tests {
         let twice = format!("{COMPLETE}\nthresholds = [{{ fmr = 1e-3, distance = 0.5 }}]");
         let error = manifest_in(dir.path(), &entry(&twice)).unwrap_err().to_string();
         assert!(error.contains("remove those beside"), "{error}");
-        let one = entry(COMPLETE).replace(", { fmr = 1e-4, distance = 0.3 }", "");
-        let error = manifest_in(dir.path(), &one).unwrap_err().to_string();
-        assert!(error.contains("\"many\", needs two"), "{error}");
+        let without = entry(COMPLETE).replace("people = 9", "people = 9, sets_limit = false");
+        let error = manifest_in(dir.path(), &without).unwrap_err().to_string();
+        assert!(error.contains("\"many\", has to set the limit"), "{error}");
     }
 
     #[test]
