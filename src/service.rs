@@ -16,11 +16,14 @@ use crate::{
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
     control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, check_name, templates_of},
+    enroll::{
+        self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, Standard, check_name, templates_of,
+    },
     gallery::{Gallery, Match, PersonId, Template},
     latch::{LatchHandle, Refusal},
     live::Live,
     policy::Rules,
+    scale::Scale,
     sight::Sight,
     store::{Event, EventKind, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
     telemetry::{Counters, Times, printable},
@@ -40,11 +43,6 @@ use crate::{
 pub(crate) use nets::{Fastest, cpu_model};
 use nets::{Loaded, load_vision};
 use pictures::PictureReader;
-
-/// Two looks at a track are of one face if different people are as near to each other as rarely as this: a stranger who takes a
-/// known person's place in front of the camera is not averaged with that person. Frames of people who walk towards the camera are
-/// nearer in 99 of 100 cases 40 ms apart, in 92 of 100 200 ms apart (`make fusion`).
-const SAME_FACE_RATE: f64 = 1e-4;
 
 /// A face that is enrolled from the camera is given so long for its good looks.
 const SITTING_PATIENCE: Duration = Duration::from_secs(6);
@@ -191,6 +189,8 @@ pub struct Services {
     precisions: String,
     /// The manifest's entry of the embedder in use.
     pub embedder: NetEntry,
+    /// Its distances besides the limit of a match.
+    pub scale: Scale,
     vision: Vision,
     reader: Mutex<Vision>,
     roster: RwLock<Roster>,
@@ -255,18 +255,22 @@ impl Services {
         let limits = quality_limits(&config.detection, config.enroll.min_face);
         let reader = PictureReader { vision: Mutex::new(vision.clone()), limits };
         // A rate that cannot be kept for anybody is a fault of the configuration.
-        Threshold::choose(&embedder, &config.recognition, 0)?;
+        let scale = Scale::of(&embedder, &config)?;
         let mut enroller = Enroller::new(
             config.enroll.clone(),
             store.clone(),
             Arc::new(reader),
-            config.recognition.template_fusion,
-            limits_for(&embedder, &config.recognition),
+            Standard {
+                max_spread: scale.max_spread,
+                fusion: config.recognition.template_fusion,
+                limits: limits_for(&embedder, &config.recognition),
+            },
         )?;
         let changes = enroller.sync(SystemTime::now(), go_on)?;
         let services = Services {
-            rules: rules(&config),
+            rules: rules(&config, &scale),
             roster: RwLock::new(Roster::of(&config, &embedder, &[])),
+            scale,
             renewing: Mutex::new(()),
             examiner: enroller.examiner(),
             embedder,
@@ -310,10 +314,7 @@ impl Services {
 
     /// How the looks at a face are fused.
     pub fn fuse_rules(&self) -> FuseRules {
-        // Where nothing was measured, what matches an enrolled person is the best guess at what is the same face.
-        let same_face = self.embedder.distance_for(SAME_FACE_RATE);
-        let same_face = same_face.unwrap_or(self.roster().threshold.limits.single);
-        FuseRules { window: self.rules.window, same_face, keep: self.rules.visit_gap }
+        FuseRules { window: self.rules.window, same_face: self.scale.same_face, keep: self.rules.visit_gap }
     }
 
     /// What follows faces through frames, as configured, with no face seen yet.
@@ -797,10 +798,10 @@ fn limits_for(embedder: &NetEntry, recognition: &RecognitionConfig) -> LimitsFor
     })
 }
 
-fn rules(config: &Config) -> Rules {
+fn rules(config: &Config, scale: &Scale) -> Rules {
     let recognition = &config.recognition;
     Rules {
-        margin: recognition.margin,
+        margin: scale.margin,
         confirm: recognition.confirm as usize,
         window: recognition.window as usize,
         refuse_several_faces: recognition.several_faces == SeveralFaces::Refuse,

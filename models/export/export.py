@@ -81,6 +81,7 @@ def manifest(checksums, thresholds):
             *table("thresholds", thresholds[name]["table"]),
             "# The same with mirror images averaged in.",
             *table("mirror_thresholds", thresholds[name]["mirror"]),
+            *distances(name, thresholds[name]["distances"]),
         ]
     lines += entry("mobilefacenet", "embedder", "mobilefacenet", checksums, "Apache-2.0 (trained on MS1M-refine-v2)", MOBILE_ORIGIN)
     layer = "mobilefacenet-last.npy"
@@ -91,7 +92,11 @@ def manifest(checksums, thresholds):
         *preparation(cascade.ARCFACE, cascade.ALIKE, 112),
     ]
     measured = thresholds["mobilefacenet"]
-    lines += [f"# {measured['measured']}", *table("thresholds", measured["table"])]
+    lines += [
+        f"# {measured['measured']}",
+        *table("thresholds", measured["table"]),
+        *distances("mobilefacenet", measured["distances"]),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -127,6 +132,16 @@ def table(name, rows):
         return f"    {{ fmr = {fmr}, distance = {distance}" + "".join(f", shrink = {s}" for s in shrink) + " },"
 
     return [f"{name} = [", *(row(*values) for values in rows), "]"]
+
+
+def distances(name, values):
+    """The distances besides those of matches."""
+    return [
+        "# Of 40 pairs of one person's pictures one is farther apart than max_spread, of 50 one within one_moment; of 10,000 pairs of",
+        "# strangers one is within same_face; of 1,000 known visitors one is within margin of the next of 15 people:",
+        f"# facelatch eval --embedder {name} --images LFW{values['of']}",
+        *(f"{key} = {values[key]}" for key in ("max_spread", "margin", "same_face", "one_moment")),
+    ]
 
 
 def main():

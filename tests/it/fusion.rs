@@ -315,7 +315,7 @@ const EVERY: Duration = Duration::from_millis(125);
 
 fn fuse_rules() -> FuseRules {
     let recognition = RecognitionConfig::default();
-    let same_face = dlib().distance_for(1e-4).unwrap();
+    let same_face = dlib().same_face.unwrap();
     FuseRules { window: recognition.window as usize, same_face, keep: recognition.visit_gap }
 }
 
@@ -330,7 +330,7 @@ fn probes(looks: &[Embedding], window: usize) -> Vec<Probe> {
 fn lets_in(matches: impl Iterator<Item = Option<Match>>, limits: Limits) -> bool {
     let recognition = RecognitionConfig::default();
     let mut policy = Policy::new(Rules {
-        margin: recognition.margin,
+        margin: dlib().margin.unwrap(),
         confirm: recognition.confirm as usize,
         window: recognition.window as usize,
         refuse_several_faces: true,
