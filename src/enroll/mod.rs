@@ -180,7 +180,7 @@ impl Examiner {
 }
 
 /// Raised whenever a picture may be judged otherwise than before within one version of the program.
-const EXAMINATION: u32 = 1;
+const EXAMINATION: u32 = 2;
 
 fn program_version() -> &'static str {
     env!("CARGO_PKG_VERSION")
