@@ -1,5 +1,6 @@
 //! What the daemon and the commands share: models, store, enroll folder and gallery, and the answers to questions about them.
 
+mod advice;
 mod nets;
 mod pictures;
 
@@ -40,6 +41,7 @@ use crate::{
     },
 };
 
+use advice::{Advice, advise};
 pub(crate) use nets::{Fastest, cpu_model};
 use nets::{Loaded, load_vision};
 use pictures::PictureReader;
@@ -70,6 +72,8 @@ pub struct Roster {
     names: Arc<HashMap<PersonId, String>>,
     /// Everybody enrolled, whether the door lets them in or not.
     people: Arc<Vec<Person>>,
+    /// What to better about them.
+    advice: Arc<Advice>,
     /// Who of them is not let in, and why.
     pub shut_out: Option<ShutOut>,
 }
@@ -91,7 +95,7 @@ impl Roster {
 
     /// Of the people enrolled. Without a threshold nobody is let in; at a door that unlocks, neither is who may be taken for
     /// another.
-    fn of(config: &Config, embedder: &NetEntry, people: &[Person]) -> Roster {
+    fn of(config: &Config, embedder: &NetEntry, scale: &Scale, people: &[Person]) -> Roster {
         let (model, fusion) = (embedder.model_id(), config.recognition.template_fusion);
         let names = people.iter().map(|person| (person.id, person.name.clone())).collect();
         let mut roster = Roster {
@@ -99,6 +103,7 @@ impl Roster {
             threshold: Threshold::none(0),
             names: Arc::new(names),
             people: Arc::new(people.to_vec()),
+            advice: Arc::default(),
             shut_out: None,
         };
         let comparisons = roster.gallery.comparisons();
@@ -110,6 +115,9 @@ impl Roster {
                 roster.shut_out = Some(ShutOut { names: None, reason: format!("nobody is let in: {error}") });
             }
         }
+        let (gallery, limits) = (&roster.gallery, roster.threshold.limits);
+        let advice = advise(people, gallery, limits, scale, |person| roster.name(person));
+        roster.advice = Arc::new(advice);
         let pairs = roster.confusable();
         if config.mode == Mode::Unlock && !pairs.is_empty() {
             let ids: BTreeSet<PersonId> = pairs.iter().flat_map(|(one, other, _)| [*one, *other]).collect();
@@ -148,6 +156,21 @@ impl Roster {
             // What is set has to be smaller.
             ((distance * 100.0).ceil() - 1.0) / 100.0
         )
+    }
+
+    /// What to better, in the order of names.
+    fn advice_by_name(&self) -> Vec<String> {
+        let of = |(person, advice): (&PersonId, &Vec<String>)| {
+            advice.iter().map(|advice| format!("{}: {advice}", self.name(*person))).collect::<Vec<_>>()
+        };
+        let mut all: Vec<String> = self.advice.iter().flat_map(of).collect();
+        all.sort();
+        all
+    }
+
+    /// What to better about a person who is enrolled.
+    fn advice(&self, person: PersonId) -> &[String] {
+        self.advice.get(&person).map_or(&[], Vec::as_slice)
     }
 
     /// The person's name as it may be printed.
@@ -269,7 +292,7 @@ impl Services {
         let changes = enroller.sync(SystemTime::now(), go_on)?;
         let services = Services {
             rules: rules(&config, &scale),
-            roster: RwLock::new(Roster::of(&config, &embedder, &[])),
+            roster: RwLock::new(Roster::of(&config, &embedder, &scale, &[])),
             scale,
             renewing: Mutex::new(()),
             examiner: enroller.examiner(),
@@ -373,7 +396,7 @@ impl Services {
     fn renew_roster(&self) {
         let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let renewed = Roster::of(&self.config, &self.embedder, enroller.people());
+        let renewed = Roster::of(&self.config, &self.embedder, &self.scale, enroller.people());
         drop(enroller);
         let before = self.roster();
         *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
@@ -435,6 +458,10 @@ impl Services {
             log::info!("{} enrolled with {}", printable(name), printable(picture));
             self.record(EventKind::Enrolled { person: *person, name: name.clone(), picture: picture.clone() });
         }
+        let (roster, mut told) = (self.roster(), BTreeSet::new());
+        for (person, name, _) in changes.accepted.iter().filter(|(person, ..)| told.insert(*person)) {
+            roster.advice(*person).iter().for_each(|advice| log::info!("{}: {advice}", printable(name)));
+        }
         for (name, picture, reason) in &changes.refused {
             log::warn!("picture {} refused: {reason}", printable(picture));
             self.record(EventKind::Refused { name: name.clone(), picture: picture.clone(), reason: reason.clone() });
@@ -443,14 +470,16 @@ impl Services {
 
     fn people(&self) -> Result<Vec<PersonSummary>, StoreError> {
         let last_seen = self.store.last_granted()?;
+        let roster = self.roster();
         let summary = |person: &Person| PersonSummary {
+            advice: roster.advice(person.id).to_vec(),
             pictures: person.pictures.len(),
             smallest_face_px: person.pictures.iter().map(|p| p.face_px).min().unwrap_or(0),
             enrolled_at_ms: person.pictures.iter().map(|p| p.enrolled_at_ms).min().unwrap_or(0),
             last_seen_ms: last_seen.get(&person.id).copied(),
             name: person.name.clone(),
         };
-        let mut people: Vec<_> = self.roster().people.iter().map(summary).collect();
+        let mut people: Vec<_> = roster.people.iter().map(summary).collect();
         people.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(people)
     }
@@ -517,6 +546,7 @@ impl Services {
             false_match_rate: roster.threshold.rate_of_visits(),
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
+            advice: roster.advice_by_name(),
             problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),
             enroll_problem: self.enroll_health.problem(Instant::now()),
             counters: self.counters.snapshot(),
@@ -536,7 +566,10 @@ impl Services {
         Ok(match verdict {
             Ok((picture, changes)) => {
                 self.note_changes(&changes);
-                Response::Enrolled { name, picture: picture.path, face_px: picture.face_px }
+                let roster = self.roster();
+                let person = changes.accepted.iter().find(|(.., key)| *key == picture.path).map(|(person, ..)| *person);
+                let advice = person.map_or(Vec::new(), |person| roster.advice(person).to_vec());
+                Response::Enrolled { name, picture: picture.path, face_px: picture.face_px, advice }
             }
             Err(refusal) => Response::Refused { reason: refusal.to_string() },
         })

@@ -6,7 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use facelatch::{enroll::Changes, service::Services};
+use facelatch::{
+    control::{Request, Response, Service},
+    enroll::Changes,
+    service::Services,
+};
 use image::{RgbImage, imageops};
 
 use crate::{
@@ -99,6 +103,34 @@ fn a_folder_takes_hardly_any_stranger_of_the_same_group() {
     let [strange, all] = taken("mobilefacenet", &folders);
     println!("mobilefacenet: strangers' of the same group {strange} of {all}");
     assert!(all >= 70 && strange * 50 <= all + 50, "{strange} of {all}");
+}
+
+#[test]
+fn pictures_of_one_moment_are_said_to_be() {
+    let Some(nuaa) = beside_checkout("data/pad/nuaa/real") else { return };
+    for embedder in ["mobilefacenet", "dlib-triplet"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = door::config(dir.path());
+        config.models.embedder = embedder.into();
+        let frame = |sequence: &str, i: usize| pictures(&nuaa.join(sequence))[i].clone();
+        for i in [0, 2, 4] {
+            drop_in(&frame("0001_00_00_01", i), &dir.path().join(format!("enroll/Ada/{i}.png")));
+        }
+        for (i, sequence) in ["0004_01_00_01", "0004_01_06_03"].into_iter().enumerate() {
+            drop_in(&frame(sequence, 0), &dir.path().join(format!("enroll/Bob/{i}.png")));
+        }
+        let (services, changes) = Services::open(config).unwrap();
+        assert_eq!(changes.accepted.len(), 6, "{changes:?}");
+        let Response::People { people } = services.answer(Request::People, "") else { panic!() };
+        let said = people.iter().map(|person| (person.name.as_str(), person.advice.join(" ")));
+        let moment = "3 pictures of one moment; pictures of other days help more";
+        for (name, advice) in said {
+            assert_eq!(advice.contains(moment), name == "Ada", "{embedder}, {name}: {advice}");
+            assert!(name == "Ada" || !advice.contains("moment"), "{embedder}, {name}: {advice}");
+        }
+        let status = services.status();
+        assert!(status.advice.iter().any(|advice| *advice == format!("Ada: {moment}")), "{:?}", status.advice);
+    }
 }
 
 #[test]
