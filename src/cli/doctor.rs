@@ -111,6 +111,8 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
     if let Some(Response::Status { status }) = &running {
         let failed = |problem: &String| check("people", Verdict::Fail, printable(problem), "see the reason");
         checks.extend(status.problems.iter().map(failed));
+        const REMEDY: &str = "facelatch people says it of each; facelatch calibrate says how near they are";
+        checks.extend(status.advice.iter().map(|advice| check("people", Verdict::Warn, printable(advice), REMEDY)));
     }
     checks.extend(camera(config));
     if let Some(Response::Status { status }) = &running {

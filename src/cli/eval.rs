@@ -17,6 +17,7 @@ use crate::{
     eval::{
         collection::{self, Collection, Pair, Pairs},
         plot,
+        scale::Scale,
         statistics::{self, Comparison, Distances, OperatingPoint, RATES},
     },
     triplet::Random,
@@ -45,6 +46,7 @@ struct Measured {
     /// Every picture with a face against every other.
     all: Distances,
     fusions: Vec<((usize, usize), Distances)>,
+    scale: Scale,
 }
 
 /// Measures, prints and draws.
@@ -154,6 +156,7 @@ fn measure(
         listed: is_listed,
         accuracy: statistics::accuracy(&comparisons, folds),
         fusions: FUSIONS.into_iter().filter_map(fusion).collect(),
+        scale: Scale::measure(&[(rows.view(), &person)], &all),
         all,
     })
 }
@@ -224,12 +227,18 @@ fn as_json(measured: &Measured, chosen: &Chosen) -> Value {
         "tar": map(&measured.all, &|point| json!(point.tar)),
         "tar_interval": map(&measured.all, &|point| json!([point.interval.0, point.interval.1])),
         "threshold": map(&measured.all, &|point| narrow(point.distance)),
+        "scale": {
+            "max_spread": measured.scale.max_spread.map(narrow),
+            "margin": measured.scale.margin.map(narrow),
+            "same_face": measured.scale.same_face.map(narrow),
+            "one_moment": measured.scale.one_moment.map(narrow),
+        },
         "fusion": measured.fusions.iter().map(fusion).collect::<BTreeMap<_, _>>(),
     })
 }
 
 fn as_text(measured: &Measured, chosen: &Chosen) -> String {
-    let Measured { pictures, people, undetected, pairs, folds, listed, accuracy, all, fusions } = measured;
+    let Measured { pictures, people, undetected, pairs, folds, listed, accuracy, all, fusions, scale } = measured;
     let mirror = if chosen.mirror { ", mirror images averaged in" } else { "" };
     let mut text = format!(
         "embedder {} as {}{mirror}: {pictures} pictures of {people} people, {} of them without a face\n",
@@ -267,7 +276,7 @@ fn as_text(measured: &Measured, chosen: &Chosen) -> String {
         line("  nearer than", distances, &|point| format!("{:.4}", point.distance));
     }
     text += &print::table(&table);
-    text + "\nfor the manifest's table: facelatch eval --people DIR --table\n"
+    text + &format!("\nfor the manifest:\n{scale}and its populations: facelatch eval --people DIR --table\n")
 }
 
 fn draw(measured: &Measured, folder: &Path) -> Result<(), CommandError> {

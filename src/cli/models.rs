@@ -235,12 +235,14 @@ fn add(mut manifest: Manifest, dir: &Path, arguments: &AddArguments, json: bool)
     } else {
         print::emit(&format!(
             "{name} added: it makes {} numbers of {}×{} pixels, as {}\n\
-             to use it, set models.embedder = \"{name}\" and, in its scale of distances, recognition.max_distance and enroll.max_spread;\n\
-             `facelatch eval` helps to choose them\n",
+             to use it, set models.embedder = \"{name}\" and recognition.max_distance, in its scale of distances;\n\
+             until {} holds max_spread, margin and same_face, stricter values stand in for them;\n\
+             `facelatch eval` measures all of them\n",
             examined.dimension,
             input[1],
             input[0],
             precisions.join(" or "),
+            entry_path.display(),
         ));
     }
     Ok(exit::DONE)
@@ -322,7 +324,8 @@ fn entry(arguments: &AddArguments, net: &[u8], examined: &Examined, alignment: &
     };
     format!(
         "# Written by facelatch models add.\n\
-         # No thresholds were measured: set recognition.max_distance (facelatch eval shows which distance gives which rate).\n\
+         # Nothing was measured: set recognition.max_distance, or put here what facelatch eval prints\n\
+         # \"for the manifest\": thresholds, max_spread, margin, same_face, one_moment.\n\
          version = 1\n\n\
          [[net]]\n\
          name = \"{name}\"\n\

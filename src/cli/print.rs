@@ -105,7 +105,9 @@ pub(super) fn people(response: &Response, json: bool) -> Result<u8, CommandError
         ]
     };
     let rows: Vec<_> = std::iter::once(heading).chain(people.iter().map(row)).collect();
-    emit(&table(&rows));
+    let advice = people.iter().flat_map(|person| person.advice.iter().map(|advice| (&person.name, advice)));
+    let advice: String = advice.map(|(name, advice)| format!("{}: {advice}\n", printable(name))).collect();
+    emit(&(table(&rows) + &advice));
     Ok(exit::DONE)
 }
 
@@ -181,7 +183,8 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
         ),
     ];
     let problems = status.problems.iter().map(|problem| ("PROBLEM", printable(problem)));
-    let rows = rows.into_iter().chain(problems);
+    let advice = status.advice.iter().map(|advice| ("ADVICE", printable(advice)));
+    let rows = rows.into_iter().chain(problems).chain(advice);
     emit(&table(&rows.map(|(name, text)| vec![name.to_owned(), text]).collect::<Vec<_>>()));
     Ok(exit::DONE)
 }
@@ -200,9 +203,11 @@ pub(super) fn enrolled(response: &Response, json: bool) -> Result<u8, CommandErr
         emit_json(&json!(response));
     }
     match response {
-        Response::Enrolled { name, picture, face_px } => {
+        Response::Enrolled { name, picture, face_px, advice } => {
             if !json {
-                emit(&format!("{} enrolled as {} (face of {face_px} px)\n", printable(name), printable(picture)));
+                let advice: String = advice.iter().map(|advice| format!("{advice}\n")).collect();
+                let (name, picture) = (printable(name), printable(picture));
+                emit(&format!("{name} enrolled as {picture} (face of {face_px} px)\n{advice}"));
             }
             Ok(exit::DONE)
         }

@@ -26,6 +26,7 @@ use crate::{
     eval::{
         collection::{self, Collection, CollectionError},
         plot,
+        scale::Scale,
         statistics::{self, Distances, RATES},
     },
     service::StartError,
@@ -458,6 +459,7 @@ struct Measured {
     fusions: Vec<((usize, usize), Distances)>,
     /// For each of [`RATES`], how far distances of means shrink, where that could be measured.
     shrinks: [Option<f32>; RATES.len()],
+    scale: Scale,
 }
 
 impl Measured {
@@ -482,10 +484,13 @@ impl Measured {
                 limits?.iter().zip(&means).flat_map(|(limit, means)| vec![*limit; means.len()]).collect();
             statistics::shrink(&means.concat(), &limits, fmr)
         };
+        let all = merged(&|rows, person| statistics::all_pairs(rows, person))?;
+        let parts: Vec<_> = embedded.iter().map(|(rows, person)| (rows.view(), &person[..])).collect();
         Some(Measured {
             precision: features.precisions[index].0,
             mirror,
-            all: merged(&|rows, person| statistics::all_pairs(rows, person))?,
+            scale: Scale::measure(&parts, &all),
+            all,
             fusions: FUSIONS.into_iter().filter_map(fusion).collect(),
             shrinks: RATES.map(shrink),
         })
@@ -500,6 +505,8 @@ impl Measured {
 struct Tables {
     plain: Vec<Threshold>,
     mirror: Vec<Threshold>,
+    /// The other distances, of all that was measured the strictest.
+    scale: Option<Scale>,
     measured: Vec<Measured>,
 }
 
@@ -525,7 +532,8 @@ impl Tables {
             table.dedup_by(|next, last| next.distance >= last.distance || next.distance <= 0.0);
             table
         };
-        Ok(Tables { plain: strictest(false), mirror: strictest(true), measured })
+        let scale = measured.iter().map(|measured| measured.scale).reduce(Scale::stricter);
+        Ok(Tables { plain: strictest(false), mirror: strictest(true), scale, measured })
     }
 }
 
@@ -569,7 +577,7 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
          input = {:?}\nlicense = {}\norigin = {}\ndimension = {}\n\
          last_layer = {{ file = {}, checksum = \"{checksum}\" }}\n{hidden}\
          pixels = {{ order = \"{order}\", mean = {:?}, scale = {:?} }}\nalignment = {alignment}\n\
-         # Other people than these may be taken for each other far more often: measure them, too (facelatch eval --people DIR --table).\n{held_out}",
+         # Other people than these may be taken for each other far more often: measure them, too (facelatch eval --people DIR --table).\n{}{held_out}",
         base.name,
         collection.pictures.len(),
         collection.people.len(),
@@ -583,6 +591,7 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
         text(&format!("{}.npy", target.name)),
         base.pixels.mean,
         base.pixels.scale,
+        tables.scale.map_or_else(String::new, |scale| scale.to_string()),
     )
 }
 

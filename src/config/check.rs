@@ -164,7 +164,9 @@ impl Findings {
             // Strangers lie around √2 of each other where embeddings are spread evenly, as in the ArcFace family.
             self.range("recognition.max_distance", distance, 0.05, 1.5, "");
         }
-        self.range("recognition.margin", recognition.margin, 0.0, 0.5, "");
+        if let Some(margin) = recognition.margin {
+            self.range("recognition.margin", margin, 0.0, 0.5, "");
+        }
         self.range("recognition.window", recognition.window, 1, 30, " frames");
         if recognition.confirm < 1 || recognition.confirm > recognition.window {
             self.add(
@@ -186,7 +188,9 @@ impl Findings {
         self.duration("enroll.settle", enroll.settle, Duration::from_millis(100), Duration::from_secs(30));
         self.range("enroll.min_face", enroll.min_face, 20, 1000, " px");
         self.range("enroll.max_megapixels", enroll.max_megapixels, 1, 200, " megapixels");
-        self.range("enroll.max_spread", enroll.max_spread, 0.2, 2.0, "");
+        if let Some(spread) = enroll.max_spread {
+            self.range("enroll.max_spread", spread, 0.2, 2.0, "");
+        }
         self.range("enroll.keep_unknown", enroll.keep_unknown, 0, 1000, " people");
         self.duration(
             "enroll.unknown_expiry",

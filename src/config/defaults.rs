@@ -74,7 +74,7 @@ impl Default for RecognitionConfig {
         RecognitionConfig {
             false_match_rate: FalseMatchRate(1e-3),
             max_distance: None,
-            margin: 0.14,
+            margin: None,
             confirm: 3,
             window: 5,
             several_faces: SeveralFaces::Refuse,
@@ -93,7 +93,7 @@ impl Default for EnrollConfig {
             settle: Duration::from_millis(500),
             min_face: 80,
             max_megapixels: 200,
-            max_spread: 1.3,
+            max_spread: None,
             keep_unknown: 0,
             unknown_expiry: Duration::from_secs(14 * 86_400),
         }

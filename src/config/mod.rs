@@ -143,8 +143,8 @@ pub struct RecognitionConfig {
     pub false_match_rate: FalseMatchRate,
     /// Overrides the distance that the manifest gives for `false_match_rate`, in (0, 2).
     pub max_distance: Option<f32>,
-    /// How much nearer the nearest person must be than the next one, in distance.
-    pub margin: f32,
+    /// Overrides the manifest: how much nearer the nearest person must be than the next one.
+    pub margin: Option<f32>,
     /// k: frames that must agree ...
     pub confirm: u32,
     /// ... of the last n usable frames of a face.
@@ -186,8 +186,8 @@ pub struct EnrollConfig {
     pub min_face: u32,
     /// Largest picture read, in millions of pixels; checked in its header before decoding.
     pub max_megapixels: u32,
-    /// Largest distance between two pictures of one person.
-    pub max_spread: f32,
+    /// Overrides the manifest: largest distance of a picture from the person's other pictures.
+    pub max_spread: Option<f32>,
     /// So many unknown people who came to the door are kept with their pictures; 0: none.
     pub keep_unknown: u32,
     /// An unknown person not seen for this long is forgotten.

@@ -34,7 +34,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Refusal, digest, health::Health, picture::too_large, scan::SIDECAR};
+use super::{Refusal, confirmed, digest, health::Health, picture::too_large, scan::SIDECAR};
 use crate::telemetry::printable;
 
 /// Largest picture file that is read.
@@ -226,7 +226,12 @@ impl Folder {
             return Ok(plain);
         }
         let mark: String = digest(bytes)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        let marked = Path::new(person).join(format!("{stem}-{mark}.{extension}"));
+        // A picture that is confirmed stays so.
+        let marked = match confirmed::without_mark(&stem) {
+            Some(name) => confirmed::name_of(&format!("{name}-{mark}.{extension}")),
+            None => format!("{stem}-{mark}.{extension}"),
+        };
+        let marked = Path::new(person).join(marked);
         if self.is_taken(&marked) { Err(marked) } else { Ok(marked) }
     }
 

@@ -1,13 +1,14 @@
 //! Whose pictures the folder holds: judged by everything that lies in it, never by the
 //! order it came in.
 //!
-//! A person is the largest group of pictures that are near to each other. A person whom
+//! A person is the largest group of pictures that resemble each other, and those whose owner
+//! confirms by the file's name that they show the same person. A person whom
 //! the door could take for another is refused, by the threshold in force for the number
 //! of people then.
 
 use std::collections::BTreeMap;
 
-use super::Refusal;
+use super::{Refusal, confirmed};
 use crate::{
     gallery::{Fusion, TemplateFusion},
     policy::Limits,
@@ -19,7 +20,7 @@ pub type LimitsFor = Box<dyn Fn(usize) -> Result<Limits, String> + Send + Sync>;
 
 /// What pictures are judged by.
 pub struct Standard {
-    /// Largest distance between two pictures of one person.
+    /// Largest distance of a picture from the person's other pictures, on average.
     pub max_spread: f32,
     pub fusion: Fusion,
     pub limits: LimitsFor,
@@ -34,6 +35,12 @@ pub(super) struct Face<'a> {
     pub embedding: Embedding,
     /// Accepted under this name before.
     pub enrolled: bool,
+}
+
+impl Face<'_> {
+    fn is_confirmed(&self) -> bool {
+        confirmed::is(self.key)
+    }
 }
 
 /// Who is who.
@@ -207,11 +214,11 @@ fn apart(one: &Rows, other: &Rows, limits: Limits) -> f32 {
     pairs.map(distance).fold(f32::INFINITY, f32::min)
 }
 
-/// Each picture once; of copies the one that is enrolled, else the first.
+/// Each picture once; of copies the one that is confirmed, else the first.
 fn without_copies<'a>(faces: &'a [Face<'a>], refused: &mut Vec<(&'a str, Refusal)>) -> Vec<&'a Face<'a>> {
     let mut kept: BTreeMap<[u8; 32], &Face<'_>> = BTreeMap::new();
     let mut ordered: Vec<&Face<'_>> = faces.iter().collect();
-    ordered.sort_by_key(|face| (!face.enrolled, face.key));
+    ordered.sort_by_key(|face| (!face.is_confirmed(), !face.enrolled, face.key));
     ordered.retain(|face| match kept.get(&face.sha256) {
         Some(same) => {
             refused.push((face.key, Refusal::Duplicate(same.key.to_owned())));
@@ -222,53 +229,112 @@ fn without_copies<'a>(faces: &'a [Face<'a>], refused: &mut Vec<(&'a str, Refusal
     ordered
 }
 
-/// The pictures that show the person: the largest group of mutually near ones. Of equally
-/// large ones that with more enrolled pictures, then the closest; but if two have nothing
-/// in common, neither can be told right and all are refused.
+/// The pictures that show the person: the largest group of those that resemble each other, and
+/// the confirmed ones with those that resemble these. If two groups are as large and have
+/// nothing in common, neither can be told right and both are refused.
 fn largest_group<'a>(
     name: &str,
     faces: &[&'a Face<'a>],
     max_spread: f32,
     refused: &mut Vec<(&'a str, Refusal)>,
 ) -> Vec<&'a Face<'a>> {
-    let distances: Vec<Vec<f32>> = faces.iter().map(|a| faces.iter().map(|b| distance(a, b)).collect()).collect();
-    let all: Vec<usize> = (0..faces.len()).collect();
-    let near = |a: usize, b: usize| distances[a][b] <= max_spread;
-    if all.iter().all(|&a| all.iter().all(|&b| near(a, b))) {
-        return faces.to_vec();
+    let folder = Folder::of(faces, max_spread);
+    let confirmed = folder.around_confirmed();
+    let (mut accepted, rest): (Vec<usize>, Vec<usize>) = folder.all().partition(|i| confirmed.contains(i));
+    let (best, tied) = folder.best_group(&rest);
+    if !tied && folder.is_vouched_for(&best) {
+        accepted.extend(&best);
+        accepted.sort_unstable();
     }
-    let groups: Vec<Vec<usize>> = all.iter().map(|&seed| group_around(seed, &distances, max_spread)).collect();
-    let rank = |group: &[usize]| (group.len(), group.iter().filter(|&&i| faces[i].enrolled).count());
-    let extent =
-        |group: &[usize]| group.iter().map(|&a| group.iter().map(|&b| distances[a][b]).sum::<f32>()).sum::<f32>();
-    let best = groups.iter().max_by(|a, b| rank(a).cmp(&rank(b)).then(extent(b).total_cmp(&extent(a))));
-    let best = best.cloned().unwrap_or_default();
-    let tied = groups.iter().any(|group| rank(group) == rank(&best) && group.iter().all(|i| !best.contains(i)));
-    for &i in all.iter().filter(|i| tied || !best.contains(i)) {
-        let from = all.iter().filter(|j| tied || best.contains(j));
-        let Some(&far) = from.max_by(|&&a, &&b| distances[i][a].total_cmp(&distances[i][b])) else { continue };
+    for i in rest.iter().copied().filter(|i| !accepted.contains(i)) {
+        let undecided = accepted.is_empty();
+        let others = if undecided { &rest } else { &accepted };
+        let Some(far) = folder.farthest(i, others) else { continue };
         let (name, picture) = (name.to_owned(), faces[far].key.to_owned());
-        let (distance, limit) = (distances[i][far], max_spread);
-        let refusal = match tied {
-            true => Refusal::Undecided { name, picture, distance, limit },
-            false => Refusal::UnlikeOthers { name, picture, distance, limit },
+        let (limit, confirmed) = (max_spread, confirmed::name_of(faces[i].key));
+        let refusal = match undecided {
+            true => Refusal::Undecided { name, picture, distance: folder.apart[i][far], limit, confirmed },
+            false => Refusal::UnlikeOthers { name, picture, distance: folder.mean(i, others), limit, confirmed },
         };
         refused.push((faces[i].key, refusal));
     }
-    if tied { Vec::new() } else { best.iter().map(|&i| faces[i]).collect() }
+    accepted.into_iter().map(|i| faces[i]).collect()
 }
 
-/// A group of mutually near pictures, put together from one outwards.
-fn group_around(seed: usize, distances: &[Vec<f32>], max_spread: f32) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..distances.len()).collect();
-    order.sort_by(|&a, &b| distances[seed][a].total_cmp(&distances[seed][b]).then((a != seed).cmp(&(b != seed))));
-    let mut group: Vec<usize> = Vec::new();
-    for i in order {
-        if group.iter().all(|&j| distances[i][j] <= max_spread) {
-            group.push(i);
-        }
+/// The pictures of one name, by their number.
+struct Folder<'a> {
+    faces: &'a [&'a Face<'a>],
+    max_spread: f32,
+    /// The distance of each to each.
+    apart: Vec<Vec<f32>>,
+}
+
+impl<'a> Folder<'a> {
+    fn of(faces: &'a [&'a Face<'a>], max_spread: f32) -> Folder<'a> {
+        let apart = faces.iter().map(|a| faces.iter().map(|b| distance(a, b)).collect()).collect();
+        Folder { faces, max_spread, apart }
     }
-    group
+
+    fn all(&self) -> std::ops::Range<usize> {
+        0..self.faces.len()
+    }
+
+    /// How far a picture is from the others of a group on average. One bad picture then
+    /// neither lets a stranger's in nor keeps the person's out.
+    fn mean(&self, picture: usize, group: &[usize]) -> f32 {
+        let others: Vec<f32> = group.iter().filter(|&&i| i != picture).map(|&i| self.apart[picture][i]).collect();
+        others.iter().sum::<f32>() / others.len().max(1) as f32
+    }
+
+    fn farthest(&self, picture: usize, of: &[usize]) -> Option<usize> {
+        of.iter().copied().max_by(|&a, &b| self.apart[picture][a].total_cmp(&self.apart[picture][b]))
+    }
+
+    /// A group of pictures that resemble each other, put together from one outwards.
+    fn group_around(&self, seed: usize, among: impl Iterator<Item = usize>) -> Vec<usize> {
+        let mut order: Vec<usize> = among.filter(|&i| i != seed).collect();
+        order.sort_by(|&a, &b| self.apart[seed][a].total_cmp(&self.apart[seed][b]));
+        let mut group = vec![seed];
+        for i in order {
+            if self.mean(i, &group) <= self.max_spread {
+                group.push(i);
+            }
+        }
+        group
+    }
+
+    /// The largest of the groups; of equally large ones that with more enrolled pictures, then
+    /// the closest. And whether another with nothing in common ranks as high.
+    fn best_group(&self, among: &[usize]) -> (Vec<usize>, bool) {
+        let groups: Vec<Vec<usize>> =
+            among.iter().map(|&seed| self.group_around(seed, among.iter().copied())).collect();
+        let rank = |group: &[usize]| (group.len(), group.iter().filter(|&&i| self.faces[i].enrolled).count());
+        let extent = |group: &[usize]| group.iter().map(|&i| self.mean(i, group)).sum::<f32>();
+        let best = groups.iter().max_by(|a, b| rank(a).cmp(&rank(b)).then(extent(b).total_cmp(&extent(a))));
+        let best = best.cloned().unwrap_or_default();
+        let tied = groups.iter().any(|group| rank(group) == rank(&best) && group.iter().all(|i| !best.contains(i)));
+        (best, tied)
+    }
+
+    fn confirmed(&self) -> impl Iterator<Item = usize> {
+        self.all().filter(|&i| self.faces[i].is_confirmed())
+    }
+
+    /// The confirmed pictures, and those that resemble them.
+    fn around_confirmed(&self) -> Vec<usize> {
+        self.confirmed().flat_map(|seed| self.group_around(seed, self.all())).collect()
+    }
+
+    /// Whether pictures unlike the confirmed ones are the person's too. Confirmed ones that
+    /// are unlike each other speak for each other; else they speak for the pictures that were
+    /// there before, or for all if none was.
+    fn is_vouched_for(&self, group: &[usize]) -> bool {
+        let Some(first) = self.confirmed().next() else { return true };
+        let alike = self.group_around(first, self.all());
+        let enrolled = |i: usize| self.faces[i].enrolled;
+        self.confirmed().all(|i| alike.contains(&i))
+            && (group.iter().any(|&i| enrolled(i)) || !self.all().any(enrolled))
+    }
 }
 
 fn distance(a: &Face<'_>, b: &Face<'_>) -> f32 {

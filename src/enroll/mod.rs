@@ -5,6 +5,7 @@
 //! remedy. All that changes about one person in a scan is written as one record.
 
 mod begun;
+mod confirmed;
 mod folder;
 mod health;
 mod judge;
@@ -33,7 +34,7 @@ pub use verdict::Refusal;
 
 use crate::{
     config::EnrollConfig,
-    gallery::{Fusion, PersonId, Template},
+    gallery::{PersonId, Template},
     names::canonical,
     store::{EnrolledPicture, EnrolmentChange, FoundFace, Person, Reading, Store, StoreError},
     telemetry::printable,
@@ -179,7 +180,7 @@ impl Examiner {
 }
 
 /// Raised whenever a picture may be judged otherwise than before within one version of the program.
-const EXAMINATION: u32 = 1;
+const EXAMINATION: u32 = 2;
 
 fn program_version() -> &'static str {
     env!("CARGO_PKG_VERSION")
@@ -231,8 +232,7 @@ impl Enroller {
         config: EnrollConfig,
         store: Store,
         reader: Arc<dyn FaceReader>,
-        fusion: impl Into<Fusion>,
-        limits: LimitsFor,
+        standard: Standard,
     ) -> Result<Enroller, EnrollError> {
         let health = Arc::new(Health::default());
         let mut folder = Folder::new(config.folder.clone(), Arc::clone(&health));
@@ -241,14 +241,14 @@ impl Enroller {
             folder.create().map_err(|source| EnrollError::Folder { path: config.folder.clone(), source })?;
             folder.leave();
         }
-        let EnrollConfig { min_face, max_megapixels, max_spread, .. } = config;
+        let EnrollConfig { min_face, max_megapixels, .. } = config;
         let examiner = Examiner { reader, min_face, max_megapixels };
         let begun = Begun::open(store.folder().join("reading"));
         Ok(Enroller {
             rules: examiner.rules(),
             people: stored.clone(),
             readings: store.readings()?,
-            standard: Standard { max_spread, fusion: fusion.into(), limits },
+            standard,
             stored,
             folder,
             health,

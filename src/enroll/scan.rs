@@ -11,6 +11,7 @@ use std::{
 use rustix::fs::FileType;
 
 use super::{
+    confirmed,
     folder::{Entry, Folder, is_draft, kind, other_than_file},
     root::ACCEPT,
     verdict::Refusal,
@@ -102,7 +103,8 @@ pub(super) fn scan(folder: &Folder) -> io::Result<Scan> {
                 let link = shown(&folder.path().join(&path));
                 scan.problems.push(format!("{link}: a link is not followed; put the folder itself there"));
             }
-            let person = path.file_stem().unwrap_or_default().to_owned();
+            let stem = path.file_stem().unwrap_or_default();
+            let person = stem.to_str().and_then(confirmed::without_mark).map_or(stem, OsStr::new).to_owned();
             scan.add(path, &entry, &person);
         }
     }

@@ -90,17 +90,20 @@ impl Room {
     }
 
     fn enroller(dir: &Path, store: &Store, reader: &Arc<ColourReader>) -> Enroller {
-        let config = EnrollConfig { folder: dir.join("enroll"), max_spread: 0.5, ..EnrollConfig::default() };
-        let limits = Box::new(|_| Ok(Limits { single: 0.3, shrink: 0.0 }));
+        let config = EnrollConfig { folder: dir.join("enroll"), ..EnrollConfig::default() };
         let reader = Arc::clone(reader) as Arc<dyn FaceReader>;
-        Enroller::new(config, store.clone(), reader, TemplateFusion::Mean, limits).unwrap()
+        Enroller::new(config, store.clone(), reader, Room::standard(0.5)).unwrap()
     }
 
     /// With another reader.
     pub(super) fn read_by(&self, reader: Arc<dyn FaceReader>) -> Enroller {
         let config = EnrollConfig { folder: self.path(""), ..EnrollConfig::default() };
+        Enroller::new(config, self.store.clone(), reader, Room::standard(1.3)).unwrap()
+    }
+
+    fn standard(max_spread: f32) -> Standard {
         let limits = Box::new(|_| Ok(Limits { single: 0.3, shrink: 0.0 }));
-        Enroller::new(config, self.store.clone(), reader, TemplateFusion::Mean, limits).unwrap()
+        Standard { max_spread, fusion: TemplateFusion::Mean.into(), limits }
     }
 
     /// As after a restart of the program.
@@ -677,6 +680,99 @@ fn of_two_that_disagree_neither_is_believed() {
 }
 
 #[test]
+fn a_confirmed_picture_joins_those_it_is_unlike() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.sync();
+    room.refused("Ada/2.png", &png(GREEN, 60), "name the file 2.confirmed.png");
+    room.rename("Ada/2.png", "Ada/2.confirmed.png");
+    room.sync();
+    assert_eq!((room.people(), room.refused_pictures()), (vec![person("Ada", 2)], vec![]));
+    // What resembles it is the person's, too; a third face is not.
+    room.drop_in("Ada/3.png", &png([30, 210, 25], 60));
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 3)]);
+    room.refused("Ada/4.png", &png(BLUE, 60), "does not look like the other pictures of Ada");
+    room.restart();
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 3)]);
+}
+
+#[test]
+fn a_picture_no_longer_confirmed_is_forgotten_again() {
+    let mut room = Room::new();
+    for file in ["1", "3"] {
+        room.drop_in(&format!("Ada/{file}.png"), &png(if file == "1" { RED } else { DARK_RED }, 60));
+    }
+    room.drop_in("Ada/2.Confirmed.png", &png(GREEN, 60));
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 3)]);
+    room.rename("Ada/2.Confirmed.png", "Ada/2.png");
+    room.sync();
+    assert_eq!((room.people(), room.refused_pictures()), (vec![person("Ada", 2)], vec!["Ada/2.png".into()]));
+    room.rename("Ada/2.png", "Ada/2.confirmed.png");
+    room.sync();
+    room.remove("Ada/2.confirmed.png");
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 2)]);
+}
+
+#[test]
+fn two_that_disagree_are_both_taken_once_both_are_confirmed() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.drop_in("Ada/2.png", &png(GREEN, 60));
+    room.sync();
+    assert!(room.verdict("Ada/2.png").unwrap().contains("name this file 2.confirmed.png"));
+    for file in ["1", "2"] {
+        room.rename(&format!("Ada/{file}.png"), &format!("Ada/{file}.confirmed.png"));
+    }
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 2)]);
+    // They speak for each other, not for a third.
+    room.refused("Ada/3.png", &png(BLUE, 60), "does not look like the other pictures of Ada");
+    room.remove("Ada/3.png");
+    // Also without what the store knows of before.
+    let fresh = Room::new();
+    for file in ["1.confirmed.png", "2.confirmed.png"] {
+        fresh.drop_in(&format!("Ada/{file}"), &fs::read(room.path("Ada").join(file)).unwrap());
+    }
+    let mut fresh = fresh;
+    fresh.sync();
+    assert_eq!(fresh.people(), [person("Ada", 2)]);
+}
+
+#[test]
+fn nobody_is_confirmed_into_another_person() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.drop_in("Eve/1.png", &png(GREEN, 60));
+    room.sync();
+    room.refused("Ada/2.confirmed.png", &png([22, 190, 20], 60), "looks like Eve");
+    assert_eq!(room.people(), [person("Ada", 1), person("Eve", 1)]);
+}
+
+#[test]
+fn a_confirmed_file_beside_the_folders_keeps_the_name() {
+    let mut room = Room::new();
+    room.drop_in("Ada/1.png", &png(RED, 60));
+    room.drop_in("Ada.confirmed.png", &png(GREEN, 60));
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 2)]);
+}
+
+#[test]
+fn one_bad_picture_does_not_keep_a_good_one_out() {
+    // The farthest two lie .6 apart, more than the .5 allowed; on average nobody does.
+    let mut room = Room::new();
+    for (file, angle) in [("1", 0.0), ("2", 0.2), ("3", 0.4), ("4", 0.6)] {
+        room.drop_in(&format!("Ada/{file}.png"), &png(at(angle), 60));
+    }
+    room.sync();
+    assert_eq!(room.people(), [person("Ada", 4)]);
+}
+
+#[test]
 fn a_start_reads_no_picture_that_stayed_the_same() {
     let mut room = Room::new();
     room.drop_in("Ada.png", &png(RED, 60));
@@ -739,8 +835,20 @@ fn every_verdict_ends_in_one_full_stop() {
         Refusal::NoFace,
         Refusal::Duplicate(picture.clone()),
         Refusal::LooksLike { name: name.clone(), distance: 0.5, limit: 0.9 },
-        Refusal::UnlikeOthers { name: name.clone(), picture: picture.clone(), distance: 1.4, limit: 1.3 },
-        Refusal::Undecided { name: name.clone(), picture, distance: 1.4, limit: 1.3 },
+        Refusal::UnlikeOthers {
+            name: name.clone(),
+            picture: picture.clone(),
+            distance: 1.4,
+            limit: 1.3,
+            confirmed: "1.confirmed.jpg".into(),
+        },
+        Refusal::Undecided {
+            name: name.clone(),
+            picture,
+            distance: 1.4,
+            limit: 1.3,
+            confirmed: "1.confirmed.jpg".into(),
+        },
         Refusal::Busy(name),
     ] {
         let text = refusal.to_string();

@@ -47,15 +47,17 @@ pub enum Refusal {
     )]
     LooksLike { name: String, distance: f32, limit: f32 },
     #[error(
-        "does not look like the other pictures of {name}: {distance:.2} from {picture} (at most {limit:.2}). Remove \
-         it if it shows another person; else take a better picture"
+        "does not look like the other pictures of {name}: {distance:.2} from them on average (at most {limit:.2}), \
+         farthest from {picture}. Remove it if it shows another person. If it shows {name}, confirm that: name the \
+         file {confirmed}, or add a picture that resembles it and the others"
     )]
-    UnlikeOthers { name: String, picture: String, distance: f32, limit: f32 },
+    UnlikeOthers { name: String, picture: String, distance: f32, limit: f32, confirmed: String },
     #[error(
         "does not show the same person as {picture}: {distance:.2} apart (at most {limit:.2}), and which of them is \
-         {name} cannot be told. Remove the wrong one, or add another picture of {name}"
+         {name} cannot be told. Remove the wrong one, or add another picture of {name}. If both show {name}, \
+         confirm that: name this file {confirmed}, and the other likewise"
     )]
-    Undecided { name: String, picture: String, distance: f32, limit: f32 },
+    Undecided { name: String, picture: String, distance: f32, limit: f32, confirmed: String },
     #[error("nobody more can be enrolled: {0}")]
     OutOfReach(String),
     #[error("pictures of {0} are being read just now. Try again in some seconds")]

@@ -2,7 +2,7 @@
 //!
 //! [`collection`] reads folders of people and lists of pairs and runs the daemon's own chain over the pictures; [`statistics`]
 //! makes numbers of embeddings and labels, [`population`] those of one group of people, with intervals by
-//! [`bootstrap`] over people; [`plot`] draws them.
+//! [`bootstrap`] over people, [`scale`] the other distances of the manifest; [`plot`] draws them.
 //!
 //! ```
 //! use facelatch::eval::statistics::Distances;
@@ -15,4 +15,5 @@ pub mod bootstrap;
 pub mod collection;
 pub mod plot;
 pub mod population;
+pub mod scale;
 pub mod statistics;

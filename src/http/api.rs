@@ -588,8 +588,8 @@ async fn add_picture(
 ) -> Answer {
     let file_name = file.unwrap_or_else(|| "page.jpg".into());
     match app.ask_holding(held, Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
-        Response::Enrolled { name, picture, face_px } => {
-            ok(json!({ "name": name, "picture": picture, "face_px": face_px }))
+        Response::Enrolled { name, picture, face_px, advice } => {
+            ok(json!({ "name": name, "picture": picture, "face_px": face_px, "advice": advice }))
         }
         other => Err(internal(&other)),
     }

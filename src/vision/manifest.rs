@@ -91,7 +91,14 @@ pub struct NetEntry {
     /// Embedders only: the same with mirror images averaged in.
     #[serde(default)]
     pub mirror_thresholds: Vec<Threshold>,
-    /// The largest distance of pictures of one moment, see [`crate::vision::fuse::fused`].
+    /// Embedders only, as all that follow (see `scale.rs`): the largest distance of a picture from
+    /// the person's other pictures.
+    pub max_spread: Option<f32>,
+    /// How much farther than the nearest person the next one has to be.
+    pub margin: Option<f32>,
+    /// The largest distance of two looks at one face in a track.
+    pub same_face: Option<f32>,
+    /// The largest distance of pictures of one moment.
     pub one_moment: Option<f32>,
     /// The file that holds this entry, for messages.
     #[serde(skip)]
@@ -539,6 +546,7 @@ fn check(net: &NetEntry) -> Result<(), ManifestError> {
         return Err(entry_error(net, "an embedder needs dimension, 8 to 4096".into()));
     }
     check_tables(net)?;
+    check_distances(net)?;
     let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
     let alignment_is_finite = match &net.alignment {
         None => return Err(entry_error(net, "an embedder needs alignment".into())),
@@ -579,6 +587,28 @@ fn check_tables(net: &NetEntry) -> Result<(), ManifestError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The distances besides those of matches.
+fn check_distances(net: &NetEntry) -> Result<(), ManifestError> {
+    let keys = [
+        ("max_spread", net.max_spread, 2.0),
+        ("margin", net.margin, 1.0),
+        ("same_face", net.same_face, 2.0),
+        ("one_moment", net.one_moment, 2.0),
+    ];
+    for (key, value, below) in keys {
+        if let Some(value) = value.filter(|value| !(*value > 0.0 && *value < below)) {
+            return Err(entry_error(
+                net,
+                format!("{key} = {value}; give a distance, more than 0 and less than {below}"),
+            ));
+        }
+    }
+    if net.one_moment.zip(net.max_spread).is_some_and(|(moment, spread)| moment > spread) {
+        return Err(entry_error(net, "one_moment must not be greater than max_spread".into()));
+    }
+    Ok(())
 }
 
 fn entry_error(net: &NetEntry, problem: String) -> ManifestError {
@@ -865,6 +895,24 @@ mod tests {
         let without = entry(COMPLETE).replace("people = 9", "people = 9, sets_limit = false");
         let error = manifest_in(dir.path(), &without).unwrap_err().to_string();
         assert!(error.contains("\"many\", has to set the limit"), "{error}");
+    }
+
+    #[test]
+    fn distances_that_cannot_be_are_refused_with_their_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |line: &str| manifest_in(dir.path(), &entry(&format!("{COMPLETE}\n{line}")));
+        for key in ["max_spread", "margin", "same_face", "one_moment"] {
+            for bad in ["nan", "inf", "-inf", "0.0", "-0.1", "2.0"] {
+                let error = with(&format!("{key} = {bad}")).unwrap_err().to_string();
+                assert!(error.contains(key) && error.contains("\"a\"") && error.contains("models.toml"), "{error}");
+            }
+            for bad in ["\"1.0\"", "[]", "true"] {
+                assert!(with(&format!("{key} = {bad}")).unwrap_err().to_string().contains(key));
+            }
+        }
+        assert!(with("one_moment = 0.9\nmax_spread = 0.8").unwrap_err().to_string().contains("one_moment"));
+        let manifest = with("max_spread = 1.0\nmargin = 0.2\nsame_face = 0.9\none_moment = 0.4").unwrap();
+        assert_eq!(manifest.embedder("a").unwrap().max_spread, Some(1.0));
     }
 
     #[test]

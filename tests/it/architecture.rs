@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 30] = [
+const MAY_IMPORT: [(&str, &[&str]); 31] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -65,6 +65,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("mqtt", &["config", "control", "outside", "store", "telemetry"]),
     ("hooks", &["config", "outside", "program", "store", "telemetry"]),
     ("threshold", &["config", "policy", "vision"]),
+    ("scale", &["config", "threshold", "vision"]),
     ("calibrate", &["gallery", "policy", "vision"]),
     (
         "service",
@@ -78,6 +79,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
             "latch",
             "live",
             "policy",
+            "scale",
             "sight",
             "store",
             "telemetry",

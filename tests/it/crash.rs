@@ -16,7 +16,7 @@ use std::{
 
 use facelatch::{
     config::EnrollConfig,
-    enroll::{Enroller, FaceReader, Refusal},
+    enroll::{Enroller, FaceReader, Refusal, Standard},
     gallery::TemplateFusion,
     policy::Limits,
     service::moment,
@@ -56,9 +56,10 @@ fn picture(number: u64) -> Vec<u8> {
 fn open(dir: &Path) -> (Store, Enroller) {
     let (store, notes) = Store::open(&dir.join("store"), 0).expect("the store opens");
     assert!(notes.is_empty(), "a kill damages nothing: {notes:?}");
-    let config = EnrollConfig { folder: dir.join("enroll"), max_spread: 2.0, ..EnrollConfig::default() };
+    let config = EnrollConfig { folder: dir.join("enroll"), ..EnrollConfig::default() };
     let limits = Box::new(|_| Ok(Limits { single: 0.0, shrink: 0.0 }));
-    let enroller = Enroller::new(config, store.clone(), Arc::new(AnyFace), TemplateFusion::Mean, limits).unwrap();
+    let standard = Standard { max_spread: 2.0, fusion: TemplateFusion::Mean.into(), limits };
+    let enroller = Enroller::new(config, store.clone(), Arc::new(AnyFace), standard).unwrap();
     (store, enroller)
 }
 

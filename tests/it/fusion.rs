@@ -330,7 +330,7 @@ const EVERY: Duration = Duration::from_millis(125);
 
 fn fuse_rules() -> FuseRules {
     let recognition = RecognitionConfig::default();
-    let (same_face, one_moment) = (measured().distance_for(1e-4).unwrap(), measured().one_moment.unwrap_or(0.0));
+    let (same_face, one_moment) = (measured().same_face.unwrap(), measured().one_moment.unwrap_or(0.0));
     FuseRules { window: recognition.window as usize, same_face, one_moment, keep: recognition.visit_gap }
 }
 
@@ -345,7 +345,7 @@ fn probes(looks: &[Embedding], window: usize) -> Vec<Probe> {
 fn lets_in(matches: impl Iterator<Item = Option<Match>>, limits: Limits) -> bool {
     let recognition = RecognitionConfig::default();
     let mut policy = Policy::new(Rules {
-        margin: recognition.margin,
+        margin: measured().margin.unwrap(),
         confirm: recognition.confirm as usize,
         window: recognition.window as usize,
         refuse_several_faces: true,

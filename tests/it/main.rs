@@ -21,6 +21,7 @@ mod models;
 mod mosquitto;
 mod page;
 mod relay;
+mod scale;
 mod sight;
 mod support;
 mod visits;

@@ -206,6 +206,40 @@ fn an_embedder_of_ones_own_is_added_listed_verified_and_used() {
 }
 
 #[test]
+fn an_embedder_with_a_bad_distance_opens_no_door() {
+    let site = Site::new();
+    let path = site.path("models/models.toml");
+    let whole = fs::read_to_string(&path).unwrap();
+    for (key, bad) in [("max_spread", "nan"), ("margin", "-0.1"), ("same_face", "9.0"), ("one_moment", "inf")] {
+        let changed = whole.lines().map(|line| match line.starts_with(&format!("{key} = ")) {
+            true => format!("{key} = {bad}\n"),
+            false => format!("{line}\n"),
+        });
+        fs::write(&path, changed.collect::<String>()).unwrap();
+        let (code, _, error) = site.run(&["run"]);
+        assert!(code != 0 && error.contains(key) && error.contains("models.toml"), "{code} {error}");
+    }
+}
+
+#[test]
+fn an_embedder_without_its_distances_is_strict_and_says_so() {
+    let site = Site::new();
+    let (code, out, error) = site.add(&site.write_net(&arcface_like()), "mine", &USUAL);
+    assert!(code == 0 && out.contains("max_spread, margin and same_face"), "{out} {error}");
+    site.configure("mine", "auto", "max_distance = 0.05");
+    let config = site.path("facelatch.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("max_spread = 2.0\n", "").replace("mode = \"unlock\"", "mode = \"attendance\""))
+        .unwrap();
+    fs::create_dir_all(site.path("frames")).unwrap();
+    fs::copy(picture("barack_obama_1.png"), site.path("frames/1.png")).unwrap();
+    let (_, _, log) = site.run(&["run"]);
+    for part in ["no max_spread, margin, same_face", "mine.toml", "facelatch eval measures them"] {
+        assert!(log.contains(part), "{log}");
+    }
+}
+
+#[test]
 fn an_embedder_that_is_not_quantized_can_be_measured() {
     let site = Site::new();
     assert_eq!(site.add(&site.write_net(&arcface_like()), "mine", &USUAL).0, 0);

@@ -262,6 +262,7 @@ async function loadPeople() {
     row.append(make("b", person.name), dots);
     row.append(make("small", `${person.pictures} ${person.pictures === 1 ? "picture" : "pictures"}, smallest face ${person.smallest_face_px} px, ${seen}`));
     const weakness = weak.get(person.name);
+    person.advice.forEach((advice) => row.append(make("small", advice, "remedy")));
     if (weakness) row.append(make("small", `${weakness.problem}: ${weakness.remedy}`, "remedy"));
     return row;
   }));
@@ -356,6 +357,7 @@ async function loadStatus() {
     ["Calculated as", status.precision],
     ["Enrolled", status.enroll_problem || `${status.people} people, ${status.templates} pictures`],
     ...status.problems.map((problem) => ["Not let in", problem]),
+    ...status.advice.map((advice) => ["To better", advice]),
     ["Frames", `${(counters.frames || 0).toLocaleString()} seen, ${counters.frames_dropped || 0} left out, ${counters.frames_broken || 0} broken, ${counters.frames_torn || 0} torn, ${counters.frames_late || 0} late`],
     ["Decided", `${counters.granted || 0} let in, ${counters.denied || 0} not`],
     ["Events lost", counters.events_lost || 0],
