@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::{
     config::RecognitionConfig,
+    evidence::Fit,
     policy::Limits,
     vision::manifest::{ManifestError, NetEntry},
 };
@@ -30,6 +31,17 @@ pub struct Threshold {
     pub per_comparison: Option<f64>,
     /// It lies beyond the measured table.
     pub beyond_measured: bool,
+    /// Where this door's own strangers set it.
+    pub own: Option<Own>,
+}
+
+/// What a door's own evidence changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Own {
+    /// The limit without it.
+    pub by_table: f32,
+    /// Visits of strangers that it rests on.
+    pub visits: u32,
 }
 
 /// The rate wanted is out of reach.
@@ -62,6 +74,7 @@ impl Threshold {
                 per_visit: None,
                 per_comparison: embedder.rate_at(single),
                 beyond_measured: embedder.thresholds.first().is_some_and(|loosest| single > loosest.distance),
+                own: None,
             });
         }
         let per_visit = recognition.false_match_rate.0;
@@ -74,7 +87,23 @@ impl Threshold {
             per_visit: Some(per_visit),
             per_comparison: Some(rate),
             beyond_measured: point.beyond_measured,
+            own: None,
         })
+    }
+
+    /// The limit that this door's own strangers set, where they lie nearer than the table says. A
+    /// distance given in the configuration stays as it is.
+    pub fn heeding(self, strangers: Option<&Fit>) -> Threshold {
+        let by_table = self.limits.single;
+        let limit = strangers.zip(self.per_visit).map(|(fit, rate)| fit.limit(rate, self.comparisons));
+        let Some(own) = limit.filter(|own| own.tightens(by_table)) else { return self };
+        let limits = Limits { single: own.limit, ..self.limits };
+        Threshold { limits, own: Some(Own { by_table, visits: own.visits }), ..self }
+    }
+
+    /// The limits without the door's own evidence.
+    pub fn by_table(&self) -> Limits {
+        Limits { single: self.own.map_or(self.limits.single, |own| own.by_table), ..self.limits }
     }
 }
 
@@ -98,6 +127,7 @@ impl Threshold {
             per_visit: None,
             per_comparison: None,
             beyond_measured: false,
+            own: None,
         }
     }
 }
@@ -121,6 +151,9 @@ impl fmt::Display for Threshold {
             return write!(f, "nothing is a match");
         }
         write!(f, "a match is nearer than {:.3}, ", self.limits.single)?;
+        if let Some(Own { by_table, visits }) = self.own {
+            write!(f, "set by this door's own strangers ({visits} visits; the table says {by_table:.3}), ")?;
+        }
         let Threshold { comparisons, per_visit, per_comparison, .. } = *self;
         let enrolled = match comparisons {
             0 => "the first to be enrolled".to_owned(),

@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 30] = [
+const MAY_IMPORT: [(&str, &[&str]); 31] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -52,9 +52,10 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("latch", &["gpio"]),
     ("program", &["telemetry"]),
     ("camera", &["config", "program", "vision", "telemetry"]),
-    ("store", &["clock", "gallery", "vision"]),
+    ("evidence", &["vision"]),
+    ("store", &["clock", "evidence", "gallery", "vision"]),
     ("enroll", &["config", "gallery", "names", "policy", "store", "telemetry", "vision"]),
-    ("eval", &["enroll", "triplet", "vision"]),
+    ("eval", &["enroll", "evidence", "triplet", "vision"]),
     ("triplet", &[]),
     // Who was there, and what the clock should have shown.
     ("clock", &[]),
@@ -64,8 +65,8 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
     ("outside", &["config", "store"]),
     ("mqtt", &["config", "control", "outside", "store", "telemetry"]),
     ("hooks", &["config", "outside", "program", "store", "telemetry"]),
-    ("threshold", &["config", "policy", "vision"]),
-    ("calibrate", &["gallery", "policy", "vision"]),
+    ("threshold", &["config", "evidence", "policy", "vision"]),
+    ("calibrate", &["evidence", "gallery", "policy", "vision"]),
     (
         "service",
         &[
@@ -74,6 +75,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
             "config",
             "control",
             "enroll",
+            "evidence",
             "gallery",
             "latch",
             "live",
@@ -123,6 +125,7 @@ const MAY_IMPORT: [(&str, &[&str]); 30] = [
             "daemon",
             "enroll",
             "eval",
+            "evidence",
             "gallery",
             "gpio",
             "hooks",

@@ -22,5 +22,6 @@ mod mosquitto;
 mod page;
 mod relay;
 mod sight;
+mod strangers;
 mod support;
 mod visits;
