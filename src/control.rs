@@ -240,6 +240,9 @@ pub struct Status {
     pub max_distance: f32,
     /// Of strangers' visits; None: it was not measured for a distance so loose.
     pub false_match_rate: Option<f64>,
+    /// Visits of this door's own strangers that set `max_distance`; None: the model's table does.
+    #[serde(default)]
+    pub own_strangers: Option<u32>,
     pub people: usize,
     pub templates: usize,
     /// What keeps people out who are enrolled, with the remedies.

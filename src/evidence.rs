@@ -1,18 +1,19 @@
 //! What this door's own strangers say about its limit.
 //!
-//! A model's table was measured on other people than those who come to this door. Faces of one
-//! origin, age or light lie nearer to each other than the table says. Of each denied visit the
-//! store keeps one number: the distance at which the visit would have been let in. No face and no
-//! template is kept.
+//! A model's table was measured on other people than those who come to this door. Faces
+//! of one origin, age or light lie nearer to each other than the table says. Of each
+//! denied visit the store keeps one number: the distance at which the visit would have
+//! been let in. No face and no template is kept.
 //!
-//! In every population measured, distances of different people follow a normal distribution of
-//! nearly the same width; what differs is its centre (docs/populations.md). So the width comes from
-//! the model's table and the centre from this door: the median of its strangers' visits. A few that
-//! are something else (known people in bad light, pictures held up, hidden faces) hardly move it.
+//! In every population measured, distances of different people follow a normal
+//! distribution of nearly the same width; what differs is its centre
+//! (docs/door-evidence.md). So the width comes from the model's table and the centre from
+//! this door: the median of its strangers' visits. A few that are something else (known
+//! people in bad light, pictures held up, hidden faces) hardly move it.
 //!
-//! The door's own limit counts where all of its interval lies below the table's limit. It only
-//! tightens, and never beyond the nearest distance in the table: known people stay known, whoever
-//! stands there with pictures.
+//! The door's own limit counts where all of its interval lies below the table's limit. It
+//! only tightens, and never beyond the nearest distance in the table: known people stay
+//! known, whoever stands there with pictures.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +35,8 @@ const TWO_SIDED: f64 = 1.96;
 pub struct Nearness(BTreeMap<(u32, u8), u32>);
 
 impl Nearness {
-    /// One more visit. `comparisons` is what it was compared with; a distance that is not a number is none.
+    /// One more visit. `comparisons` is what it was compared with; a distance that is not
+    /// a number is none.
     pub fn add(&mut self, comparisons: usize, distance: f32) {
         if !(0.0..=2.0).contains(&distance) {
             return;
@@ -89,7 +91,8 @@ impl Width {
         Some(Width { deviation, floor: table.last()?.distance })
     }
 
-    /// The nearest of so many distances lies within this of the centre in a share `rate` of all visits.
+    /// The nearest of so many distances lies within this of the centre in a share `rate`
+    /// of all visits.
     fn below_centre(&self, rate: f64, comparisons: u32) -> f64 {
         // 1 - (1 - rate)^(1 / comparisons), without losing digits.
         let single = -((-rate).ln_1p() / f64::from(comparisons.max(1))).exp_m1();
@@ -109,7 +112,8 @@ pub struct Fit {
 impl Fit {
     /// None: there was no visit.
     pub fn of(nearness: &Nearness, width: Width) -> Option<Fit> {
-        // The nearest of many lies nearer than that of one: each visit says where the centre would be.
+        // The nearest of many lies nearer than that of one: each visit says where the
+        // centre would be.
         let centre = |((comparisons, bin), count): (&(u32, u8), &u32)| {
             let distance = (f64::from(*bin) + 0.5) * f64::from(BIN);
             (distance - width.below_centre(0.5, *comparisons), *count)
@@ -125,7 +129,8 @@ impl Fit {
             };
             centres.iter().find(reached).map(|(centre, _)| *centre)
         };
-        // Of the median by ranks, whatever the distribution (Conover 1999, "Practical Nonparametric Statistics").
+        // Of the median by ranks, whatever the distribution (Conover 1999, "Practical
+        // Nonparametric Statistics").
         let number = f64::from(visits);
         let low = ((number - TWO_SIDED * number.sqrt()) / 2.0).max(0.0) as u32;
         let last = visits.checked_sub(1)?;

@@ -586,6 +586,7 @@ impl Services {
             precision: self.precisions.clone(),
             max_distance: roster.threshold.limits.single,
             false_match_rate: roster.threshold.rate_of_visits(),
+            own_strangers: roster.threshold.own.map(|own| own.visits),
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
             problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),

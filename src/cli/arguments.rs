@@ -110,8 +110,9 @@ pub enum Command {
     /// is enrolled too weakly and how to mend it, and which threshold that allows. Ends with 1 when the threshold in force is
     /// looser than that.
     ///
-    /// Shows how near strangers came to this door, too: a histogram of their denied visits, and the threshold they speak for. From
-    /// 40 visits on it comes into force where it is stricter than the model's, at a start and once a day.
+    /// Shows how near strangers came to this door, too: a histogram of their denied visits, and
+    /// the threshold they speak for. From 40 visits on it comes into force where it is stricter
+    /// than the model's, at a start and once a day.
     Calibrate {
         /// A folder with pictures of people who are not enrolled, of any number and names: how near do they come?
         #[arg(long, value_name = "DIR")]
@@ -119,7 +120,8 @@ pub enum Command {
         /// Draw the distances and the threshold into this file.
         #[arg(long, value_name = "FILE.svg")]
         plot: Option<PathBuf>,
-        /// Forget how near strangers came, and count from nothing: after the camera was moved, or if someone played tricks.
+        /// Forget how near strangers came, and count from nothing: after the camera was moved, or
+        /// if someone played tricks.
         #[arg(long, conflicts_with_all = ["strangers", "plot"])]
         forget_strangers: bool,
     },

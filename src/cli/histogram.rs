@@ -9,8 +9,8 @@ const GENUINE: RGBColor = RGBColor(0x1b, 0x7f, 0x3b);
 const IMPOSTOR: RGBColor = RGBColor(0xb0, 0x30, 0x30);
 const AT_DOOR: RGBColor = RGBColor(0x2f, 0x55, 0xa4);
 
-/// Distances of own pictures, of other people and of strangers at the door, each as shares of their own number (they are of
-/// very different size), and the limit as a line.
+/// Distances of own pictures, of other people and of strangers at the door, each as shares of
+/// their own number, and the limit as a line.
 pub(super) fn draw(found: &Calibration) -> Result<String, String> {
     let mut svg = String::new();
     paint(found, SVGBackend::with_string(&mut svg, SIZE)).map_err(|error| error.to_string())?;

@@ -165,7 +165,9 @@ impl Groups {
             ["a door's own evidence", "enrolled", "rate", "limit", "stricter", "strangers let in", "known let in"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for (group, doors) in self.groups.iter().zip(&self.doors) {
-            rows.extend(doors.iter().map(|door| door.row(group.name())));
+            let centre = group.population.impostor_centre();
+            let centre = centre.map_or("-".into(), |(centre, width)| format!("{centre:.2} ± {width:.3}"));
+            rows.extend(doors.iter().map(|door| door.row(group.name(), &centre)));
         }
         print::table(&rows)
     }
@@ -224,12 +226,13 @@ impl AtDoor {
         })
     }
 
-    fn row(&self, name: String) -> Vec<String> {
+    fn row(&self, name: String, centre: &str) -> Vec<String> {
         let AtDoor { question, simulated } = self;
         let [table, own] = simulated.limit;
         let known = simulated.known.map(|[table, own]| format!("{table:.4} -> {own:.4}"));
         vec![
             name,
+            centre.into(),
             question.enrolled.to_string(),
             rate_name(question.per_visit),
             format!("{table:.3} -> {own:.3}"),

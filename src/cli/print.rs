@@ -160,13 +160,16 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
     let rate = status.false_match_rate.map_or("false-match rate not measured for so loose a distance".into(), |rate| {
         format!("false-match rate {rate:.1e} a visit")
     });
+    let own = status
+        .own_strangers
+        .map_or_else(String::new, |visits| format!("; set by this door's own strangers, {visits} visits"));
     let enroll_problem = status.enroll_problem.as_ref().map_or_else(String::new, |problem| format!("; {problem}"));
     let rows = [
         ("facelatch", format!("{version}, process {pid}, up for {:?}, mode {mode}", Duration::from_secs(*uptime_s))),
         ("camera", format!("{}{camera}", if *camera_ok { "" } else { "NOT READY: " })),
         ("relay", format!("{relay}, {relay_state}")),
         ("embedder", format!("{} as {}", status.model, status.precision)),
-        ("match", format!("nearer than {:.3} ({rate})", status.max_distance)),
+        ("match", format!("nearer than {:.3} ({rate}{own})", status.max_distance)),
         ("people", format!("{} with {} pictures{enroll_problem}", status.people, status.templates)),
         (
             "counted",

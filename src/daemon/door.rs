@@ -469,7 +469,7 @@ impl Door {
         self.services.record(EventKind::DeniedMore { count, over });
     }
 
-    /// A visit that shows how near strangers come, see [`crate::evidence`].
+    /// A visit that shows how near strangers come.
     fn note_stranger(&mut self, denial: &Denial, roster: &Roster) {
         let (Reason::Unknown(nearest, ..), Some(distance)) = (denial.reason, denial.near) else { return };
         let Some(face) = self.sight.template(denial.track).cloned() else { return };
@@ -478,7 +478,7 @@ impl Door {
     }
 
     fn count_strangers(&mut self, at_once: bool) {
-        if self.strangers.is_idle(now_ms()) {
+        if !at_once && self.strangers.is_idle(Instant::now(), now_ms()) {
             return;
         }
         let same_face = self.services.roster().threshold.limits.single;

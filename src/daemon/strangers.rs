@@ -1,8 +1,9 @@
-//! Which denied visits are counted as strangers', see [`crate::evidence`].
+//! Which denied visits are counted as strangers'.
 //!
-//! A known person who is denied (bad light, a turned face) mostly was or is let in within two
-//! minutes: a visit that is somewhat like the person waits for that before it counts. One face counts once a day, however often it comes. For that,
-//! the day's templates are held in memory; they are never written, and forgotten at midnight (UTC).
+//! A known person who is denied (bad light, a turned face) mostly was or is let in within
+//! two minutes: a visit that is somewhat like the person waits for that before it counts.
+//! One face counts once a day, however often it comes. For that, the day's templates are
+//! held in memory; they are never written, and forgotten at midnight (UTC).
 
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,9 @@ impl Strangers {
     }
 
     /// Whether there is nothing to do now.
-    pub(super) fn is_idle(&self, now_ms: i64) -> bool {
-        self.waiting.is_empty() && (self.counted.is_empty() || self.day == day(now_ms))
+    pub(super) fn is_idle(&self, now: Instant, now_ms: i64) -> bool {
+        let waited = |(since, _): &(Instant, Stranger)| now.saturating_duration_since(*since) >= PATIENCE;
+        !self.waiting.first().is_some_and(waited) && (self.counted.is_empty() || self.day == day(now_ms))
     }
 
     pub(super) fn denied(&mut self, stranger: Stranger, now: Instant) {
@@ -53,7 +55,8 @@ impl Strangers {
         }
     }
 
-    /// Who is denied within the patience and somewhat like this person probably is the person.
+    /// Who is denied within the patience and somewhat like this person probably is the
+    /// person.
     pub(super) fn granted(&mut self, person: PersonId, now: Instant) {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting = waiting.into_iter().filter(|(_, stranger)| !self.may_be(stranger, person)).collect();
@@ -65,8 +68,8 @@ impl Strangers {
         stranger.nearest == person && stranger.distance < self.somewhat_like
     }
 
-    /// The visits that count from now on; with `at_once` none waits longer. Two faces nearer than
-    /// `same_face` are one.
+    /// The visits that count from now on; with `at_once` none waits longer. Two faces
+    /// nearer than `same_face` are one.
     pub(super) fn due(&mut self, now: Instant, now_ms: i64, same_face: f32, at_once: bool) -> Vec<Stranger> {
         if self.day != day(now_ms) {
             self.day = day(now_ms);
@@ -111,6 +114,7 @@ mod tests {
         strangers.denied(stranger(ADA, 0.0), start);
         strangers.denied(stranger(BEN, 1.5), start);
         assert!(strangers.due(start + PATIENCE / 2, 0, 0.5, false).is_empty(), "it may be a known person");
+        assert!(strangers.is_idle(start + PATIENCE / 2, 0) && !strangers.is_idle(start + PATIENCE, 0));
         strangers.granted(ADA, start + PATIENCE / 2);
         let due = strangers.due(start + PATIENCE, 0, 0.5, false);
         assert_eq!(due.iter().map(|stranger| stranger.nearest).collect::<Vec<_>>(), [BEN]);
@@ -135,7 +139,7 @@ mod tests {
             strangers.due(start, now_ms, 0.5, true).len()
         };
         assert_eq!([count(0), count(DAY_MS - 1), count(DAY_MS)], [2, 0, 2]);
-        assert!(strangers.is_idle(DAY_MS) && !strangers.is_idle(2 * DAY_MS), "templates go at midnight");
+        assert!(strangers.is_idle(start, DAY_MS) && !strangers.is_idle(start, 2 * DAY_MS), "templates go at midnight");
         assert!(strangers.due(start, 2 * DAY_MS, 0.5, false).is_empty() && strangers.counted.is_empty());
     }
 

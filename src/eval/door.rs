@@ -1,7 +1,9 @@
-//! A door whose strangers are of one group, simulated: what its own evidence does to its limit.
+//! A door whose strangers are of one group, simulated: what its own evidence does to its
+//! limit.
 //!
-//! Half of the other people come first, and are counted as far as they are denied; the limit that
-//! they speak for is judged by the other half. Each picture stands for a visit.
+//! Half of the other people come first, and are counted as far as they are denied; the
+//! limit that they speak for is judged by the other half. Each picture stands for a
+//! visit.
 
 use ndarray::ArrayView2;
 
@@ -56,7 +58,8 @@ impl Share {
     }
 }
 
-/// `person[i]` says whose embedding (a row of unit length) row `i` is. None: there are too few people.
+/// `person[i]` says whose embedding (a row of unit length) row `i` is. None: there are
+/// too few people.
 pub fn simulate(rows: ArrayView2<'_, f32>, person: &[usize], width: Width, question: Question) -> Option<Simulated> {
     let people = person.iter().max()? + 1;
     let mut of_person = vec![Vec::new(); people];
@@ -137,7 +140,8 @@ mod tests {
         embedders().into_iter().find(|embedder| embedder.thresholds[0].distance > 1.0).unwrap()
     }
 
-    /// `people` with three pictures each: a direction that all share, one of their own, and noise.
+    /// `people` with three pictures each: a direction that all share, one of their own,
+    /// and noise.
     fn group(people: usize, shared: f32) -> (Array2<f32>, Vec<usize>) {
         const DIMENSION: usize = 64;
         let mut random = Random::new(3);

@@ -1,5 +1,5 @@
-//! How near strangers came, a record for each day, model and precision. Numbers only: no face, no
-//! template, no person.
+//! How near strangers came, a record for each day, model and precision. Numbers only: no
+//! face, no template, no person.
 
 use super::{Store, StoreError, record};
 use crate::{
@@ -27,7 +27,8 @@ impl Measure {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeptNearness {
     pub nearness: Nearness,
-    /// Visits counted with another model or precision: their distances mean something else.
+    /// Visits counted with another model or precision: their distances mean something
+    /// else.
     pub of_others: u32,
     /// Days whose record was damaged and is set aside.
     pub damaged_days: usize,

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use facelatch::{
-    calibrate::AtDoor,
+    calibrate::{AtDoor, Calibration, Likeness},
     config::Config,
     control::{Request, Response, Service},
     daemon::{self, Signals},
@@ -37,9 +37,13 @@ fn limit(services: &Services) -> f32 {
     services.status().max_distance
 }
 
-fn at_door(services: &Services) -> AtDoor {
+fn calibrate(services: &Services) -> Calibration {
     let Response::Calibrated { calibration } = services.answer(Request::Calibrate, "test") else { panic!("no answer") };
-    calibration.at_door
+    *calibration
+}
+
+fn at_door(services: &Services) -> AtDoor {
+    calibrate(services).at_door
 }
 
 /// Overwrites every record of strangers' visits, as a failing card does.
@@ -68,6 +72,7 @@ fn this_doors_own_strangers_tighten_the_limit_and_it_is_said() {
     assert!(own < by_table - 0.02, "{own} against {by_table}");
     let said = services.roster().threshold.to_string();
     assert!(said.contains(&format!("own strangers (60 visits; the table says {by_table:.3})")), "{said}");
+    assert_eq!(services.status().own_strangers, Some(60));
     let found = at_door(&services);
     assert!(found.in_force && found.visits == 60 && found.distances.total() == 60, "{found:?}");
     assert_eq!((found.own.unwrap().limit, found.table), (own, Some(by_table)));
@@ -118,4 +123,18 @@ fn the_door_counts_strangers_and_nobody_it_knows() {
     let kept = store.nearness(measure(&config)).unwrap();
     assert_eq!(kept.nearness.visits(), 2, "a face counts once a day: {:?}", kept.nearness.bins());
     assert!(store.strangers().unwrap().is_empty(), "no face is kept");
+}
+
+#[test]
+fn unknown_people_who_are_kept_are_named_by_calibrate() {
+    let dir = tempfile::tempdir().unwrap();
+    play(dir.path(), &[("eileen_collins_1.png", 12), ("", 14)]);
+    let mut config = config(dir.path());
+    config.enroll.keep_unknown = 5;
+    daemon::run(config.clone(), &Signals::default()).unwrap();
+    let strangers = calibrate(&open(&config)).strangers;
+    assert_eq!(strangers.len(), 1, "{strangers:?}");
+    let Likeness { picture, person, distance } = &strangers[0];
+    assert_eq!((picture.as_str(), person.as_str()), ("unknown face 1", "Barack Obama"));
+    assert!(*distance > 1.1, "{distance}");
 }
