@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    evidence::OwnLimit,
     gallery::{Fusion, Gallery, PersonId, Template},
     policy::Limits,
     vision::embed::ModelId,
@@ -65,6 +66,17 @@ impl Histogram {
         Histogram(bins)
     }
 
+    /// Of bins of [`crate::evidence::BIN`].
+    pub fn of_nearness(bins: &BTreeMap<u8, u32>) -> Histogram {
+        let each = bins.iter().map(|(bin, count)| ((f32::from(*bin) + 0.5) * crate::evidence::BIN, *count));
+        let mut histogram = Histogram::of([].into_iter());
+        for (distance, count) in each {
+            let sum = &mut histogram.0[((distance / BIN) as usize).min(BINS - 1)];
+            *sum = sum.saturating_add(count);
+        }
+        histogram
+    }
+
     pub fn total(&self) -> u32 {
         self.0.iter().sum()
     }
@@ -94,6 +106,25 @@ pub struct Calibration {
     pub weak: Vec<Weakness>,
     /// Pictures of strangers and whom they are nearest to, the nearest first.
     pub strangers: Vec<Likeness>,
+    pub at_door: AtDoor,
+}
+
+/// How near strangers came to this door, see [`crate::evidence`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AtDoor {
+    /// Visits, by the distance at which each would have been let in.
+    pub visits: u32,
+    pub distances: Histogram,
+    /// The limit these visits speak for; None: there is none yet, or the model has no table.
+    pub own: Option<OwnLimit>,
+    /// The model's.
+    pub table: Option<f32>,
+    /// The limit in force is the door's own.
+    pub in_force: bool,
+    /// Visits counted with another model or precision; they are not used.
+    pub visits_of_other_models: u32,
+    /// Days whose record was damaged; they are set aside.
+    pub damaged_days: usize,
 }
 
 impl Calibration {
@@ -152,13 +183,14 @@ impl Calibration {
             genuine,
             at_risk,
             strangers: Vec::new(),
+            at_door: AtDoor::default(),
         }
     }
 
     /// Takes pictures of strangers into account.
-    pub fn add_strangers(&mut self, mut strangers: Vec<Likeness>) {
-        strangers.sort_by(|a, b| a.distance.total_cmp(&b.distance));
-        self.strangers = strangers;
+    pub fn add_strangers(&mut self, strangers: Vec<Likeness>) {
+        self.strangers.extend(strangers);
+        self.strangers.sort_by(|a, b| a.distance.total_cmp(&b.distance));
     }
 
     /// The largest limit that everything seen allows, and what sets it: it has to lie below. None: nothing was seen.

@@ -82,6 +82,8 @@ pub enum Request {
     },
     /// What the threshold means for the people enrolled.
     Calibrate,
+    /// Forgets how near strangers came to this door.
+    ForgetStrangers,
     /// Enrols a face that is in view now, by its number on the live page: good looks are waited for and taken in as pictures.
     EnrollFace {
         track: u64,

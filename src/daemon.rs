@@ -8,6 +8,7 @@ mod denials;
 mod door;
 mod house;
 pub mod played;
+mod strangers;
 mod visits;
 
 use std::{

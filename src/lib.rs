@@ -30,6 +30,7 @@
 //! | [`attendance`] | days out of events: who came when, and left when |
 //! | [`threshold`] | from the false-match rate wanted to the distance of a match |
 //! | [`scale`] | an embedder's other distances: one person, one face, one moment |
+//! | [`evidence`] | what this door's own strangers say about its limit |
 //! | [`calibrate`] | what the threshold means for the people who are enrolled |
 //! | [`eval`] | how well faces are told apart: rates and thresholds from pictures of known people |
 //! | [`triplet`] | triplet loss: an embedder's last layer trained anew |
@@ -56,6 +57,7 @@ pub mod control;
 pub mod daemon;
 pub mod enroll;
 pub mod eval;
+pub mod evidence;
 pub mod gallery;
 pub mod gpio;
 pub mod hooks;

@@ -138,6 +138,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    fn is_unknown(&self) -> bool {
+        matches!(self, Reason::Unknown(..))
+    }
+
     /// One word for counting.
     pub fn word(&self) -> &'static str {
         match self {
@@ -163,6 +167,9 @@ pub struct Denial {
     /// The reason that held for its last usable frame, or for its last frame if none was usable.
     pub reason: Reason,
     pub frames: u32,
+    /// At which limit a stranger's visit would have been granted, as of one picture against one.
+    /// None: it was no stranger's, or too short to tell.
+    pub near: Option<f32>,
 }
 
 /// The outcome of one frame.
@@ -188,6 +195,11 @@ impl Verdict {
 struct Evidence {
     /// The last n usable frames: the person each of them speaks for, if it does.
     votes: VecDeque<Option<PersonId>>,
+    /// For each of them, the distance of an unknown face, as of one picture against one; None: it was
+    /// not unknown.
+    distances: VecDeque<Option<f32>>,
+    /// A frame lay within the limit.
+    was_within: bool,
     frames: u32,
     usable: u32,
     first_usable: Instant,
@@ -353,6 +365,7 @@ impl Policy {
             self.person_of(matched, limits)
         };
         let agreeing = self.count_vote(observation.track, vote.ok().map(|matched| matched.person), captured_at);
+        self.note_distance(observation.track, matched, limits, vote.is_err_and(|reason| reason.is_unknown()));
         let matched = match vote {
             Err(reason) => return Decision::Stay(reason),
             Ok(matched) => matched,
@@ -408,6 +421,17 @@ impl Policy {
         face.votes.iter().filter(|earlier| vote.is_some() && **earlier == vote).count()
     }
 
+    fn note_distance(&mut self, track: TrackId, matched: Option<Match>, limits: Limits, unknown: bool) {
+        let window = self.rules.window;
+        let Some(face) = self.faces.get_mut(&track) else { return };
+        let distance = matched.map(|matched| limits.as_single(matched.distance, matched.spread));
+        face.was_within |= distance.is_some_and(|distance| distance <= limits.single);
+        face.distances.push_back(distance.filter(|_| unknown));
+        while face.distances.len() > window {
+            face.distances.pop_front();
+        }
+    }
+
     fn grant(&mut self, track: TrackId, matched: Match, limits: Limits, at: Instant) -> Decision {
         let Match { person, distance, spread, .. } = matched;
         self.last_grant = Some(at);
@@ -419,7 +443,7 @@ impl Policy {
 
     /// Notes the frame; the denial, if this face's whole window has spoken for nobody.
     fn remember(&mut self, observation: &Observation, decision: &Decision, at: Instant) -> Option<Denial> {
-        let window = self.rules.window;
+        let (window, confirm) = (self.rules.window, self.rules.confirm);
         let face = self.faces.entry(observation.track).or_insert_with(|| Evidence::new(at));
         face.frames += 1;
         face.last_seen = face.last_seen.max(at);
@@ -435,7 +459,7 @@ impl Policy {
         let in_vain = face.votes.len() >= window && face.votes.iter().all(Option::is_none);
         (in_vain && !face.settled).then(|| {
             face.settled = true;
-            Denial { track: observation.track, reason: face.reason, frames: face.frames }
+            Denial { track: observation.track, reason: face.reason, frames: face.frames, near: face.near(confirm) }
         })
     }
 
@@ -447,7 +471,7 @@ impl Policy {
             let here = now.saturating_duration_since(face.last_seen) < gap;
             // One frame alone is as often a pattern on a coat as a face: it makes no line in the log.
             if !here && !face.settled && face.frames > 1 {
-                denials.push(Denial { track, reason: face.reason, frames: face.frames });
+                denials.push(Denial { track, reason: face.reason, frames: face.frames, near: None });
             }
             here
         });
@@ -460,6 +484,8 @@ impl Evidence {
     fn new(at: Instant) -> Evidence {
         Evidence {
             votes: VecDeque::new(),
+            distances: VecDeque::new(),
+            was_within: false,
             frames: 0,
             usable: 0,
             first_usable: at,
@@ -468,6 +494,13 @@ impl Evidence {
             settled: false,
             refused: false,
         }
+    }
+
+    /// The limit at which `confirm` frames of a window of strangers' frames would have agreed.
+    fn near(&self, confirm: usize) -> Option<f32> {
+        let mut distances = self.distances.iter().copied().collect::<Option<Vec<f32>>>()?;
+        distances.sort_by(f32::total_cmp);
+        distances.get(confirm.checked_sub(1)?).copied().filter(|_| !self.was_within)
     }
 }
 

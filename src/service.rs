@@ -14,19 +14,20 @@ use std::{
 
 use crate::{
     attendance::{self, Attendance, AttendanceError, Count, Question},
-    calibrate::{self, Calibration, Picture},
+    calibrate::{self, AtDoor, Calibration, Histogram, Likeness, Picture},
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
     control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
     enroll::{
         self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, Standard, check_name, templates_of,
     },
+    evidence::{Fit, Width},
     gallery::{Fusion, Gallery, Match, PersonId, Template},
     latch::{LatchHandle, Refusal},
     live::Live,
     policy::Rules,
     scale::Scale,
     sight::Sight,
-    store::{Event, EventKind, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
+    store::{Event, EventKind, KeptNearness, Measure, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
     telemetry::{Counters, Times, printable},
     threshold::{Threshold, ThresholdError},
     unknown::{self, UnknownRules},
@@ -95,7 +96,7 @@ impl Roster {
 
     /// Of the people enrolled. Without a threshold nobody is let in; at a door that unlocks, neither is who may be taken for
     /// another.
-    fn of(config: &Config, embedder: &NetEntry, scale: &Scale, people: &[Person]) -> Roster {
+    fn of(config: &Config, embedder: &NetEntry, scale: &Scale, people: &[Person], strangers: Option<&Fit>) -> Roster {
         let (model, fusion) = (embedder.model_id(), Fusion::of(embedder, config.recognition.template_fusion));
         let names = people.iter().map(|person| (person.id, person.name.clone())).collect();
         let mut roster = Roster {
@@ -108,7 +109,7 @@ impl Roster {
         };
         let comparisons = roster.gallery.comparisons();
         match Threshold::choose(embedder, &config.recognition, comparisons) {
-            Ok(threshold) => roster.threshold = threshold,
+            Ok(threshold) => roster.threshold = threshold.heeding(strangers),
             Err(error) => {
                 roster.gallery = Arc::new(Gallery::new(model, fusion, &[]));
                 roster.threshold = Threshold::none(comparisons);
@@ -135,9 +136,10 @@ impl Roster {
         self.shut_out.as_ref().map_or_else(|| "nobody is enrolled".into(), |shut_out| shut_out.reason.clone())
     }
 
-    /// People in the gallery who are nearer to each other than a match may be far.
+    /// People in the gallery who are nearer to each other than a match may be far. By the table
+    /// alone: strangers change nobody's place.
     fn confusable(&self) -> Vec<(PersonId, PersonId, f32)> {
-        calibrate::confusable(&self.gallery, self.threshold.limits)
+        calibrate::confusable(&self.gallery, self.threshold.by_table())
     }
 
     /// The nearest of these pairs, in words with the remedy.
@@ -152,7 +154,7 @@ impl Roster {
              the other. If they are one person, put the pictures into one folder; else set \
              recognition.max_distance = {:.2}{or_rate}, or take better pictures of both; facelatch calibrate \
              says more",
-            self.threshold.limits.single,
+            self.threshold.by_table().single,
             // What is set has to be smaller.
             ((distance * 100.0).ceil() - 1.0) / 100.0
         )
@@ -217,6 +219,8 @@ pub struct Services {
     vision: Vision,
     reader: Mutex<Vision>,
     roster: RwLock<Roster>,
+    /// What this door's own strangers say; renewed once a day.
+    strangers: RwLock<Option<Fit>>,
     /// Taken while the roster is renewed: an older list of people must not replace a newer one.
     renewing: Mutex<()>,
     examiner: Examiner,
@@ -292,8 +296,9 @@ impl Services {
         let changes = enroller.sync(SystemTime::now(), go_on)?;
         let services = Services {
             rules: rules(&config, &scale),
-            roster: RwLock::new(Roster::of(&config, &embedder, &scale, &[])),
+            roster: RwLock::new(Roster::of(&config, &embedder, &scale, &[], None)),
             scale,
+            strangers: RwLock::new(fit(&kept_nearness(&store, &embedder, precision), &embedder)),
             renewing: Mutex::new(()),
             examiner: enroller.examiner(),
             embedder,
@@ -398,7 +403,8 @@ impl Services {
     fn renew_roster(&self) {
         let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let renewed = Roster::of(&self.config, &self.embedder, &self.scale, enroller.people());
+        let people = enroller.people();
+        let renewed = Roster::of(&self.config, &self.embedder, &self.scale, people, self.strangers().as_ref());
         drop(enroller);
         let before = self.roster();
         *self.roster.write().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
@@ -421,6 +427,41 @@ impl Services {
         if let Some(problem) = self.confusable() {
             log::warn!("{problem}");
         }
+    }
+
+    /// The largest distance at which a match was measured; 0: none was.
+    pub fn loosest(&self) -> f32 {
+        self.embedder.thresholds.first().map_or(0.0, |threshold| threshold.distance)
+    }
+
+    fn strangers(&self) -> Option<Fit> {
+        *self.strangers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a visit of a stranger, see [`crate::evidence`].
+    pub fn count_stranger(&self, comparisons: usize, distance: f32) {
+        let measure = measure(&self.embedder, self.precision);
+        if let Err(error) = self.store.count_stranger(measure, now_ms(), comparisons, distance) {
+            self.counters.increment("strangers_lost");
+            log::error!("strangers: a visit was not counted ({error})");
+        }
+    }
+
+    /// Looks at what this door's own strangers say now; the limit follows.
+    pub fn weigh_strangers(&self) {
+        let fit = fit(&kept_nearness(&self.store, &self.embedder, self.precision), &self.embedder);
+        if fit != self.strangers() {
+            *self.strangers.write().unwrap_or_else(PoisonError::into_inner) = fit;
+            self.renew_roster();
+        }
+    }
+
+    /// Begins to count strangers from nothing.
+    fn forget_strangers(&self) -> Result<(), StoreError> {
+        let days = self.store.forget_nearness(None)?;
+        log::warn!("strangers: {days} days of visits forgotten on demand");
+        self.weigh_strangers();
+        Ok(())
     }
 
     /// Writes down who is enrolled and is not let in.
@@ -504,8 +545,40 @@ impl Services {
         let by_table = RecognitionConfig { max_distance: None, ..recognition.clone() };
         let ceiling = Threshold::choose(&self.embedder, &by_table, roster.threshold.comparisons);
         found.stranger_ceiling = ceiling.ok().map(|threshold| threshold.limits.single);
+        found.at_door = self.at_door(&roster, found.stranger_ceiling);
+        found.add_strangers(self.kept_strangers(&roster));
         found.reason = roster.threshold.to_string();
         found
+    }
+
+    /// How near strangers came to this door, as counted up to now.
+    fn at_door(&self, roster: &Roster, table: Option<f32>) -> AtDoor {
+        let kept = kept_nearness(&self.store, &self.embedder, self.precision);
+        let rate = self.config.recognition.false_match_rate.0;
+        AtDoor {
+            visits: kept.nearness.visits(),
+            distances: Histogram::of_nearness(&kept.nearness.bins()),
+            own: fit(&kept, &self.embedder).map(|fit| fit.limit(rate, roster.threshold.comparisons)),
+            table,
+            in_force: roster.threshold.own.is_some(),
+            visits_of_other_models: kept.of_others,
+            damaged_days: kept.damaged_days,
+        }
+    }
+
+    /// Unknown people who are kept, and whom each is nearest to.
+    fn kept_strangers(&self, roster: &Roster) -> Vec<Likeness> {
+        let limits = roster.threshold.limits;
+        let likeness = |stranger: Stranger| {
+            let nearest = nearest(roster, &stranger)?;
+            let (picture, person) = (format!("unknown face {}", stranger.id), roster.name(nearest.person));
+            Some(Likeness { picture, person, distance: limits.as_single(nearest.distance, nearest.spread) })
+        };
+        let kept = self.store.strangers().unwrap_or_else(|error| {
+            log::error!("unknown faces cannot be read ({error}); they are left out");
+            Vec::new()
+        });
+        kept.into_iter().filter_map(likeness).collect()
     }
 
     /// Who was there, and when.
@@ -757,6 +830,9 @@ impl Service for Services {
                 |faces| Response::Identified { faces },
             ),
             Request::Calibrate => Response::Calibrated { calibration: Box::new(self.calibrate()) },
+            Request::ForgetStrangers => {
+                self.forget_strangers().map_or_else(|e| failed(e.to_string()), |()| Response::Forgotten)
+            }
             Request::EnrollFace { track, name } => self.enroll_face(track, &name),
             Request::Unknown => {
                 self.unknown().map_or_else(|e| failed(e.to_string()), |faces| Response::Unknown { faces })
@@ -832,6 +908,22 @@ fn limits_for(embedder: &NetEntry, recognition: &RecognitionConfig) -> LimitsFor
         let threshold = Threshold::choose(&embedder, &recognition, comparisons);
         threshold.map(|threshold| threshold.limits).map_err(|error| error.to_string())
     })
+}
+
+fn measure(embedder: &NetEntry, precision: Precision) -> Measure {
+    Measure { model: embedder.model_id(), precision }
+}
+
+/// What is counted of strangers; where it cannot be read, nothing.
+fn kept_nearness(store: &Store, embedder: &NetEntry, precision: Precision) -> KeptNearness {
+    store.nearness(measure(embedder, precision)).unwrap_or_else(|error| {
+        log::error!("strangers: what was counted cannot be read ({error}); the measured table stands");
+        KeptNearness::default()
+    })
+}
+
+fn fit(kept: &KeptNearness, embedder: &NetEntry) -> Option<Fit> {
+    Fit::of(&kept.nearness, Width::of(embedder)?)
 }
 
 fn rules(config: &Config, scale: &Scale) -> Rules {

@@ -262,6 +262,12 @@ impl Sight {
         &self.present
     }
 
+    /// The template that the face was compared by last, while it is followed.
+    pub fn template(&self, track: TrackId) -> Option<&Embedding> {
+        let (_, probe) = self.looks.get(&track)?.embedded.as_ref()?;
+        Some(&probe.embedding)
+    }
+
     /// From now on portraits are made of faces that are good enough, or no longer.
     pub fn keep_portraits(&mut self, keep: bool) {
         self.keep_portraits = keep;

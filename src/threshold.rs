@@ -9,6 +9,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     config::RecognitionConfig,
+    evidence::Fit,
     policy::Limits,
     vision::manifest::{ManifestError, NetEntry},
 };
@@ -35,6 +36,17 @@ pub struct Threshold {
     /// The rate per comparison is smaller than this, the smallest one of which that population
     /// gives evidence.
     pub evidence_ends: Option<f64>,
+    /// Where this door's own strangers set it.
+    pub own: Option<Own>,
+}
+
+/// What a door's own evidence changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Own {
+    /// The limit without it.
+    pub by_table: f32,
+    /// Visits of strangers that it rests on.
+    pub visits: u32,
 }
 
 /// The rate wanted is out of reach.
@@ -69,6 +81,7 @@ impl Threshold {
                 beyond_measured: embedder.thresholds.first().is_some_and(|loosest| single > loosest.distance),
                 set_by: None,
                 evidence_ends: None,
+                own: None,
             });
         }
         let per_visit = recognition.false_match_rate.0;
@@ -83,7 +96,23 @@ impl Threshold {
             beyond_measured: false,
             set_by: Some(point.set_by.into()),
             evidence_ends: point.evidence_ends,
+            own: None,
         })
+    }
+
+    /// The limit that this door's own strangers set, where they lie nearer than the table says. A
+    /// distance given in the configuration stays as it is.
+    pub fn heeding(self, strangers: Option<&Fit>) -> Threshold {
+        let by_table = self.limits.single;
+        let limit = strangers.zip(self.per_visit).map(|(fit, rate)| fit.limit(rate, self.comparisons));
+        let Some(own) = limit.filter(|own| own.tightens(by_table)) else { return self };
+        let limits = Limits { single: own.limit, ..self.limits };
+        Threshold { limits, own: Some(Own { by_table, visits: own.visits }), ..self }
+    }
+
+    /// The limits without the door's own evidence.
+    pub fn by_table(&self) -> Limits {
+        Limits { single: self.own.map_or(self.limits.single, |own| own.by_table), ..self.limits }
     }
 }
 
@@ -97,6 +126,9 @@ impl Threshold {
 
     /// Who set the limit, and where the evidence of these people ends.
     pub fn basis(&self) -> Option<String> {
+        if let Some(Own { by_table, visits }) = self.own {
+            return Some(format!("set by this door's own strangers ({visits} visits; the table says {by_table:.3})"));
+        }
         let set_by = format!("set by {}", self.set_by.as_ref()?);
         Some(match self.evidence_ends {
             Some(ends) => format!("{set_by}, of whom there is no evidence beyond 1 in {} comparisons", one_in(ends)),
@@ -118,6 +150,7 @@ impl Threshold {
             beyond_measured: false,
             set_by: None,
             evidence_ends: None,
+            own: None,
         }
     }
 }

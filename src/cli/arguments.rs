@@ -109,6 +109,10 @@ pub enum Command {
     /// Compares each picture with the person's other pictures and with everybody else: who is at risk of being taken for whom, who
     /// is enrolled too weakly and how to mend it, and which threshold that allows. Ends with 1 when the threshold in force is
     /// looser than that.
+    ///
+    /// Shows how near strangers came to this door, too: a histogram of their denied visits, and
+    /// the threshold they speak for. From 40 visits on it comes into force where it is stricter
+    /// than the model's, at a start and once a day.
     Calibrate {
         /// A folder with pictures of people who are not enrolled, of any number and names: how near do they come?
         #[arg(long, value_name = "DIR")]
@@ -116,6 +120,10 @@ pub enum Command {
         /// Draw the distances and the threshold into this file.
         #[arg(long, value_name = "FILE.svg")]
         plot: Option<PathBuf>,
+        /// Forget how near strangers came, and count from nothing: after the camera was moved, or
+        /// if someone played tricks.
+        #[arg(long, conflicts_with_all = ["strangers", "plot"])]
+        forget_strangers: bool,
     },
     /// List what happened.
     Events {

@@ -10,14 +10,18 @@ use serde_json::json;
 
 use super::{Answerer, CommandError, exit, histogram, print};
 use crate::{
-    calibrate::{Calibration, Likeness},
+    calibrate::{AtDoor, BIN, Calibration, Histogram, Likeness},
     config::Config,
     control::{Request, Response},
+    evidence::ENOUGH_VISITS,
     telemetry::printable,
 };
 
 /// Strangers and pictures at risk that are named; of more, the number is said.
 const NAMED: usize = 10;
+/// Bins of a histogram that make one line, and the longest bar.
+const STEP: usize = 3;
+const BAR: usize = 40;
 
 pub(super) fn run(
     config: Config,
@@ -141,6 +145,7 @@ fn text(found: &Calibration, faceless: usize) -> String {
             format!("{} is nearest to {}", printable(&stranger.picture), printable(&stranger.person))
         });
     }
+    at_door(&mut line, &found.at_door);
     for weakness in &found.weak {
         line(format!("weak: {}: {}; {}", printable(&weakness.person), printable(&weakness.problem), weakness.remedy));
     }
@@ -161,6 +166,49 @@ fn text(found: &Calibration, faceless: usize) -> String {
         None => line("nothing speaks against the limit in force".into()),
     }
     out
+}
+
+/// How near strangers came, and what that says about the limit.
+fn at_door(line: &mut impl FnMut(String), door: &AtDoor) {
+    if door.visits_of_other_models > 0 {
+        let visits = door.visits_of_other_models;
+        line(format!("this door:   {visits} visits counted with another model or precision are not used"));
+    }
+    if door.damaged_days > 0 {
+        let days = door.damaged_days;
+        line(format!("this door:   {days} damaged records of visits are set aside; --forget-strangers removes them"));
+    }
+    let visits = door.visits;
+    let Some(own) = door.own else {
+        return line("this door:   no visit of a stranger is counted yet; the model's table stands".into());
+    };
+    line(format!("this door:   {visits} visits of strangers, by the limit that would have let each in"));
+    bars(line, &door.distances);
+    let [low, high] = own.interval;
+    let limit = format!("{:.3} (95 % interval {low:.3} to {high:.3})", own.limit);
+    let table = door.table.map_or("-".into(), |table| format!("{table:.3}"));
+    let outcome = match door.table {
+        _ if door.in_force => "the door's own is in force".into(),
+        _ if visits < ENOUGH_VISITS => format!("fewer than {ENOUGH_VISITS} visits decide nothing"),
+        Some(table) if own.tightens(table) => "the door's own comes into force within a day, or at a start".into(),
+        Some(_) => "the interval is not below the table's: that stands".into(),
+        None => "there is no table for this rate".into(),
+    };
+    line(format!("             they speak for a limit of {limit}, the model's table for {table}: {outcome}"));
+}
+
+/// A histogram, a line for each step that has visits.
+fn bars(line: &mut impl FnMut(String), histogram: &Histogram) {
+    let steps: Vec<u32> = histogram.0.chunks(STEP).map(|bins| bins.iter().sum()).collect();
+    let most = steps.iter().copied().max().unwrap_or(0).max(1) as usize;
+    let width = STEP as f32 * BIN;
+    let last = steps.len().saturating_sub(1);
+    for (i, count) in steps.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let from = i as f32 * width;
+        let to = if i == last { " up".into() } else { format!("-{:.2}", from + width) };
+        let bar = "#".repeat((*count as usize * BAR).div_ceil(most));
+        line(format!("             {from:.2}{to:5} {count:5} {bar}"));
+    }
 }
 
 fn named(line: &mut impl FnMut(String), title: &str, likenesses: &[Likeness], words: impl Fn(&Likeness) -> String) {

@@ -7,9 +7,10 @@ use crate::calibrate::{BIN, Calibration, Histogram};
 const SIZE: (u32, u32) = (900, 480);
 const GENUINE: RGBColor = RGBColor(0x1b, 0x7f, 0x3b);
 const IMPOSTOR: RGBColor = RGBColor(0xb0, 0x30, 0x30);
+const AT_DOOR: RGBColor = RGBColor(0x2f, 0x55, 0xa4);
 
-/// Distances of own pictures and of other people, each as shares of their own number (there are far more of the latter), and the
-/// limit as a line.
+/// Distances of own pictures, of other people and of strangers at the door, each as shares of
+/// their own number, and the limit as a line.
 pub(super) fn draw(found: &Calibration) -> Result<String, String> {
     let mut svg = String::new();
     paint(found, SVGBackend::with_string(&mut svg, SIZE)).map_err(|error| error.to_string())?;
@@ -22,7 +23,9 @@ fn paint(found: &Calibration, backend: SVGBackend<'_>) -> Result<(), Box<dyn std
         histogram.0.iter().map(|count| *count as f32 / total * 100.0).collect()
     };
     let (genuine, impostor) = (shares(&found.genuine_distances), shares(&found.impostor_distances));
-    let highest = genuine.iter().chain(&impostor).fold(1.0f32, |highest, share| highest.max(*share)) * 1.05;
+    let at_door = shares(&found.at_door.distances);
+    let highest =
+        genuine.iter().chain(&impostor).chain(&at_door).fold(1.0f32, |highest, share| highest.max(*share)) * 1.05;
     let widest = BIN * genuine.len().max(1) as f32;
     let area = backend.into_drawing_area();
     area.fill(&WHITE)?;
@@ -39,7 +42,11 @@ fn paint(found: &Calibration, backend: SVGBackend<'_>) -> Result<(), Box<dyn std
     for (shares, colour, what, total) in [
         (&genuine, GENUINE, "the same person", found.genuine_distances.total()),
         (&impostor, IMPOSTOR, "different people", found.impostor_distances.total()),
+        (&at_door, AT_DOOR, "strangers' visits", found.at_door.visits),
     ] {
+        if total == 0 && colour == AT_DOOR {
+            continue;
+        }
         let bar = |(i, share): (usize, &f32)| {
             let from = i as f32 * BIN;
             Rectangle::new([(from, 0.0), (from + BIN, *share)], colour.mix(0.45).filled())
@@ -66,6 +73,7 @@ fn paint(found: &Calibration, backend: SVGBackend<'_>) -> Result<(), Box<dyn std
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibrate::AtDoor;
 
     #[test]
     fn the_picture_has_both_histograms_and_the_limit() {
@@ -87,6 +95,7 @@ mod tests {
             at_risk: Vec::new(),
             weak: Vec::new(),
             strangers: Vec::new(),
+            at_door: AtDoor::default(),
         };
         let svg = draw(&found).unwrap();
         // Two bars of own pictures, three of others, and a square of either colour in the legend.
@@ -98,6 +107,10 @@ mod tests {
         assert!(
             svg.contains("limit 0.344") && svg.contains("the same person (4)") && svg.contains("different people (51)")
         );
+        let at_door = AtDoor { visits: 3, distances: bins(&[(50, 2), (55, 1)]), ..AtDoor::default() };
+        let svg = draw(&Calibration { at_door, ..found.clone() }).unwrap();
+        let bars = svg.lines().filter(|line| line.starts_with("<rect") && line.contains("#2F55A4")).count();
+        assert!(bars == 3 && svg.contains("visits (3)"), "{svg}");
         // A door that knows nobody has a picture too.
         let nobody = Calibration { genuine_distances: bins(&[]), impostor_distances: bins(&[]), ..found };
         assert!(draw(&nobody).unwrap().contains("the same person (0)"));

@@ -228,7 +228,10 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
             print::enrolled(&ask(config, request)?, json)
         }
         Command::Identify { picture, annotate } => identify(config()?, picture, annotate.as_deref(), json),
-        Command::Calibrate { strangers, plot } => {
+        Command::Calibrate { forget_strangers: true, .. } => {
+            print::unknown(&ask(config()?, Request::ForgetStrangers)?, json)
+        }
+        Command::Calibrate { strangers, plot, .. } => {
             calibrate::run(config()?, strangers.as_deref(), plot.as_deref(), json)
         }
         Command::Unknown { action } => unknown(config()?, action.as_ref(), json),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
 
+use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::{
@@ -14,15 +15,21 @@ use super::{
 use crate::{
     eval::{
         collection::Collection,
+        door::{Question, Simulated, simulate},
         population::{ENOUGH_PAIRS, Population, Share, Tail},
         statistics::RATES,
     },
+    evidence::Width,
     service::StartError,
+    threshold::LOOKS_PER_VISIT,
     vision::{
         Vision,
-        manifest::{self, Manifest, Threshold},
+        manifest::{self, Manifest, NetEntry, Threshold},
     },
 };
+
+/// People enrolled, and the rate asked for, of the doors that are simulated.
+const AT_DOORS: [(usize, f64); 4] = [(1, 1e-3), (1, 1e-4), (5, 1e-3), (5, 1e-4)];
 
 /// A folder of people, measured.
 pub(super) struct Group {
@@ -31,6 +38,15 @@ pub(super) struct Group {
     pictures: usize,
     undetected: usize,
     population: Population,
+    /// A face a row, and whose each is.
+    rows: Array2<f32>,
+    person: Vec<usize>,
+}
+
+/// A door of one group's strangers.
+struct AtDoor {
+    question: Question,
+    simulated: Simulated,
 }
 
 /// A distance, and the rate it is the limit for.
@@ -45,6 +61,8 @@ pub(super) struct Groups {
     limits: Vec<Limit>,
     /// Whose limits these are.
     source: &'static str,
+    /// For each group, the doors that it is large enough for. Empty: the embedder has no table.
+    doors: Vec<Vec<AtDoor>>,
 }
 
 /// Measures and prints.
@@ -128,7 +146,19 @@ impl Group {
             return Err(CommandError::Answer { problem, exit_code: exit::IO });
         }
         let population = Population::new(rows.view(), &person, &collection.groups);
-        Ok(Group { folder, people, pictures, undetected: pictures - person.len(), population })
+        Ok(Group { folder, people, pictures, undetected: pictures - person.len(), population, rows, person })
+    }
+
+    /// What doors with one and with five of these people make of the others as strangers.
+    fn doors(&self, entry: &NetEntry) -> Vec<AtDoor> {
+        let Some(width) = Width::of(entry) else { return Vec::new() };
+        let door = |(enrolled, per_visit): (usize, f64)| {
+            let table = entry.distance_for(per_visit / (LOOKS_PER_VISIT * enrolled as f64)).ok()?;
+            let question = Question { enrolled, per_visit, table };
+            let simulated = simulate(self.rows.view(), &self.person, width, question)?;
+            Some(AtDoor { question, simulated })
+        };
+        AT_DOORS.into_iter().filter_map(door).collect()
     }
 
     fn name(&self) -> String {
@@ -145,17 +175,18 @@ impl Groups {
             // Of all populations the nearest; an entry without populations has its own table.
             let distance = |rate: f64, own: f32| entry.distance_for(rate).unwrap_or(own);
             let limit = |point: &Threshold| Limit { rate: point.fmr, distance: distance(point.fmr, point.distance) };
-            let limits = entry.thresholds.iter().map(limit);
-            return Ok(Groups { groups, limits: limits.collect(), source: "manifest" });
+            let limits = entry.thresholds.iter().map(limit).collect();
+            let doors = groups.iter().map(|group| group.doors(&entry)).collect();
+            return Ok(Groups { groups, limits, source: "manifest", doors });
         }
         let first = groups.first().map(|group| &group.population);
         let own = |rate| Some(Limit { rate, distance: first?.limit_for(rate)?.value as f32 });
         let limits = RATES.into_iter().filter_map(own).collect();
-        Ok(Groups { groups, limits, source: "first folder" })
+        Ok(Groups { groups, limits, source: "first folder", doors: Vec::new() })
     }
 
     pub fn as_json(&self) -> Value {
-        let folder = |group: &Group| {
+        let folder = |(i, group): (usize, &Group)| {
             let at = |limit: &Limit| {
                 let measured = json!({
                     "distance": narrow(limit.distance),
@@ -174,9 +205,23 @@ impl Groups {
                 "impostor": group.population.impostor(),
                 "limits": self.limits.iter().map(at).collect::<BTreeMap<_, _>>(),
                 "own_limits": RATES.iter().filter_map(own).collect::<BTreeMap<_, _>>(),
+                "door_evidence": self.doors.get(i).map(|doors| doors.iter().map(AtDoor::as_json).collect::<Value>()),
             })
         };
-        self.groups.iter().map(folder).collect()
+        self.groups.iter().enumerate().map(folder).collect()
+    }
+
+    /// What a door's own evidence does, a line for each door.
+    fn at_doors(&self) -> String {
+        let head =
+            ["a door's own evidence", "enrolled", "rate", "limit", "stricter", "strangers let in", "known let in"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for (group, doors) in self.groups.iter().zip(&self.doors) {
+            let centre = group.population.impostor_centre();
+            let centre = centre.map_or("-".into(), |(centre, width)| format!("{centre:.2} ± {width:.3}"));
+            rows.extend(doors.iter().map(|door| door.row(group.name(), &centre)));
+        }
+        print::table(&rows)
     }
 
     /// A line for each folder, a column for each rate.
@@ -212,7 +257,41 @@ impl fmt::Display for Groups {
              {false_matches}\n{missed}\n{own}",
             self.source,
             limits.collect::<Vec<_>>().join(", "),
-        )
+        )?;
+        match self.doors.iter().all(Vec::is_empty) {
+            true => Ok(()),
+            false => write!(f, "\n{}", self.at_doors()),
+        }
+    }
+}
+
+impl AtDoor {
+    fn as_json(&self) -> Value {
+        let AtDoor { question, simulated } = self;
+        json!({
+            "enrolled": question.enrolled,
+            "rate": question.per_visit,
+            "limit": simulated.limit,
+            "stricter": simulated.stricter,
+            "strangers": simulated.strangers,
+            "known": simulated.known,
+        })
+    }
+
+    fn row(&self, name: String, centre: &str) -> Vec<String> {
+        let AtDoor { question, simulated } = self;
+        let [table, own] = simulated.limit;
+        let known = simulated.known.map(|[table, own]| format!("{table:.4} -> {own:.4}"));
+        vec![
+            name,
+            centre.into(),
+            question.enrolled.to_string(),
+            rate_name(question.per_visit),
+            format!("{table:.3} -> {own:.3}"),
+            format!("{:.0} %", simulated.stricter * 100.0),
+            format!("{} -> {}", rate_text(simulated.strangers[0]), rate_text(simulated.strangers[1])),
+            known.unwrap_or_else(|| "-".into()),
+        ]
     }
 }
 

@@ -9,7 +9,12 @@ use std::{
 
 use jiff::Zoned;
 
-use super::{RunError, Signals, denials::Denials, visits::Visits};
+use super::{
+    RunError, Signals,
+    denials::Denials,
+    strangers::{Stranger, Strangers},
+    visits::Visits,
+};
 use crate::{
     camera::capture::{Capture, Captured},
     clock::{ClockWatch, span_in_words},
@@ -65,6 +70,7 @@ pub(super) struct Door {
     camera_lost: Option<String>,
     last_visit: String,
     denials: Denials,
+    strangers: Strangers,
     clock: ClockWatch,
     clock_due: Instant,
     first_decision_told: bool,
@@ -85,6 +91,7 @@ impl Door {
         let now = Instant::now();
         let mut visits = Visits::new(services.store.clone());
         let visitors = visits_before(&mut visits, &services, same_store);
+        let strangers = Strangers::new(services.loosest());
         Door {
             services,
             latch,
@@ -101,6 +108,7 @@ impl Door {
             camera_lost: None,
             last_visit: "no visit yet".into(),
             denials: Denials::default(),
+            strangers,
             clock: ClockWatch::default(),
             clock_due: now,
             first_decision_told: false,
@@ -111,6 +119,7 @@ impl Door {
     pub(super) fn serve(&mut self, capture: &Capture, latch: &Latch, signals: &Signals) -> Result<Ended, RunError> {
         let ended = self.watch(capture, latch, signals);
         self.tell_more_denials(true);
+        self.count_strangers(true);
         ended
     }
 
@@ -146,6 +155,7 @@ impl Door {
             }
             self.watch_clock();
             self.tell_more_denials(false);
+            self.count_strangers(false);
             // Who is on a visit could not be recorded, and would be let in once more.
             if self.services.wants_new_start.load(Ordering::Relaxed)
                 && !self.latch.relay_active()
@@ -376,6 +386,7 @@ impl Door {
             if pulsed { "relay" } else { "signal" },
         );
         self.services.counters.increment("granted");
+        self.strangers.granted(grant.person, Instant::now());
         self.visited(&format!("{name} {}", if pulsed { "let in" } else { "counted in" }));
         self.services.record(EventKind::Granted {
             person: grant.person,
@@ -436,6 +447,7 @@ impl Door {
         if stranger && !self.unknown.note(looks, now_ms()) {
             self.services.counters.increment("unknown_lost");
         }
+        self.note_stranger(denial, roster);
         self.services.counters.increment("denied");
         self.services.denials.increment(denial.reason.word());
         self.latch.send(LatchCommand::ShowDenied);
@@ -455,6 +467,24 @@ impl Door {
         let Some((count, over)) = self.denials.over(Instant::now(), at_once) else { return };
         log::info!("nobody let in: {count} more times within {over:.0?}, not listed one by one");
         self.services.record(EventKind::DeniedMore { count, over });
+    }
+
+    /// A visit that shows how near strangers come.
+    fn note_stranger(&mut self, denial: &Denial, roster: &Roster) {
+        let (Reason::Unknown(nearest, ..), Some(distance)) = (denial.reason, denial.near) else { return };
+        let Some(face) = self.sight.template(denial.track).cloned() else { return };
+        let comparisons = roster.gallery.comparisons();
+        self.strangers.denied(Stranger { nearest, distance, comparisons, face }, Instant::now());
+    }
+
+    fn count_strangers(&mut self, at_once: bool) {
+        if !at_once && self.strangers.is_idle(Instant::now(), now_ms()) {
+            return;
+        }
+        let same_face = self.services.roster().threshold.limits.single;
+        for stranger in self.strangers.due(Instant::now(), now_ms(), same_face, at_once) {
+            self.services.count_stranger(stranger.comparisons, stranger.distance);
+        }
     }
 
     /// A reason in words, and the nearest person with the distance if somebody was near.

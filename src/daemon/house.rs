@@ -19,6 +19,7 @@ use crate::{
 };
 
 const EVERY_MINUTES: u64 = 60;
+const DAY_MINUTES: u64 = 24 * 60;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Between two steps, each of which removes about a thousand events.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -39,6 +40,10 @@ impl House {
             for minute in 0u64.. {
                 if minute.is_multiple_of(EVERY_MINUTES) {
                     keep(&services, &goes_on);
+                }
+                // At a start it was done already.
+                if minute > 0 && minute.is_multiple_of(DAY_MINUTES) {
+                    services.weigh_strangers();
                 }
                 check_events(&services, &goes_on);
                 services.wants_new_start.store(services.store.wants_opening_again(), Ordering::Relaxed);
@@ -65,6 +70,12 @@ fn keep(services: &Services, goes_on: &impl Fn(Duration) -> bool) {
         Ok(0) => {}
         Ok(count) => log::info!("{count} unknown faces forgotten"),
         Err(error) => log::error!("unknown faces could not be forgotten: {error}; trying again in an hour"),
+    }
+    let keep_ms = i64::try_from(services.config.store.keep_events.as_millis()).unwrap_or(i64::MAX);
+    match services.store.forget_nearness(Some(now_ms().saturating_sub(keep_ms))) {
+        Ok(0) => {}
+        Ok(days) => log::info!("strangers: {days} old days forgotten"),
+        Err(error) => log::error!("strangers: old days could not be forgotten: {error}; trying again in an hour"),
     }
     match forget_events(services, goes_on) {
         Ok(0) => {}

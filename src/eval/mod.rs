@@ -2,7 +2,8 @@
 //!
 //! [`collection`] reads folders of people and lists of pairs and runs the daemon's own chain over the pictures; [`statistics`]
 //! makes numbers of embeddings and labels, [`population`] those of one group of people, with intervals by
-//! [`bootstrap`] over people, [`scale`] the other distances of the manifest; [`plot`] draws them.
+//! [`bootstrap`] over people, [`scale`] the other distances of the manifest; [`door`] simulates a
+//! door's own evidence; [`plot`] draws them.
 //!
 //! ```
 //! use facelatch::eval::statistics::Distances;
@@ -13,6 +14,7 @@
 
 pub mod bootstrap;
 pub mod collection;
+pub mod door;
 pub mod plot;
 pub mod population;
 pub mod scale;

@@ -83,6 +83,15 @@ impl Population {
         self.impostor.len()
     }
 
+    /// Median and standard deviation of the distances of two people; None: there is no comparison.
+    pub fn impostor_centre(&self) -> Option<(f64, f64)> {
+        let number = self.impostor.len() as f64;
+        let distances = || self.impostor.iter().map(|(.., distance)| f64::from(*distance));
+        let mean = distances().sum::<f64>() / number;
+        let variance = distances().map(|distance| (distance - mean).powi(2)).sum::<f64>() / number;
+        Some((self.impostor.get(self.impostor.len() / 2)?.2.into(), variance.sqrt()))
+    }
+
     /// The share of comparisons of two people nearer than a limit; None: there is no comparison.
     pub fn false_matches(&self, limit: f32) -> Option<Tail> {
         let near = &self.impostor[..self.impostor.partition_point(|(.., distance)| *distance < limit)];
@@ -197,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn centre_and_width_are_those_of_all_comparisons() {
+        // Three people in a right angle and its middle: apart by all of it once, by half twice.
+        let rows = ndarray::arr2(&[[1.0, 0.0], [0.0, 1.0], [0.5f32.sqrt(), 0.5f32.sqrt()]]);
+        let (centre, width) = Population::new(rows.view(), &[0, 1, 2], &[]).impostor_centre().unwrap();
+        let (near, far) = ((2.0 - 2f64.sqrt()).sqrt(), 2f64.sqrt());
+        assert!((centre - near).abs() < 1e-6 && (width - (far - near) * 2f64.sqrt() / 3.0).abs() < 1e-6);
+    }
+
+    #[test]
     fn a_tail_of_few_pairs_of_people_is_no_evidence() {
         // Two of forty look alike: nine false matches of one pair.
         let (mut rows, person) = group(40, 0.0);
@@ -237,6 +255,7 @@ mod tests {
         let (rows, person) = group(1, 0.1);
         let alone = Population::new(rows.view(), &person, &[]);
         assert_eq!((alone.false_matches(1.0), alone.limit_for(1e-2)), (None, None));
+        assert_eq!(alone.impostor_centre(), None);
         assert!(alone.false_non_matches(1.0).is_some());
         let two = Population::new(rows.select(Axis(0), &[0, 1]).view(), &[0, 1], &[]);
         assert!(two.false_matches(1.0).is_some() && two.false_non_matches(1.0).is_none());

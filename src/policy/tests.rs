@@ -141,7 +141,42 @@ fn an_unknown_face_never_opens_and_is_denied_once() {
     let mut door = Door::new(rules());
     door.frames(200, &[seen(1, ADA, 0.36)]);
     assert_eq!(door.granted, []);
-    assert_eq!(door.denied, [Denial { track: TrackId(1), reason: Reason::Unknown(ADA, 0.36, 0.35), frames: 5 }]);
+    assert_eq!(
+        door.denied,
+        [Denial { track: TrackId(1), reason: Reason::Unknown(ADA, 0.36, 0.35), frames: 5, near: Some(0.36) }]
+    );
+}
+
+/// The denials and grants of a face that lies at these distances, one a frame, then leaves.
+fn visit(limit: f32, distances: &[f32]) -> (Vec<Option<f32>>, usize) {
+    let (mut policy, start) = (Policy::new(rules()), Instant::now());
+    let (mut near, mut grants) = (Vec::new(), 0);
+    let looks = distances.iter().map(|distance| vec![seen(1, ADA, *distance)]).chain([vec![]]);
+    for (number, observations) in (0u32..).zip(looks) {
+        let gone = if observations.is_empty() { rules().visit_gap } else { Duration::ZERO };
+        let at = start + FRAME * number + gone;
+        let verdict = policy.judge(&observations, Limits { single: limit, shrink: 0.6 }, at, at);
+        near.extend(verdict.denials.iter().map(|denial| denial.near));
+        grants += verdict.grants().count();
+    }
+    (near, grants)
+}
+
+#[test]
+fn a_visit_that_once_lay_within_the_limit_is_no_strangers() {
+    assert_eq!(visit(0.35, &[0.5, 0.9, 0.6, 0.8, 0.7]), (vec![Some(0.7)], 0));
+    assert_eq!(visit(0.35, &[0.3, 0.9, 0.6, 0.8, 0.7, 0.7]), (vec![None], 0));
+    assert_eq!(visit(0.35, &[0.5, 0.9, 0.6, 0.8]), (vec![None], 0), "too short to tell");
+}
+
+proptest! {
+    #[test]
+    fn how_near_a_stranger_came_is_the_limit_that_opens(distances in prop::collection::vec(0.4f32..1.5, 5)) {
+        let (near, _) = visit(0.35, &distances);
+        let near = near[0].unwrap();
+        prop_assert_eq!(visit(near + 1e-3, &distances).1, 1);
+        prop_assert_eq!(visit(near - 1e-3, &distances).1, 0);
+    }
 }
 
 #[test]
@@ -222,7 +257,10 @@ fn a_face_that_was_never_good_enough_is_denied_when_it_leaves() {
     door.frames(10, &[flawed(1)]);
     assert_eq!(door.denied, []);
     door.frames(40, &[]);
-    assert_eq!(door.denied, [Denial { track: TrackId(1), reason: Reason::NotGoodEnough(FLAW), frames: 10 }]);
+    assert_eq!(
+        door.denied,
+        [Denial { track: TrackId(1), reason: Reason::NotGoodEnough(FLAW), frames: 10, near: None }]
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod eventlog;
 mod events;
 mod index;
 mod mark;
+mod nearness;
 mod numbers;
 mod record;
 mod recovery;
@@ -27,6 +28,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use nearness::{KeptNearness, Measure};
 pub use recovery::RecoveryNote;
 
 use self::{eventlog::EventLog, events::Writer};
@@ -293,6 +295,9 @@ pub struct Store {
     people: sled::Tree,
     readings: sled::Tree,
     strangers: sled::Tree,
+    /// How near strangers came; and what of it was damaged.
+    nearness: sled::Tree,
+    nearness_aside: sled::Tree,
     followers: Arc<Mutex<Vec<Sender<Event>>>>,
     writer: Arc<Mutex<Writer>>,
     /// sled keeps its first failed write for good, whatever becomes of the disk.
@@ -324,6 +329,8 @@ impl Store {
             people: tree("people")?,
             readings: tree("readings")?,
             strangers: tree("strangers")?,
+            nearness: tree("nearness")?,
+            nearness_aside: tree("nearness_aside")?,
             db,
             followers: Arc::default(),
             broken: Arc::default(),

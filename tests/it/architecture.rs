@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 31] = [
+const MAY_IMPORT: [(&str, &[&str]); 32] = [
     ("vision", &[]),
     ("gallery", &["vision"]),
     ("policy", &["gallery", "vision"]),
@@ -52,9 +52,10 @@ const MAY_IMPORT: [(&str, &[&str]); 31] = [
     ("latch", &["gpio"]),
     ("program", &["telemetry"]),
     ("camera", &["config", "program", "vision", "telemetry"]),
-    ("store", &["clock", "gallery", "vision"]),
+    ("evidence", &["vision"]),
+    ("store", &["clock", "evidence", "gallery", "vision"]),
     ("enroll", &["config", "gallery", "names", "policy", "store", "telemetry", "vision"]),
-    ("eval", &["enroll", "triplet", "vision"]),
+    ("eval", &["enroll", "evidence", "triplet", "vision"]),
     ("triplet", &[]),
     // Who was there, and what the clock should have shown.
     ("clock", &[]),
@@ -64,9 +65,9 @@ const MAY_IMPORT: [(&str, &[&str]); 31] = [
     ("outside", &["config", "store"]),
     ("mqtt", &["config", "control", "outside", "store", "telemetry"]),
     ("hooks", &["config", "outside", "program", "store", "telemetry"]),
-    ("threshold", &["config", "policy", "vision"]),
+    ("threshold", &["config", "evidence", "policy", "vision"]),
     ("scale", &["config", "threshold", "vision"]),
-    ("calibrate", &["gallery", "policy", "vision"]),
+    ("calibrate", &["evidence", "gallery", "policy", "vision"]),
     (
         "service",
         &[
@@ -75,6 +76,7 @@ const MAY_IMPORT: [(&str, &[&str]); 31] = [
             "config",
             "control",
             "enroll",
+            "evidence",
             "gallery",
             "latch",
             "live",
@@ -125,6 +127,7 @@ const MAY_IMPORT: [(&str, &[&str]); 31] = [
             "daemon",
             "enroll",
             "eval",
+            "evidence",
             "gallery",
             "gpio",
             "hooks",

@@ -479,6 +479,7 @@ fn calibrate_says_who_is_weak_and_draws_the_distances() {
         "closest pair: Barack Obama and Joe Biden at 1.",
         "strangers: 2 pictures compared, 0 within the limit, 1 without a face",
         "weak: Joe Biden: enrolled with one picture only",
+        "no visit of a stranger is counted yet",
         "holds: up to",
     ] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);

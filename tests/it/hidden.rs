@@ -11,6 +11,7 @@ use std::{
 };
 
 use facelatch::{
+    config::ModelsConfig,
     enroll::Refusal,
     service::Services,
     vision::{
@@ -18,7 +19,7 @@ use facelatch::{
         embed::Embedding,
         frame::turned,
         geometry::{BoundingBox, Detection},
-        manifest::Precision,
+        manifest::{Manifest, Precision},
         mtcnn::MtcnnSettings,
         quality::{Flaw, Part, QualityLimits},
     },
@@ -54,6 +55,11 @@ pub fn vision() -> Vision {
 fn vision_of(embedder: &str) -> Vision {
     let settings = MtcnnSettings { min_face: 40.0, thresholds: [0.6, 0.7, 0.7] };
     Vision::load(&root().join("models"), embedder, Precision::W8, settings).expect("the committed models load")
+}
+
+/// What enrolment calculates with.
+fn default_embedder() -> String {
+    ModelsConfig::default().embedder
 }
 
 /// Those of [`DIRECTIONS`] that are wanted: all, or FACELATCH_EMBEDDER only.
@@ -253,7 +259,7 @@ fn a_picture_on_its_side_or_head_is_enrolled_upright() {
     thread::sleep(std::time::Duration::from_millis(300));
     let later = services.enroller.lock().unwrap().sync(std::time::SystemTime::now(), || true).unwrap();
     assert_eq!(changes.refused.len() + later.refused.len(), 0, "{later:?}");
-    let upright = template(&mut vision(), &hopper).unwrap();
+    let upright = template(&mut vision_of(&default_embedder()), &hopper).unwrap();
     let people = services.store.people().unwrap();
     let pictures = &people.iter().find(|person| person.name == "Grace Hopper").unwrap().pictures;
     assert_eq!(pictures.len(), 3);
@@ -272,7 +278,9 @@ fn turned_pictures_are_taken_upright_or_refused() {
     let Some(people) = people(if full() { 200 } else { 40 }, true) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (services, _) = Services::open(door::config(dir.path())).unwrap();
-    let upright: Vec<_> = each(&people, &vision(), |vision, file| template(vision, &picture(file)).ok());
+    let upright: Vec<_> = each(&people, &vision_of(&default_embedder()), |vision, file| template(vision, &picture(file)).ok());
+    let manifest = Manifest::load(&root().join("models")).unwrap();
+    let same_person = manifest.embedder(&default_embedder()).unwrap().max_spread.unwrap();
     let (mut taken, mut refused, mut as_it_lay, mut other) = (0, 0, 0, 0);
     for (number, file) in people.iter().enumerate() {
         let Some(upright) = &upright[number] else { continue };
@@ -285,7 +293,7 @@ fn turned_pictures_are_taken_upright_or_refused() {
             match answer {
                 Ok((enrolled, _)) => {
                     let distance = Embedding::new(enrolled.embedding, enrolled.model).unwrap().distance(upright);
-                    *(if distance.unwrap() < LIMIT { &mut taken } else { &mut as_it_lay }) += 1;
+                    *(if distance.unwrap() < same_person { &mut taken } else { &mut as_it_lay }) += 1;
                     fs::remove_dir_all(enroller.folder().join(&name)).unwrap();
                     enroller.sync(std::time::SystemTime::now(), || true).unwrap();
                 }

@@ -23,5 +23,6 @@ mod page;
 mod relay;
 mod scale;
 mod sight;
+mod strangers;
 mod support;
 mod visits;
