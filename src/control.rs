@@ -238,6 +238,9 @@ pub struct Status {
     pub max_distance: f32,
     /// Of strangers' visits; None: it was not measured for a distance so loose.
     pub false_match_rate: Option<f64>,
+    /// The people who set that limit, and where the evidence of them ends; None: the configuration set it.
+    #[serde(default)]
+    pub limit_basis: Option<String>,
     pub people: usize,
     pub templates: usize,
     /// What keeps people out who are enrolled, with the remedies.

@@ -515,6 +515,7 @@ impl Services {
             precision: self.precisions.clone(),
             max_distance: roster.threshold.limits.single,
             false_match_rate: roster.threshold.rate_of_visits(),
+            limit_basis: roster.threshold.basis(),
             people: roster.gallery.people(),
             templates: roster.gallery.templates(),
             problems: roster.shut_out.into_iter().map(|shut_out| shut_out.reason).collect(),

@@ -5,7 +5,7 @@
 //! at most the sum of the single ones, whatever they have to do with each other; so the rate is divided by their number, and the
 //! model manifest says at which distance a single comparison is a false match as rarely as that.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::{
     config::RecognitionConfig,
@@ -19,7 +19,7 @@ use crate::{
 pub const LOOKS_PER_VISIT: f64 = 3.0;
 
 /// What was chosen, and from what.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Threshold {
     pub limits: Limits,
     /// What a probe is compared with: people, or with `template_fusion = "best"` pictures.
@@ -28,8 +28,13 @@ pub struct Threshold {
     pub per_visit: Option<f64>,
     /// False matches per comparison that this distance stands for; None: nothing was measured.
     pub per_comparison: Option<f64>,
-    /// It lies beyond the measured table.
+    /// Of a distance that was given: it is looser than any that was measured.
     pub beyond_measured: bool,
+    /// The population whose people come nearest, which set the limit; None: the distance was given.
+    pub set_by: Option<Arc<str>>,
+    /// The rate per comparison is smaller than this, the smallest one of which that population
+    /// gives evidence.
+    pub evidence_ends: Option<f64>,
 }
 
 /// The rate wanted is out of reach.
@@ -62,6 +67,8 @@ impl Threshold {
                 per_visit: None,
                 per_comparison: embedder.rate_at(single),
                 beyond_measured: embedder.thresholds.first().is_some_and(|loosest| single > loosest.distance),
+                set_by: None,
+                evidence_ends: None,
             });
         }
         let per_visit = recognition.false_match_rate.0;
@@ -73,7 +80,9 @@ impl Threshold {
             comparisons,
             per_visit: Some(per_visit),
             per_comparison: Some(rate),
-            beyond_measured: point.beyond_measured,
+            beyond_measured: false,
+            set_by: Some(point.set_by.into()),
+            evidence_ends: point.evidence_ends,
         })
     }
 }
@@ -84,6 +93,15 @@ impl Threshold {
     pub fn rate_of_visits(&self) -> Option<f64> {
         let measured = self.per_comparison.filter(|_| !self.beyond_measured).map(|rate| self.of_visits(rate));
         self.per_visit.or(measured)
+    }
+
+    /// Who set the limit, and where the evidence of these people ends.
+    pub fn basis(&self) -> Option<String> {
+        let set_by = format!("set by {}", self.set_by.as_ref()?);
+        Some(match self.evidence_ends {
+            Some(ends) => format!("{set_by}, of whom there is no evidence beyond 1 in {} comparisons", one_in(ends)),
+            None => set_by,
+        })
     }
 
     fn of_visits(&self, per_comparison: f64) -> f64 {
@@ -98,6 +116,8 @@ impl Threshold {
             per_visit: None,
             per_comparison: None,
             beyond_measured: false,
+            set_by: None,
+            evidence_ends: None,
         }
     }
 }
@@ -146,10 +166,7 @@ impl fmt::Display for Threshold {
             }
             (_, None) => write!(f, "set by recognition.max_distance; how sure that is was not measured")?,
         }
-        if self.beyond_measured {
-            write!(f, " (fewer than were measured; the table is continued)")?;
-        }
-        Ok(())
+        self.basis().map_or(Ok(()), |basis| write!(f, "; {basis}"))
     }
 }
 
@@ -159,9 +176,36 @@ mod tests {
     use crate::vision::manifest::Manifest;
     use std::path::Path;
 
+    /// As it was measured on LFW alone.
     fn dlib() -> NetEntry {
+        let mut dlib = shipped("dlib");
+        dlib.populations.truncate(1);
+        dlib
+    }
+
+    fn shipped(name: &str) -> NetEntry {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-        Manifest::load(&models).unwrap().embedder("dlib").unwrap().clone()
+        Manifest::load(&models).unwrap().embedder(name).unwrap().clone()
+    }
+
+    /// The rate per comparison that is asked for is kept for each group that was measured.
+    #[test]
+    fn no_limit_is_looser_than_any_population_that_sets_one() {
+        for name in ["mobilefacenet", "dlib-triplet", "dlib"] {
+            let embedder = shipped(name);
+            for people in [0, 1, 5, 50] {
+                let threshold = Threshold::choose(&embedder, &wanted(1e-3), people).unwrap();
+                let rate = threshold.per_comparison.unwrap();
+                for population in embedder.populations.iter().filter(|population| population.sets_limit) {
+                    let at_least = population.thresholds.iter().rev().find(|point| point.fmr >= rate);
+                    let (limit, who) = (threshold.limits.single, &population.name);
+                    assert!(at_least.is_none_or(|point| limit <= point.distance), "{name}, {people}: {limit} {who}");
+                }
+            }
+            let said = Threshold::choose(&embedder, &wanted(1e-3), 1).unwrap().to_string();
+            assert!(said.contains("; set by adults of nine groups"), "{said}");
+            assert!(said.ends_with("no evidence beyond 1 in 1000 comparisons"), "{said}");
+        }
     }
 
     fn wanted(rate: f64) -> RecognitionConfig {
@@ -221,14 +265,14 @@ mod tests {
         for part in ["1 in 1000 visits", "3 looks x 10 enrolled", "1 in 30000 comparisons"] {
             assert!(said.contains(part), "{said}");
         }
-        assert!(!said.contains("continued"));
+        assert!(!said.contains("no evidence"));
         let fixed = RecognitionConfig { max_distance: Some(0.8), ..wanted(1e-3) };
         for recognition in [wanted(1e-3), fixed] {
             let nobody = Threshold::choose(&dlib(), &recognition, 0).unwrap().to_string();
             assert!(nobody.contains("the first to be enrolled") && !nobody.contains("inf"), "{nobody}");
         }
         let far = Threshold::choose(&dlib(), &wanted(1e-5), 10).unwrap();
-        assert!(far.beyond_measured && far.to_string().contains("the table is continued"), "{far}");
+        assert!(far.to_string().contains("no evidence beyond 1 in"), "{far}");
     }
 
     #[test]

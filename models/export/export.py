@@ -77,10 +77,7 @@ def manifest(checksums, thresholds):
             "# What tells from the features that the mouth or the eyes are hidden, f32 [2, 1025] (make hidden); for enrolment only.",
             f'hidden = {{ file = "{HIDDEN}", checksum = "{checksums[HIDDEN]}" }}',
             *preparation(cascade.TEMPLATE, cascade.WEIGHTS, 150),
-            f"# {thresholds[name]['measured']}",
-            *table("thresholds", thresholds[name]["table"]),
-            "# The same with mirror images averaged in.",
-            *table("mirror_thresholds", thresholds[name]["mirror"]),
+            *populations(name, thresholds),
         ]
     lines += entry("mobilefacenet", "embedder", "mobilefacenet", checksums, "Apache-2.0 (trained on MS1M-refine-v2)", MOBILE_ORIGIN)
     layer = "mobilefacenet-last.npy"
@@ -90,8 +87,7 @@ def manifest(checksums, thresholds):
         f'last_layer = {{ file = "{layer}", checksum = "{checksums[layer]}" }}',
         *preparation(cascade.ARCFACE, cascade.ALIKE, 112),
     ]
-    measured = thresholds["mobilefacenet"]
-    lines += [f"# {measured['measured']}", *table("thresholds", measured["table"])]
+    lines += populations("mobilefacenet", thresholds)
     return "\n".join(lines) + "\n"
 
 
@@ -117,6 +113,27 @@ def preparation(points, weights, side):
         'pixels = { order = "rgb", mean = 0.0, scale = 1.0 }',
         f"# Where the eyes, the nose tip and the corners of the mouth lie in the {side} x {side} input, and how much each counts.",
         f"alignment = {{ points = {points}, weights = {weights} }}",
+    ]
+
+
+def populations(net, thresholds):
+    """The first from thresholds.json, the others as facelatch eval printed them."""
+    first = thresholds[net]
+    with open(os.path.join(HERE, "populations", f"{net}.toml")) as file:
+        others = file.read().splitlines()
+    return [
+        "",
+        f"# {first['measured']}",
+        "[[net.populations]]",
+        f"name = {json.dumps(first['name'])}",
+        f"source = {json.dumps(first['source'])}",
+        f"people = {first['people']}",
+        f"comparisons = {first['comparisons']}",
+        *table("thresholds", first["table"]),
+        *table("mirror_thresholds", first["mirror"]),
+        "",
+        f"# Where other people come nearer: make populations EMBEDDER={net} TABLE=1",
+        *others,
     ]
 
 

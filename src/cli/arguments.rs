@@ -317,7 +317,8 @@ pub struct EvalArguments {
     /// A folder with a folder of pictures for each person: every picture is compared with every other.
     ///
     /// Given several times, each folder is a group of its own: false-match rate and false non-match rate at
-    /// each limit of the manifest, with intervals over people.
+    /// each limit of the manifest, with intervals over people. A folder of such folders is a group
+    /// of groups, whose people are compared within their own.
     #[arg(long, visible_alias = "people", value_name = "DIR", required_unless_present = "enrolled")]
     pub images: Vec<PathBuf>,
     /// Pairs as Labeled Faces in the Wild lists them: they give the accuracy, and the pictures that occur in them everything else.
@@ -328,6 +329,15 @@ pub struct EvalArguments {
     /// Draw the ROC and the histogram of distances into this folder: roc.svg, distances.svg.
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
+    /// Print the embedder's populations for the manifest, and nothing else: each folder's people,
+    /// down to the smallest rate for which there is evidence, of its precisions the strictest.
+    ///
+    /// A file source.txt in a folder says where its pictures are from.
+    #[arg(long, requires = "images", conflicts_with_all = ["pairs", "plots"])]
+    pub table: bool,
+    /// With --table: one more folder, of people who set no limit, such as young children.
+    #[arg(long, value_name = "DIR", requires = "table")]
+    pub no_limit: Vec<PathBuf>,
     /// Enrol DIR/NAME/*.jpg as the enroll folder would, and play the visits of --visits at that door.
     ///
     /// Given several times with as many --visits, each is a door of its own; the counts are added up.

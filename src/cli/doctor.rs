@@ -264,11 +264,10 @@ fn models(config: &Config) -> Vec<Check> {
         (Ok(nets), Ok(threshold)) => ok(
             "models",
             format!(
-                "{} nets verified in {}; embedder {}, a match is nearer than {:.3}, and the nearer the more are enrolled",
+                "{} nets verified in {}; embedder {}, {threshold}; the more are enrolled, the nearer a match has to be",
                 nets.len(),
                 config.models.dir.display(),
                 config.models.embedder,
-                threshold.limits.single
             ),
         ),
         (Err(error), _) => check("models", Verdict::Fail, error.to_string(), REMEDY),

@@ -50,6 +50,9 @@ struct Measured {
 /// Measures, prints and draws.
 pub(super) fn run(arguments: &EvalArguments, config: &Path, json: bool) -> Result<u8, CommandError> {
     match &arguments.images[..] {
+        folders if arguments.table => {
+            populations::print_table(&Chosen::new(&arguments.model, config)?, folders, &arguments.no_limit)
+        }
         [] => visits::run(arguments, config, json),
         [images] => one_folder(arguments, images, config, json),
         _ if arguments.pairs.is_some() || arguments.plots.is_some() => {
@@ -264,14 +267,7 @@ fn as_text(measured: &Measured, chosen: &Chosen) -> String {
         line("  nearer than", distances, &|point| format!("{:.4}", point.distance));
     }
     text += &print::table(&table);
-    let rows = points(all)
-        .into_iter()
-        .map(|(rate, point)| format!("    {{ fmr = {rate}, distance = {:.3} }},\n", point.distance));
-    text + &format!(
-        "\nfor the manifest:\n{} = [\n{}]\n",
-        if chosen.mirror { "mirror_thresholds" } else { "thresholds" },
-        rows.collect::<String>()
-    )
+    text + "\nfor the manifest's table: facelatch eval --people DIR --table\n"
 }
 
 fn draw(measured: &Measured, folder: &Path) -> Result<(), CommandError> {

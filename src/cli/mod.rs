@@ -39,8 +39,9 @@ use crate::{
     service::{Services, StartError, now_ms, record_notes},
     store::{Store, StoreError},
     telemetry::{self, ServiceManager, printable},
+    threshold::Threshold,
     triplet::TrainError,
-    vision::VisionError,
+    vision::{VisionError, manifest::Manifest},
 };
 use arguments::{Arguments, Command, UnknownAction};
 
@@ -203,7 +204,9 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Run => run_daemon(config()?, &arguments.config),
         Command::Demo { pictures, models, out } => demo::run(pictures, models, out),
         Command::Check => {
-            print::checked(&arguments.config, &config()?.warnings(), json);
+            let config = config()?;
+            let threshold = threshold_of(&config)?;
+            print::checked(&arguments.config, &config.warnings(), threshold.as_ref(), json);
             Ok(exit::DONE)
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),
@@ -319,6 +322,14 @@ fn start_again(environment: &[(&str, &str)]) -> io::Error {
     let mut again = std::process::Command::new(program);
     again.arg0(arguments.next().unwrap_or_else(|| "facelatch".into()));
     again.args(arguments).envs(environment.iter().copied()).exec()
+}
+
+/// The threshold of a door that knows nobody yet; None: the models are not there to ask.
+fn threshold_of(config: &Config) -> Result<Option<Threshold>, CommandError> {
+    let Ok(manifest) = Manifest::load(&config.models.dir) else { return Ok(None) };
+    let embedder = manifest.embedder(&config.models.embedder).map_err(StartError::from)?;
+    let embedder = embedder.mirroring(config.models.mirror);
+    Ok(Some(Threshold::choose(&embedder, &config.recognition, 0).map_err(StartError::from)?))
 }
 
 fn run_daemon(config: Config, file: &Path) -> Result<u8, CommandError> {

@@ -1,6 +1,6 @@
 //! `facelatch eval` on several folders of people: what the manifest's limits do to each group.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,10 @@ use crate::{
         statistics::RATES,
     },
     service::StartError,
-    vision::manifest::Manifest,
+    vision::{
+        Vision,
+        manifest::{self, Manifest, Threshold},
+    },
 };
 
 /// A folder of people, measured.
@@ -68,6 +71,52 @@ pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], json: bool) -> Result<u8
     Ok(exit::DONE)
 }
 
+/// Prints the manifest's populations: of the embedder's precisions the strictest.
+pub(super) fn print_table(chosen: &Chosen, folders: &[PathBuf], no_limit: &[PathBuf]) -> Result<u8, CommandError> {
+    let manifest = Manifest::load(&chosen.dir).map_err(StartError::from)?;
+    let precisions = manifest.embedder(&chosen.embedder).map_err(StartError::from)?.precisions.clone();
+    let visions = precisions.iter().map(|precision| chosen.load(*precision)).collect::<Result<Vec<_>, _>>()?;
+    let mut tables = Vec::new();
+    for (folder, sets_limit) in folders.iter().map(|f| (f, true)).chain(no_limit.iter().map(|f| (f, false))) {
+        let collection = Collection::read_any(folder)?;
+        let measured = |vision: &Vision, mirror: bool| {
+            let what = format!("{}{}", folder.display(), if mirror { ", mirrored" } else { "" });
+            let embedded = eval::embed(&collection, &vision.clone().mirroring(mirror), &what)?;
+            Group::new(folder.clone(), &collection, &embedded)
+        };
+        let of = |mirror| visions.iter().map(|vision| measured(vision, mirror)).collect::<Result<Vec<_>, _>>();
+        let (plain, mirrored) = (of(false)?, of(true)?);
+        let source = fs::read_to_string(folder.join("source.txt")).ok();
+        tables.push(manifest::Population {
+            name: plain[0].name(),
+            source: source.map_or_else(|| folder.display().to_string(), |text| text.trim().to_owned()),
+            people: plain[0].population.people(),
+            comparisons: plain[0].population.impostor(),
+            sets_limit,
+            thresholds: strictest(&plain),
+            mirror_thresholds: strictest(&mirrored),
+        });
+    }
+    print::emit(&tables.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    Ok(exit::DONE)
+}
+
+/// The limits of which there is evidence, of all measurements the nearest; rounded down.
+fn strictest(measured: &[Group]) -> Vec<Threshold> {
+    let down = |distance: f64| ((distance * 1000.0).floor() / 1000.0) as f32;
+    let at = |fmr: f64| {
+        let limits: Option<Vec<Tail>> = measured.iter().map(|group| group.population.limit_for(fmr)).collect();
+        let nearest = limits?.into_iter().min_by(|one, other| one.value.total_cmp(&other.value))?;
+        let interval = nearest.interval.map(|(low, high)| [down(low), down(high)]);
+        let point = Threshold { fmr, distance: down(nearest.value), shrink: 1.0, interval };
+        (nearest.is_evidence() && point.distance > 0.0).then_some(point)
+    };
+    let mut table: Vec<Threshold> = RATES.into_iter().map_while(at).collect();
+    // The manifest's distances fall from one rate to the next; few comparisons may show one for two.
+    table.dedup_by(|next, last| next.distance >= last.distance);
+    table
+}
+
 impl Group {
     /// # Errors
     /// There is no face on any picture.
@@ -78,7 +127,7 @@ impl Group {
             let problem = format!("{}: no face on any of {pictures} pictures", folder.display());
             return Err(CommandError::Answer { problem, exit_code: exit::IO });
         }
-        let population = Population::new(rows.view(), &person);
+        let population = Population::new(rows.view(), &person, &collection.groups);
         Ok(Group { folder, people, pictures, undetected: pictures - person.len(), population })
     }
 
@@ -93,7 +142,10 @@ impl Groups {
         let manifest = Manifest::load(&chosen.dir).map_err(StartError::from)?;
         let entry = manifest.embedder(&chosen.embedder).map_err(StartError::from)?.mirroring(chosen.mirror);
         if !entry.thresholds.is_empty() {
-            let limits = entry.thresholds.iter().map(|point| Limit { rate: point.fmr, distance: point.distance });
+            // Of all populations the nearest; an entry without populations has its own table.
+            let distance = |rate: f64, own: f32| entry.distance_for(rate).unwrap_or(own);
+            let limit = |point: &Threshold| Limit { rate: point.fmr, distance: distance(point.fmr, point.distance) };
+            let limits = entry.thresholds.iter().map(limit);
             return Ok(Groups { groups, limits: limits.collect(), source: "manifest" });
         }
         let first = groups.first().map(|group| &group.population);

@@ -16,6 +16,7 @@ use crate::{
     control::{IdentifiedFace, PersonSummary, Response, Status, Verdict},
     store::{Event, EventKind},
     telemetry::printable,
+    threshold::Threshold,
 };
 
 /// Prints; a reader who has gone away (`| head`) ends it quietly. False when nobody reads any more.
@@ -68,12 +69,17 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-pub(super) fn checked(path: &Path, warnings: &[String], json: bool) {
+/// With the threshold that the models give, if they are there.
+pub(super) fn checked(path: &Path, warnings: &[String], threshold: Option<&Threshold>, json: bool) {
+    let threshold = threshold.map(ToString::to_string);
     match json {
-        true => emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings })),
+        true => {
+            emit_json(&json!({ "configuration": path, "ok": true, "warnings": warnings, "threshold": threshold }));
+        }
         false => {
             warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
-            emit(&format!("{}: ok\n", path.display()))
+            let threshold = threshold.map_or_else(String::new, |threshold| format!("{threshold}\n"));
+            emit(&format!("{}: ok\n{threshold}", path.display()));
         }
     };
 }
@@ -160,13 +166,14 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
     let rate = status.false_match_rate.map_or("false-match rate not measured for so loose a distance".into(), |rate| {
         format!("false-match rate {rate:.1e} a visit")
     });
+    let basis = status.limit_basis.as_ref().map_or_else(String::new, |basis| format!("; {basis}"));
     let enroll_problem = status.enroll_problem.as_ref().map_or_else(String::new, |problem| format!("; {problem}"));
     let rows = [
         ("facelatch", format!("{version}, process {pid}, up for {:?}, mode {mode}", Duration::from_secs(*uptime_s))),
         ("camera", format!("{}{camera}", if *camera_ok { "" } else { "NOT READY: " })),
         ("relay", format!("{relay}, {relay_state}")),
         ("embedder", format!("{} as {}", status.model, status.precision)),
-        ("match", format!("nearer than {:.3} ({rate})", status.max_distance)),
+        ("match", format!("nearer than {:.3} ({rate}{basis})", status.max_distance)),
         ("people", format!("{} with {} pictures{enroll_problem}", status.people, status.templates)),
         (
             "counted",

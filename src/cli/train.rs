@@ -34,7 +34,8 @@ use crate::{
         Vision,
         align::AlignedFace,
         manifest::{
-            AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, Precision, Role, Threshold,
+            AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, Population, Precision, Role,
+            Threshold,
         },
         mtcnn::SAME_FACE,
     },
@@ -517,7 +518,7 @@ impl Tables {
                 last = each().filter_map(|m| m.shrinks[rate]).max_by(f32::total_cmp).unwrap_or(last);
                 // Down and up to what is written, so that rounding never loosens them.
                 let (distance, shrink) = ((distance * 1000.0).floor() / 1000.0, (last * 100.0).ceil() / 100.0);
-                Some(Threshold { fmr, distance, shrink })
+                Some(Threshold { fmr, distance, shrink, interval: None })
             };
             let mut table: Vec<Threshold> = RATES.into_iter().enumerate().filter_map(of).collect();
             // The manifest's distances fall from one rate to the next; few comparisons may show the same one for two.
@@ -546,25 +547,29 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
         }
         None => "{}".into(),
     };
-    let table = |name: &str, table: &[Threshold]| {
-        let row = |t: &Threshold| {
-            format!("    {{ fmr = {:e}, distance = {:?}, shrink = {:?} }},\n", t.fmr, t.distance, t.shrink)
-        };
-        let rows = table.iter().map(row);
-        format!("{name} = [\n{}]\n", rows.collect::<String>())
-    };
     // It looks at the net's features, which are as they were.
     let hidden = base.hidden.as_ref().map_or_else(String::new, |hidden| {
         format!("hidden = {{ file = {}, checksum = \"{}\" }}\n", text(&hidden.file), hidden.checksum)
     });
-    let comparisons = tables.measured.first().map_or(0, |measured| measured.all.impostor().len());
+    let held_out = Population {
+        name: "the people held out of its training".into(),
+        source: format!(
+            "facelatch train, of the precisions the stricter; {} people, each held out once",
+            collection.people.len()
+        ),
+        people: collection.people.len(),
+        comparisons: tables.measured.first().map_or(0, |measured| measured.all.impostor().len()),
+        sets_limit: true,
+        thresholds: tables.plain.clone(),
+        mirror_thresholds: tables.mirror.clone(),
+    };
     format!(
         "# Written by facelatch train: the last layer of {} trained anew by triplet loss on {} pictures of {} people.\n\
          version = 1\n\n[[net]]\nname = {}\nrole = \"embedder\"\nfile = {}\nchecksum = \"{}\"\nprecisions = [{precisions}]\n\
          input = {:?}\nlicense = {}\norigin = {}\ndimension = {}\n\
          last_layer = {{ file = {}, checksum = \"{checksum}\" }}\n{hidden}\
          pixels = {{ order = \"{order}\", mean = {:?}, scale = {:?} }}\nalignment = {alignment}\n\
-         # Measured on people held out of the training, {comparisons} comparisons of different people; of the precisions the stricter.\n{}{}",
+         # Other people than these may be taken for each other far more often: measure them, too (facelatch eval --people DIR --table).\n{held_out}",
         base.name,
         collection.pictures.len(),
         collection.people.len(),
@@ -578,8 +583,6 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
         text(&format!("{}.npy", target.name)),
         base.pixels.mean,
         base.pixels.scale,
-        table("thresholds", &tables.plain),
-        table("mirror_thresholds", &tables.mirror),
     )
 }
 

@@ -49,7 +49,7 @@ impl Default for ModelsConfig {
     fn default() -> Self {
         ModelsConfig {
             dir: "/usr/share/facelatch/models".into(),
-            embedder: "dlib-triplet".into(),
+            embedder: "mobilefacenet".into(),
             precision: PrecisionChoice::Auto,
             mirror: false,
         }

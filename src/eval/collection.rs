@@ -36,6 +36,8 @@ pub struct Picture {
 pub struct Collection {
     /// By number.
     pub people: Vec<String>,
+    /// Of each person, with whom that person is compared; empty: everybody with everybody.
+    pub groups: Vec<usize>,
     pub pictures: Vec<Picture>,
 }
 
@@ -92,26 +94,39 @@ impl Collection {
         }
     }
 
-    /// As [`Collection::read`], of at least one person with one picture.
+    /// As [`Collection::read`], of at least one person with one picture; or a folder of such
+    /// folders, each a group whose people are compared with each other only.
     ///
     /// # Errors
     /// Unreadable, or without a picture of a person.
     pub fn read_any(dir: &Path) -> Result<Collection, CollectionError> {
         let mut collection = Collection::default();
-        for folder in sorted(dir)?.into_iter().filter(|path| path.is_dir()) {
-            let pictures: Vec<PathBuf> = sorted(&folder)?.into_iter().filter(|path| is_picture(path)).collect();
-            if pictures.is_empty() {
-                continue;
+        collection.add_people(dir, "")?;
+        if collection.people.is_empty() {
+            let groups = sorted(dir)?.into_iter().filter(|path| path.is_dir());
+            for (group, folder) in groups.enumerate() {
+                collection.add_people(&folder, &format!("{}/", name_of(&folder)))?;
+                collection.groups.resize(collection.people.len(), group);
             }
-            let person = collection.people.len();
-            collection.people.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            collection.pictures.extend(pictures.into_iter().map(|path| Picture { path, person }));
         }
         if collection.people.is_empty() {
             let problem = "there are no pictures of people in it".into();
             return Err(CollectionError::TooFew { path: dir.to_owned(), problem });
         }
         Ok(collection)
+    }
+
+    fn add_people(&mut self, dir: &Path, group: &str) -> Result<(), CollectionError> {
+        for folder in sorted(dir)?.into_iter().filter(|path| path.is_dir()) {
+            let pictures: Vec<PathBuf> = sorted(&folder)?.into_iter().filter(|path| is_picture(path)).collect();
+            if pictures.is_empty() {
+                continue;
+            }
+            let person = self.people.len();
+            self.people.push(format!("{group}{}", name_of(&folder)));
+            self.pictures.extend(pictures.into_iter().map(|path| Picture { path, person }));
+        }
+        Ok(())
     }
 
     /// Pictures of each person, by number.
@@ -217,6 +232,10 @@ fn parse(text: &str) -> Result<Listed<'_>, (usize, String)> {
         pairs = genuine.into_iter().zip(impostor).flat_map(|(a, b)| [a, b]).collect();
     }
     Ok((folds, pairs))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What lies in a folder, in the order of names.
@@ -341,6 +360,16 @@ mod tests {
         assert_eq!(read.counts(), [1, 2]);
         let file = |name: &str, person| Picture { path: dir.path().join(name), person };
         assert_eq!(read.pictures, [file("Ada/1.jpeg", 0), file("Eve/a.jpg", 1), file("Eve/b.PNG", 1)]);
+    }
+
+    #[test]
+    fn a_folder_of_groups_keeps_them_apart() {
+        let dir = folder(&["old/Ada/1.jpg", "old/Eve/1.jpg", "young/Ada/1.png", "notes/notes.txt"]);
+        let read = Collection::read_any(dir.path()).unwrap();
+        assert_eq!(
+            (read.people, read.groups),
+            (vec!["old/Ada".into(), "old/Eve".into(), "young/Ada".into()], vec![1, 1, 2])
+        );
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub const ENOUGH_PAIRS: usize = 10;
 pub struct Population {
     /// Pictures with a face, by person.
     pictures: Vec<usize>,
+    /// People of one group are compared, by person.
+    group: Vec<usize>,
     /// Of one person: who, and how far apart.
     genuine: Vec<(usize, f32)>,
     /// Of two people, nearest first.
@@ -47,9 +49,11 @@ impl Tail {
 }
 
 impl Population {
-    /// `person[i]` says whose embedding (a row of unit length) row `i` is.
-    pub fn new(rows: ArrayView2<'_, f32>, person: &[usize]) -> Population {
+    /// `person[i]` says whose embedding (a row of unit length) row `i` is; `group` of each person
+    /// with whom that person is compared (all are of one group beyond its end).
+    pub fn new(rows: ArrayView2<'_, f32>, person: &[usize], group: &[usize]) -> Population {
         let present: BTreeSet<usize> = person.iter().copied().collect();
+        let group: Vec<usize> = present.iter().map(|old| group.get(*old).copied().unwrap_or(0)).collect();
         let number: BTreeMap<usize, usize> = present.into_iter().enumerate().map(|(new, old)| (old, new)).collect();
         let person: Vec<usize> = person.iter().map(|old| number[old]).collect();
         let mut pictures = vec![0; number.len()];
@@ -57,10 +61,11 @@ impl Population {
         let (mut genuine, mut impostor) = (Vec::new(), Vec::new());
         statistics::each_pair(rows, |i, j, distance| match (person[i], person[j]) {
             (one, other) if one == other => genuine.push((one, distance)),
-            (one, other) => impostor.push((one as u32, other as u32, distance)),
+            (one, other) if group[one] == group[other] => impostor.push((one as u32, other as u32, distance)),
+            _ => {}
         });
         impostor.sort_unstable_by(|a, b| a.2.total_cmp(&b.2));
-        Population { pictures, genuine, impostor }
+        Population { pictures, group, genuine, impostor }
     }
 
     /// People with a face.
@@ -130,9 +135,13 @@ impl Population {
 
     /// Comparisons of two people, if each person were there so often; None: there is none.
     fn comparisons(&self, drawn: &[u32]) -> Option<f64> {
-        let of = self.pictures.iter().zip(drawn).map(|(pictures, n)| *pictures as f64 * f64::from(*n));
-        let (sum, squares) = of.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
-        let pairs = (sum * sum - squares) / 2.0;
+        let mut groups: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+        for ((pictures, n), group) in self.pictures.iter().zip(drawn).zip(&self.group) {
+            let n = *pictures as f64 * f64::from(*n);
+            let (sum, squares) = groups.entry(*group).or_default();
+            (*sum, *squares) = (*sum + n, *squares + n * n);
+        }
+        let pairs: f64 = groups.values().map(|(sum, squares)| (sum * sum - squares) / 2.0).sum();
         (pairs > 0.0).then_some(pairs)
     }
 }
@@ -173,7 +182,7 @@ mod tests {
     fn shares_are_those_of_all_comparisons() {
         let (rows, person) = group(40, 0.02);
         let all = statistics::all_pairs(rows.view(), &person).unwrap();
-        let population = Population::new(rows.view(), &person);
+        let population = Population::new(rows.view(), &person, &[]);
         for limit in [0.05, 0.1, 0.5] {
             let (fmr, tar) = all.rates(limit);
             let (low, high) = population.false_matches(limit).unwrap().interval.unwrap();
@@ -192,10 +201,10 @@ mod tests {
         // Two of forty look alike: nine false matches of one pair.
         let (mut rows, person) = group(40, 0.0);
         (3..6).for_each(|i| rows.row_mut(i).assign(&ndarray::arr1(&[0.0, 1.0])));
-        let tail = Population::new(rows.view(), &person).false_matches(1e-3).unwrap();
+        let tail = Population::new(rows.view(), &person, &[]).false_matches(1e-3).unwrap();
         assert_eq!((tail.pairs, tail.is_evidence(), tail.value), (1, false, 9.0 / 7020.0));
         // Neighbours of forty are as near as this.
-        let tail = Population::new(rows.view(), &person).false_matches(0.08).unwrap();
+        let tail = Population::new(rows.view(), &person, &[]).false_matches(0.08).unwrap();
         assert!(tail.pairs >= 37 && tail.is_evidence(), "{tail:?}");
     }
 
@@ -203,18 +212,33 @@ mod tests {
     fn people_without_a_face_leave_no_gap() {
         let (rows, person) = group(20, 0.01);
         let spread: Vec<usize> = person.iter().map(|person| person * 1000).collect();
-        let (a, b) = (Population::new(rows.view(), &person), Population::new(rows.view(), &spread));
+        let (a, b) = (Population::new(rows.view(), &person, &[]), Population::new(rows.view(), &spread, &[]));
         assert_eq!(a.people(), b.people());
         assert_eq!(a.false_matches(0.2), b.false_matches(0.2));
     }
 
     #[test]
+    fn people_of_different_groups_are_not_compared() {
+        let (rows, person) = group(40, 0.02);
+        let halves: Vec<usize> = (0..40).map(|person| person / 20).collect();
+        let both = Population::new(rows.view(), &person, &halves);
+        let [first, second] = [0..60, 60..120].map(|half: std::ops::Range<usize>| {
+            Population::new(rows.select(Axis(0), &half.clone().collect::<Vec<_>>()).view(), &person[half], &[])
+        });
+        assert_eq!(both.impostor(), first.impostor() + second.impostor());
+        let [all, one, other] = [&both, &first, &second].map(|of| of.false_matches(0.2).unwrap());
+        assert!((all.value - (one.value + other.value) / 2.0).abs() < 1e-9);
+        let (low, high) = all.interval.unwrap();
+        assert!(low <= all.value && all.value <= high);
+    }
+
+    #[test]
     fn one_person_has_no_false_matches_and_one_picture_no_misses() {
         let (rows, person) = group(1, 0.1);
-        let alone = Population::new(rows.view(), &person);
+        let alone = Population::new(rows.view(), &person, &[]);
         assert_eq!((alone.false_matches(1.0), alone.limit_for(1e-2)), (None, None));
         assert!(alone.false_non_matches(1.0).is_some());
-        let two = Population::new(rows.select(Axis(0), &[0, 1]).view(), &[0, 1]);
+        let two = Population::new(rows.select(Axis(0), &[0, 1]).view(), &[0, 1], &[]);
         assert!(two.false_matches(1.0).is_some() && two.false_non_matches(1.0).is_none());
     }
 }

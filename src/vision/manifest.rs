@@ -6,7 +6,7 @@
 //! A file is read once, its checksum compared with the manifest's, and what was compared is what is loaded.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -80,7 +80,12 @@ pub struct NetEntry {
     pub pixels: PixelEntry,
     /// Embedders only: how the face is cut out.
     pub alignment: Option<AlignmentEntry>,
-    /// Embedders only: measured distance thresholds.
+    /// Embedders only: the groups of people on whom distances were measured. The first is the
+    /// largest: means of pictures were measured on it, and beyond its table it is continued.
+    #[serde(default)]
+    pub populations: Vec<Population>,
+    /// Embedders only: the first population's table. A manifest from before there were
+    /// populations has it alone, which is not enough to promise a rate.
     #[serde(default)]
     pub thresholds: Vec<Threshold>,
     /// Embedders only: the same with mirror images averaged in.
@@ -208,6 +213,120 @@ fn squared() -> bool {
     true
 }
 
+/// People on whom distances were measured: how near two of them come, and how often.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Population {
+    /// As log and page name it: who these people are.
+    pub name: String,
+    /// Where the pictures are from.
+    pub source: String,
+    pub people: usize,
+    /// Comparisons of two people, one picture against one.
+    pub comparisons: usize,
+    /// Whether no limit may be looser than measured here. It is not so for young children: a
+    /// limit that tells them apart would keep everybody out.
+    #[serde(default = "yes")]
+    pub sets_limit: bool,
+    /// Down to the smallest rate for which there is evidence; maybe there is none.
+    #[serde(default)]
+    pub thresholds: Vec<Threshold>,
+    /// The same with mirror images averaged in.
+    #[serde(default)]
+    pub mirror_thresholds: Vec<Threshold>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Population {
+    /// The smallest rate for which there is evidence.
+    pub fn evidence_ends(&self) -> Option<f64> {
+        Some(self.thresholds.last()?.fmr)
+    }
+
+    /// The largest distance that is known to keep the rate. Where evidence ends the last measured
+    /// distance stays, because a smaller rate needs at least that. None: nothing is known.
+    fn limit(&self, fmr: f64) -> Option<f32> {
+        let last = self.thresholds.last()?;
+        if fmr <= last.fmr {
+            return Some(last.distance);
+        }
+        Some(interpolated(&self.thresholds, fmr)?.0)
+    }
+
+    /// At most this share of comparisons is nearer; None: nothing is known.
+    fn rate_at(&self, distance: f32) -> Option<f64> {
+        let last = self.thresholds.last()?;
+        if distance <= last.distance {
+            return Some(last.fmr);
+        }
+        rate_in(&self.thresholds, distance)
+    }
+}
+
+/// As the manifest of its net holds it.
+impl fmt::Display for Population {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: &str| toml::Value::String(value.to_owned());
+        writeln!(f, "[[net.populations]]")?;
+        writeln!(f, "name = {}\nsource = {}", text(&self.name), text(&self.source))?;
+        writeln!(f, "people = {}\ncomparisons = {}", self.people, self.comparisons)?;
+        if !self.sets_limit {
+            writeln!(f, "sets_limit = false")?;
+        }
+        for (name, table) in [("thresholds", &self.thresholds), ("mirror_thresholds", &self.mirror_thresholds)] {
+            match &table[..] {
+                [] => writeln!(f, "{name} = []")?,
+                rows => {
+                    let rows: String = rows.iter().map(|row| format!("    {row},\n")).collect();
+                    writeln!(f, "{name} = [\n{rows}]")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As the manifest holds it.
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{ fmr = {:e}, distance = {:?}", self.fmr, self.distance)?;
+        if self.shrink != whole() {
+            write!(f, ", shrink = {:?}", self.shrink)?;
+        }
+        if let Some([low, high]) = self.interval {
+            write!(f, ", interval = [{low:?}, {high:?}]")?;
+        }
+        write!(f, " }}")
+    }
+}
+
+/// Distance and shrink at a rate within a table, linear in the logarithm of the rate.
+fn interpolated(table: &[Threshold], fmr: f64) -> Option<(f32, f32)> {
+    let step = table.windows(2).find(|pair| (pair[1].fmr..=pair[0].fmr).contains(&fmr))?;
+    Some(on_line(&step[0], &step[1], fmr))
+}
+
+/// Distance and shrink on the line through two points of a table. The shrink hardly changes with
+/// the rate: beyond the second point it stays what it was there.
+fn on_line(upper: &Threshold, lower: &Threshold, fmr: f64) -> (f32, f32) {
+    let share = ((fmr.ln() - upper.fmr.ln()) / (lower.fmr.ln() - upper.fmr.ln())) as f32;
+    let distance = upper.distance + share * (lower.distance - upper.distance);
+    (distance, upper.shrink + share.min(1.0) * (lower.shrink - upper.shrink))
+}
+
+/// The rate at a distance, a table's ends continued by their last steps; None: no two points.
+fn rate_in(table: &[Threshold], distance: f32) -> Option<f64> {
+    let [.., before_last, last] = table else { return None };
+    let step = table.windows(2).find(|pair| distance >= pair[1].distance);
+    let (upper, lower) = step.map_or((before_last, last), |pair| (&pair[0], &pair[1]));
+    let share = f64::from((distance - upper.distance) / (lower.distance - upper.distance));
+    let rate = (upper.fmr.ln() + share * (lower.fmr.ln() - upper.fmr.ln())).exp();
+    Some(rate.min(table[0].fmr))
+}
+
 /// A measured point: at this distance, this share of comparisons of different people is a (false) match, one picture against one.
 ///
 /// Where the mean of several pictures stands on either side, distances of different people are smaller, the more so the more the
@@ -224,6 +343,8 @@ pub struct Threshold {
     pub distance: f32,
     #[serde(default = "whole")]
     pub shrink: f32,
+    /// Where the distance lies in 95 of 100 draws of the people, with replacement.
+    pub interval: Option<[f32; 2]>,
 }
 
 fn whole() -> f32 {
@@ -231,14 +352,17 @@ fn whole() -> f32 {
 }
 
 /// What a rate of false matches per comparison comes to.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OperatingPoint {
     /// One picture against one.
     pub distance: f32,
     /// See [`Threshold`].
     pub shrink: f32,
-    /// The rate lies below the smallest one measured: the table was continued.
-    pub beyond_measured: bool,
+    /// The population whose people come nearest, which the distance is of.
+    pub set_by: String,
+    /// The rate asked for is smaller than this, the smallest one of which that population gives
+    /// evidence.
+    pub evidence_ends: Option<f64>,
 }
 
 /// A table is continued below its smallest rate by this factor at most. From decade to decade the measured distances come nearer
@@ -264,6 +388,10 @@ pub enum ManifestError {
         "embedder \"{net}\": no distances were measured for it, so there is none for a false-match rate; set recognition.max_distance (`facelatch eval` shows which distance gives which rate)"
     )]
     NoThresholds { net: String },
+    #[error(
+        "{path}: embedder \"{net}\" has thresholds but no populations: a rate measured on one group of people is not promised to others; measure it (`facelatch eval --people DIR ... --table` prints the populations), or set recognition.max_distance"
+    )]
+    NoPopulations { path: PathBuf, net: String },
     #[error(
         "embedder \"{net}\": no distance is known for a false-match rate of {wanted:.1e} per comparison, only from {least:.1e} to {most:.1e}; choose another recognition.false_match_rate or set recognition.max_distance"
     )]
@@ -303,8 +431,11 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::load`]; entries before the one complained about may have been taken in.
     pub fn add(&mut self, path: &Path, text: &str) -> Result<(), ManifestError> {
-        for net in read_entries(path, text)? {
+        for mut net in read_entries(path, text)? {
             check(&net)?;
+            if let Some(first) = net.populations.first() {
+                (net.thresholds, net.mirror_thresholds) = (first.thresholds.clone(), first.mirror_thresholds.clone());
+            }
             if let Some(first) = self.nets.iter().find(|first| first.name == net.name) {
                 let problem = format!("{} has a net of this name already", first.listed_in.display());
                 return Err(entry_error(&net, problem));
@@ -407,18 +538,7 @@ fn check(net: &NetEntry) -> Result<(), ManifestError> {
     if !net.dimension.is_some_and(|dimension| (8..=4096).contains(&dimension)) {
         return Err(entry_error(net, "an embedder needs dimension, 8 to 4096".into()));
     }
-    let falls = |table: &[Threshold]| {
-        table.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance)
-            && table.iter().all(|t| {
-                t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0 && (0.0..=1.0).contains(&t.shrink)
-            })
-    };
-    if !falls(&net.thresholds) || !falls(&net.mirror_thresholds) {
-        return Err(entry_error(
-            net,
-            "thresholds and mirror_thresholds must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next, shrink be 0 to 1".into(),
-        ));
-    }
+    check_tables(net)?;
     let pixels_are_finite = net.pixels.mean.is_finite() && net.pixels.scale.is_normal();
     let alignment_is_finite = match &net.alignment {
         None => return Err(entry_error(net, "an embedder needs alignment".into())),
@@ -431,6 +551,34 @@ fn check(net: &NetEntry) -> Result<(), ManifestError> {
         return Err(entry_error(net, "pixels and alignment must be finite numbers, weights greater than 0".into()));
     }
     Ok(())
+}
+
+fn check_tables(net: &NetEntry) -> Result<(), ManifestError> {
+    let falls = |table: &[Threshold]| {
+        table.windows(2).all(|pair| pair[0].fmr > pair[1].fmr && pair[0].distance > pair[1].distance)
+            && table.iter().all(|t| {
+                t.fmr > 0.0 && t.fmr < 1.0 && t.distance > 0.0 && t.distance < 2.0 && (0.0..=1.0).contains(&t.shrink)
+            })
+    };
+    let rule = "must fall in fmr (0 to 1) and in distance (0 to 2) from one entry to the next, shrink be 0 to 1";
+    if !falls(&net.thresholds) || !falls(&net.mirror_thresholds) {
+        return Err(entry_error(net, format!("thresholds and mirror_thresholds {rule}")));
+    }
+    for population in &net.populations {
+        if !falls(&population.thresholds) || !falls(&population.mirror_thresholds) {
+            let problem = format!("population \"{}\": thresholds and mirror_thresholds {rule}", population.name);
+            return Err(entry_error(net, problem));
+        }
+    }
+    match net.populations.first() {
+        Some(_) if !net.thresholds.is_empty() || !net.mirror_thresholds.is_empty() => {
+            Err(entry_error(net, "thresholds stand in its populations; remove those beside them".into()))
+        }
+        Some(first) if !first.sets_limit => {
+            Err(entry_error(net, format!("the first population, \"{}\", has to set the limit", first.name)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn entry_error(net: &NetEntry, problem: String) -> ManifestError {
@@ -453,41 +601,52 @@ impl NetEntry {
         let mut entry = NetEntry { mirrored: mirror, ..self.clone() };
         if mirror {
             entry.thresholds.clone_from(&self.mirror_thresholds);
+            for population in &mut entry.populations {
+                population.thresholds = std::mem::take(&mut population.mirror_thresholds);
+            }
         }
         entry
     }
 
-    /// What `fmr` false matches per comparison of different people comes to: interpolated in the measured table, linear in the
-    /// logarithm of the rate, and continued below it with its last step for two decades.
+    /// What `fmr` false matches per comparison of different people comes to: of all populations the
+    /// nearest distance that is known for it. The first population's table is interpolated, linear
+    /// in the logarithm of the rate, and continued below its end with its last step for two decades.
     ///
     /// # Errors
     /// Nothing was measured, or the rate lies outside of that: nothing is guessed.
     pub fn operating_point(&self, fmr: f64) -> Result<OperatingPoint, ManifestError> {
+        let net = self.name.clone();
         if self.thresholds.is_empty() {
-            return Err(ManifestError::NoThresholds { net: self.name.clone() });
+            return Err(ManifestError::NoThresholds { net });
         }
-        let (first, last) = (self.thresholds.first(), self.thresholds.last());
+        let Some((first, others)) = self.populations.split_first() else {
+            return Err(ManifestError::NoPopulations { path: self.listed_in.clone(), net });
+        };
+        let (most, least) = (self.thresholds.first(), self.thresholds.last());
         let unmeasured = || ManifestError::Unmeasured {
             net: self.name.clone(),
             wanted: fmr,
-            least: last.map_or(f64::NAN, |t| t.fmr / CONTINUED_BY),
-            most: first.map_or(f64::NAN, |t| t.fmr),
+            least: least.map_or(f64::NAN, |t| t.fmr / CONTINUED_BY),
+            most: most.map_or(f64::NAN, |t| t.fmr),
         };
-        let beyond_measured = last.is_some_and(|last| fmr < last.fmr && fmr >= last.fmr / CONTINUED_BY);
-        let mut steps = self.thresholds.windows(2);
-        let step = match beyond_measured {
-            true => steps.last(),
-            false => steps.find(|pair| (pair[1].fmr..=pair[0].fmr).contains(&fmr)),
+        let continued = || match &self.thresholds[..] {
+            [.., upper, lower] if fmr >= lower.fmr / CONTINUED_BY => Some(on_line(upper, lower, fmr)),
+            _ => None,
         };
-        let Some([upper, lower]) = step else { return Err(unmeasured()) };
-        let share = ((fmr.ln() - upper.fmr.ln()) / (lower.fmr.ln() - upper.fmr.ln())) as f32;
-        let distance = upper.distance + share * (lower.distance - upper.distance);
-        // The shrink hardly changes with the rate: beyond the table it stays what it was last.
-        let shrink = upper.shrink + share.min(1.0) * (lower.shrink - upper.shrink);
-        if distance <= 0.0 {
-            return Err(unmeasured());
-        }
-        Ok(OperatingPoint { distance, shrink, beyond_measured })
+        let point = interpolated(&self.thresholds, fmr).or_else(|| (fmr < least?.fmr).then(continued)?);
+        let (distance, shrink) = point.filter(|(distance, _)| *distance > 0.0).ok_or_else(unmeasured)?;
+        let limiting = others.iter().filter(|population| population.sets_limit);
+        let own = distance;
+        let (distance, set_by) = limiting
+            .filter_map(|population| Some((population.limit(fmr)?, population)))
+            .chain([(distance, first)])
+            .min_by(|(one, _), (other, _)| one.total_cmp(other))
+            .unwrap_or((distance, first));
+        let evidence_ends = set_by.evidence_ends().filter(|ends| fmr < *ends);
+        // Means were measured on the first population only. Spreads add up to at most 1, so what
+        // another's limit is stricter by stays within the first one's at every spread.
+        let shrink = (shrink - (own * own - distance * distance)).max(0.0);
+        Ok(OperatingPoint { distance, shrink, set_by: set_by.name.clone(), evidence_ends })
     }
 
     /// The distance, one picture against one, at which `fmr` of comparisons of different people match.
@@ -498,16 +657,14 @@ impl NetEntry {
         Ok(self.operating_point(fmr)?.distance)
     }
 
-    /// The way back: the share of comparisons of different people, one picture against one, nearer than `distance`. A distance
-    /// outside of the table (and its continuation) gets the rate at that end of it; None: there is no table.
+    /// The way back: at most this share of comparisons of different people, one picture against
+    /// one, is nearer than `distance`, whichever population they are of. A distance outside of the
+    /// tables gets the rate at that end of them; None: there is no table.
     pub fn rate_at(&self, distance: f32) -> Option<f64> {
-        let [.., before_last, last] = self.thresholds[..] else { return None };
-        let least = last.fmr / CONTINUED_BY;
-        let step = self.thresholds.windows(2).find(|pair| distance >= pair[1].distance);
-        let (upper, lower) = step.map_or((before_last, last), |pair| (pair[0], pair[1]));
-        let share = f64::from((distance - upper.distance) / (lower.distance - upper.distance));
-        let rate = (upper.fmr.ln() + share * (lower.fmr.ln() - upper.fmr.ln())).exp();
-        Some(rate.clamp(least, self.thresholds[0].fmr))
+        let least = self.thresholds.last()?.fmr / CONTINUED_BY;
+        let first = rate_in(&self.thresholds, distance)?.max(least);
+        let others = self.populations.iter().skip(1).filter(|population| population.sets_limit);
+        Some(others.filter_map(|population| population.rate_at(distance)).fold(first, f64::max))
     }
 }
 
@@ -538,7 +695,14 @@ mod tests {
     }
 
     const COMPLETE: &str = "dimension = 128\nalignment = { box_margin = 0.25 }\n\
-        thresholds = [{ fmr = 1e-2, distance = 0.5 }, { fmr = 1e-4, distance = 0.3 }]";
+        populations = [{ name = \"many\", source = \"test\", people = 9, comparisons = 99, thresholds = [\
+        { fmr = 1e-2, distance = 0.5 }, { fmr = 1e-4, distance = 0.3 }] }]";
+
+    /// [`COMPLETE`], and another population with this table.
+    fn with_another(table: &str) -> String {
+        let another = format!(", {{ name = \"others\", source = \"test\", people = 5, comparisons = 9, {table} }}]");
+        entry(&format!("{}{another}", COMPLETE.strip_suffix(']').unwrap()))
+    }
 
     #[test]
     fn a_rate_between_measured_ones_is_interpolated_in_its_logarithm() {
@@ -556,10 +720,11 @@ mod tests {
         let manifest = manifest_in(dir.path(), &text).unwrap();
         let net = manifest.embedder("a").unwrap();
         let point = net.operating_point(1e-6).unwrap();
-        assert!((point.distance - 0.1).abs() < 1e-6 && point.shrink == 0.5 && point.beyond_measured, "{point:?}");
+        assert!((point.distance - 0.1).abs() < 1e-6 && point.shrink == 0.5, "{point:?}");
+        assert_eq!((point.set_by.as_str(), point.evidence_ends), ("many", Some(1e-4)));
         let point = net.operating_point(1e-3).unwrap();
         assert!(
-            (point.shrink - 0.75).abs() < 1e-6 && !point.beyond_measured,
+            (point.shrink - 0.75).abs() < 1e-6 && point.evidence_ends.is_none(),
             "{point:?}: 1 where nothing was measured"
         );
     }
@@ -593,6 +758,68 @@ mod tests {
         let manifest = manifest_in(dir.path(), &text).unwrap();
         let error = manifest.embedder("a").unwrap().distance_for(1e-4).unwrap_err().to_string();
         assert!(error.contains("\"a\"") && error.contains("set recognition.max_distance"), "{error}");
+    }
+
+    #[test]
+    fn the_population_whose_people_come_nearest_sets_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = with_another("thresholds = [{ fmr = 1e-2, distance = 0.45 }, { fmr = 1e-3, distance = 0.35 }]");
+        let manifest = manifest_in(dir.path(), &text).unwrap();
+        let net = manifest.embedder("a").unwrap();
+        let at = |rate| {
+            let point = net.operating_point(rate).unwrap();
+            ((point.distance * 1000.0).round(), point.set_by, point.evidence_ends)
+        };
+        assert_eq!(at(1e-2), (450.0, "others".into(), None));
+        assert_eq!(at(1e-3), (350.0, "others".into(), None));
+        // Beyond its evidence nothing is guessed, and nothing looser than its last distance holds.
+        assert_eq!(at(5e-4), (350.0, "others".into(), Some(1e-3)));
+        assert_eq!(at(1e-4), (300.0, "many".into(), None));
+        assert_eq!(net.rate_at(0.34), Some(1e-3), "at most");
+        assert!((net.rate_at(0.4).unwrap() / 3.16e-3 - 1.0).abs() < 1e-2);
+    }
+
+    #[test]
+    fn a_stricter_population_leaves_the_first_ones_limit_for_means() {
+        let manifest = Manifest::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models")).unwrap();
+        for name in ["mobilefacenet", "dlib-triplet", "dlib"] {
+            let net = manifest.embedder(name).unwrap();
+            let alone = NetEntry { populations: net.populations[..1].to_vec(), ..net.clone() };
+            for rate in [1e-2, 3e-3, 1e-3, 7e-5, 1e-5] {
+                let (all, first) = (net.operating_point(rate).unwrap(), alone.operating_point(rate).unwrap());
+                let square = |point: &OperatingPoint, spread| point.distance.powi(2) - point.shrink * spread;
+                for spread in [0.0, 0.1, 0.35, 0.7, 1.0] {
+                    assert!(square(&all, spread) <= square(&first, spread) + 1e-5, "{name} at {rate}, {spread}");
+                }
+                assert!(all.shrink <= first.shrink, "{name} at {rate}");
+            }
+        }
+    }
+
+    #[test]
+    fn people_who_set_no_limit_or_gave_no_evidence_change_none() {
+        let dir = tempfile::tempdir().unwrap();
+        for table in ["sets_limit = false, thresholds = [{ fmr = 1e-2, distance = 0.1 }]", "thresholds = []"] {
+            let manifest = manifest_in(dir.path(), &with_another(table)).unwrap();
+            let net = manifest.embedder("a").unwrap();
+            let point = net.operating_point(1e-3).unwrap();
+            assert_eq!((point.distance, point.set_by.as_str()), (0.4, "many"), "{table}");
+            assert!((net.rate_at(0.4).unwrap() / 1e-3 - 1.0).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn without_populations_no_rate_is_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = entry(
+            "dimension = 128\nalignment = { box_margin = 0.1 }\n\
+             thresholds = [{ fmr = 1e-2, distance = 0.5 }, { fmr = 1e-4, distance = 0.3 }]",
+        );
+        let manifest = manifest_in(dir.path(), &text).unwrap();
+        let error = manifest.embedder("a").unwrap().distance_for(1e-3).unwrap_err().to_string();
+        for part in ["models.toml", "\"a\"", "no populations", "facelatch eval --people", "max_distance"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]
@@ -645,6 +872,20 @@ mod tests {
             let error = manifest_in(dir.path(), &entry(bad)).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("\"a\""), "{error}");
         }
+        for (bad, word) in [
+            ("thresholds = [{ fmr = 1e-4, distance = 0.5 }, { fmr = 1e-2, distance = 0.3 }]", "\"others\""),
+            ("thresholds = [{ fmr = 1e-3, distance = nan }]", "\"others\""),
+            ("rate = 1e-3", "rate"),
+        ] {
+            let error = manifest_in(dir.path(), &with_another(bad)).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let twice = format!("{COMPLETE}\nthresholds = [{{ fmr = 1e-3, distance = 0.5 }}]");
+        let error = manifest_in(dir.path(), &entry(&twice)).unwrap_err().to_string();
+        assert!(error.contains("remove those beside"), "{error}");
+        let without = entry(COMPLETE).replace("people = 9", "people = 9, sets_limit = false");
+        let error = manifest_in(dir.path(), &without).unwrap_err().to_string();
+        assert!(error.contains("\"many\", has to set the limit"), "{error}");
     }
 
     #[test]

@@ -279,8 +279,9 @@ function showThreshold(calibration) {
   const sure = rate
     ? `Of ${Math.round(1 / rate).toLocaleString()} strangers who come to this door, one may be taken for somebody.`
     : "How many strangers would be taken for somebody was not measured for this distance.";
+  const basis = status.limit_basis ? ` This limit is ${status.limit_basis}.` : "";
   $("threshold-text").textContent = people.length
-    ? `A face is taken for a person when it is at most ${calibration.limit.toFixed(2)} away from that person's pictures. ${sure}`
+    ? `A face is taken for a person when it is at most ${calibration.limit.toFixed(2)} away from that person's pictures. ${sure}${basis}`
     : "With nobody enrolled, nobody is let in.";
   const chart = $("distances");
   const [same, other] = [calibration.genuine_distances, calibration.impostor_distances];
