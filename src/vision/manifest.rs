@@ -666,12 +666,16 @@ impl NetEntry {
         let point = interpolated(&self.thresholds, fmr).or_else(|| (fmr < least?.fmr).then(continued)?);
         let (distance, shrink) = point.filter(|(distance, _)| *distance > 0.0).ok_or_else(unmeasured)?;
         let limiting = others.iter().filter(|population| population.sets_limit);
+        let own = distance;
         let (distance, set_by) = limiting
             .filter_map(|population| Some((population.limit(fmr)?, population)))
             .chain([(distance, first)])
             .min_by(|(one, _), (other, _)| one.total_cmp(other))
             .unwrap_or((distance, first));
         let evidence_ends = set_by.evidence_ends().filter(|ends| fmr < *ends);
+        // Means were measured on the first population only. Spreads add up to at most 1, so what
+        // another's limit is stricter by stays within the first one's at every spread.
+        let shrink = (shrink - (own * own - distance * distance)).max(0.0);
         Ok(OperatingPoint { distance, shrink, set_by: set_by.name.clone(), evidence_ends })
     }
 
@@ -803,6 +807,23 @@ mod tests {
         assert_eq!(at(1e-4), (300.0, "many".into(), None));
         assert_eq!(net.rate_at(0.34), Some(1e-3), "at most");
         assert!((net.rate_at(0.4).unwrap() / 3.16e-3 - 1.0).abs() < 1e-2);
+    }
+
+    #[test]
+    fn a_stricter_population_leaves_the_first_ones_limit_for_means() {
+        let manifest = Manifest::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models")).unwrap();
+        for name in ["mobilefacenet", "dlib-triplet", "dlib"] {
+            let net = manifest.embedder(name).unwrap();
+            let alone = NetEntry { populations: net.populations[..1].to_vec(), ..net.clone() };
+            for rate in [1e-2, 3e-3, 1e-3, 7e-5, 1e-5] {
+                let (all, first) = (net.operating_point(rate).unwrap(), alone.operating_point(rate).unwrap());
+                let square = |point: &OperatingPoint, spread| point.distance.powi(2) - point.shrink * spread;
+                for spread in [0.0, 0.1, 0.35, 0.7, 1.0] {
+                    assert!(square(&all, spread) <= square(&first, spread) + 1e-5, "{name} at {rate}, {spread}");
+                }
+                assert!(all.shrink <= first.shrink, "{name} at {rate}");
+            }
+        }
     }
 
     #[test]
