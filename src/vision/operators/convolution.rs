@@ -35,7 +35,7 @@ const PATCHES_OF_FEW_CHANNELS: usize = 512 << 10;
 /// What takes the place of a convolution for which it pays.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
-    let Some(constants) = FloatConvolution::of(model, node, convolution)? else { return Ok(None) };
+    let Some(constants) = FloatConvolution::of(model, node, convolution, 1)? else { return Ok(None) };
     let FloatConvolution { windows, weights, bias } = constants;
     let outputs = convolution.output_channels();
     let (k, n) = (windows.k(), windows.n());
@@ -125,11 +125,12 @@ impl<'a> FloatConvolution<'a> {
         model: &'a TypedModel,
         node: &TypedNode,
         convolution: &Conv,
+        groups: usize,
     ) -> TractResult<Option<FloatConvolution<'a>>> {
         let [input, weights, bias] = node.inputs[..] else { return Ok(None) };
         let fact = model.outlet_fact(input)?;
         let plain = convolution.q_params.is_none()
-            && convolution.group == 1
+            && convolution.group == groups
             && convolution.kernel_fmt == KernelFormat::OIHW
             && fact.datum_type == DatumType::F32;
         let (Some(windows), Some(weights), Some(bias)) = (

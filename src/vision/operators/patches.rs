@@ -83,7 +83,7 @@ pub(super) struct PackPatches {
 
 /// Where the numbers of a spread picture lie in it and in the channel.
 #[derive(Clone, Copy, Debug)]
-struct Move {
+pub(super) struct Move {
     /// Columns of padding, columns inside of the picture, and the channel's column that is the first of these.
     left: usize,
     inside: usize,
@@ -92,6 +92,72 @@ struct Move {
     above: usize,
     present: usize,
     first_row: usize,
+}
+
+/// Spread pictures, for other operators, too.
+impl Windows {
+    /// Rows of a spread picture: those of the outputs, and those that only the window's lower rows reach.
+    fn spread_rows(&self) -> usize {
+        self.rows.output + (self.rows.window - 1) / self.rows.stride
+    }
+
+    /// Numbers of one spread picture.
+    pub fn spread_size(&self) -> usize {
+        self.spread_rows() * self.columns.output
+    }
+
+    /// How the spread pictures of a channel come out of it: one for each column of the window and row between strides.
+    pub fn moves(&self) -> Vec<Move> {
+        let Windows { rows, columns, .. } = *self;
+        let places = (0..columns.window).flat_map(|column| (0..rows.stride).map(move |row| (column, row)));
+        places
+            .map(|(column, row)| {
+                let (left, inside, first) = columns.covered(column, columns.output);
+                let (above, present, first_row) = rows.covered(row, self.spread_rows());
+                Move { left, inside, first, above, present, first_row }
+            })
+            .collect()
+    }
+
+    /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
+    /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
+    pub fn spread<T: Copy>(&self, channel: &[T], zero_point: T, moves: &[Move], spread: &mut [T]) {
+        let Windows { rows, columns, .. } = *self;
+        let width = columns.output;
+        let moved_only = rows.stride == 1 && columns.stride == 1 && columns.input == width;
+        for (picture, moved) in spread.chunks_exact_mut(self.spread_size()).zip(moves) {
+            let Move { left, inside, first, above, present, first_row } = *moved;
+            let picture = &mut picture[above * width..(above + present) * width];
+            if moved_only {
+                let source = &channel[first_row * width..(first_row + present) * width];
+                let length = source.len().saturating_sub(first.max(left));
+                picture[left.min(source.len())..][..length]
+                    .copy_from_slice(&source[first.min(source.len())..][..length]);
+                // Each row's end has come into the next one's beginning, or the other way round.
+                for column in (0..left).chain(left + inside..width) {
+                    picture.chunks_exact_mut(width).for_each(|line| line[column] = zero_point);
+                }
+                continue;
+            }
+            let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
+            for (line, source) in picture.chunks_exact_mut(width).zip(source) {
+                copy_every(columns.stride, &source[first.min(source.len())..], &mut line[left..left + inside]);
+            }
+        }
+    }
+
+    /// Where in the spread pictures of a channel the row of the matrix for a place in the window begins.
+    fn place(&self, row: usize, column: usize) -> usize {
+        let picture = column * self.rows.stride + row % self.rows.stride;
+        picture * self.spread_size() + row / self.rows.stride * self.columns.output
+    }
+
+    /// Where in the spread pictures of a channel the row of the matrix for each place in the window begins.
+    pub fn places(&self) -> Vec<usize> {
+        let Windows { rows, columns, .. } = *self;
+        let places = (0..rows.window).flat_map(|row| (0..columns.window).map(move |column| (row, column)));
+        places.map(|(row, column)| self.place(row, column)).collect()
+    }
 }
 
 impl PackPatches {
@@ -121,16 +187,6 @@ impl PackPatches {
         })
     }
 
-    /// Rows of a spread picture: those of the outputs, and those that only the window's lower rows reach.
-    fn spread_rows(&self) -> usize {
-        self.windows.rows.output + (self.windows.rows.window - 1) / self.windows.rows.stride
-    }
-
-    /// Numbers of one spread picture.
-    fn spread_size(&self) -> usize {
-        self.spread_rows() * self.windows.columns.output
-    }
-
     fn packed<T: Datum + Copy>(&self, input: &Tensor, zero_point: T) -> TractResult<TVec<TValue>> {
         let Windows { channels, rows, columns } = self.windows;
         let input = input.try_as_plain_ram()?;
@@ -158,67 +214,14 @@ impl PackPatches {
         Ok(tvec!(storage.into_tensor(T::datum_type()).into_tvalue()))
     }
 
-    /// How the spread pictures of a channel come out of it: one for each column of the window and row between strides.
-    fn moves(&self) -> Vec<Move> {
-        let Windows { rows, columns, .. } = self.windows;
-        let places = (0..columns.window).flat_map(|column| (0..rows.stride).map(move |row| (column, row)));
-        places
-            .map(|(column, row)| {
-                let (left, inside, first) = columns.covered(column, columns.output);
-                let (above, present, first_row) = rows.covered(row, self.spread_rows());
-                Move { left, inside, first, above, present, first_row }
-            })
-            .collect()
-    }
-
-    /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
-    /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
-    fn spread<T: Copy>(&self, channel: &[T], zero_point: T, moves: &[Move], spread: &mut [T]) {
-        let Windows { rows, columns, .. } = self.windows;
-        let width = columns.output;
-        let moved_only = rows.stride == 1 && columns.stride == 1 && columns.input == width;
-        for (picture, moved) in spread.chunks_exact_mut(self.spread_size()).zip(moves) {
-            let Move { left, inside, first, above, present, first_row } = *moved;
-            let picture = &mut picture[above * width..(above + present) * width];
-            if moved_only {
-                let source = &channel[first_row * width..(first_row + present) * width];
-                let length = source.len().saturating_sub(first.max(left));
-                picture[left.min(source.len())..][..length]
-                    .copy_from_slice(&source[first.min(source.len())..][..length]);
-                // Each row's end has come into the next one's beginning, or the other way round.
-                for column in (0..left).chain(left + inside..width) {
-                    picture.chunks_exact_mut(width).for_each(|line| line[column] = zero_point);
-                }
-                continue;
-            }
-            let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
-            for (line, source) in picture.chunks_exact_mut(width).zip(source) {
-                copy_every(columns.stride, &source[first.min(source.len())..], &mut line[left..left + inside]);
-            }
-        }
-    }
-
-    /// Where in the spread pictures of a channel the row of the matrix for a place in the window begins.
-    fn place(&self, row: usize, column: usize) -> usize {
-        let picture = column * self.windows.rows.stride + row % self.windows.rows.stride;
-        picture * self.spread_size() + row / self.windows.rows.stride * self.windows.columns.output
-    }
-
-    /// Where in the spread pictures of a channel the row of the matrix for each place in the window begins.
-    fn places(&self) -> Vec<usize> {
-        let Windows { rows, columns, .. } = self.windows;
-        let places = (0..rows.window).flat_map(|row| (0..columns.window).map(move |column| (row, column)));
-        places.map(|(row, column)| self.place(row, column)).collect()
-    }
-
     /// Row after row; the numbers may be single ones or fours of four channels.
     fn pack<T: Copy>(&self, picture: &[T], padding: T, panel: usize, panels: &mut [T]) {
         let Windows { rows, columns, .. } = self.windows;
-        let (n, moves, places) = (self.windows.n(), self.moves(), self.places());
-        let mut spread = vec![padding; moves.len() * self.spread_size()];
+        let (n, moves, places) = (self.windows.n(), self.windows.moves(), self.windows.places());
+        let mut spread = vec![padding; moves.len() * self.windows.spread_size()];
         let mut at = 0;
         for channel in picture.chunks_exact(rows.input * columns.input) {
-            self.spread(channel, padding, &moves, &mut spread);
+            self.windows.spread(channel, padding, &moves, &mut spread);
             for place in &places {
                 deal_by(self.width, &spread[*place..*place + n], at, panel, panels);
                 at += self.width;
@@ -229,15 +232,15 @@ impl PackPatches {
     /// Four rows at a time, those that follow each other.
     fn pack_four_rows<T: Copy>(&self, picture: &[T], padding: T, panels: &mut [T]) {
         let Windows { channels, rows, columns } = self.windows;
-        let (n, moves, places) = (self.windows.n(), self.moves(), self.places());
-        let per_channel = moves.len() * self.spread_size();
+        let (n, moves, places) = (self.windows.n(), self.windows.moves(), self.windows.places());
+        let per_channel = moves.len() * self.windows.spread_size();
         // Four channels at once, so that the rows of the matrix that are interleaved are there together.
         let mut spread = vec![padding; 4 * per_channel];
         let nothing = vec![padding; n];
         for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
             let pictures = four.chunks_exact(rows.input * columns.input);
             for (channel, spread) in pictures.zip(spread.chunks_exact_mut(per_channel)) {
-                self.spread(channel, padding, &moves, spread);
+                self.windows.spread(channel, padding, &moves, spread);
             }
             let first = group * 4;
             let mut of_matrix = spread
