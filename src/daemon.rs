@@ -314,8 +314,11 @@ fn active_lately(services: &Services, hold: Duration) -> Vec<Active> {
         |event: &&Event| matches!(event.kind, EventKind::Granted { pulsed: true, .. } | EventKind::Opened { .. });
     // Of a clock that was set back, events are to come: they count as of now.
     let active = |event: &Event| {
-        let since = ago(Duration::from_millis(now_ms.saturating_sub(event.at_ms).max(0) as u64));
-        (since, (since + hold).min(now))
+        let past = Duration::from_millis(now_ms.saturating_sub(event.at_ms).max(0) as u64);
+        // The end of the last daemon cut a pulse short; it counts as long as it lasted, and the
+        // relay as at rest since.
+        let ended = past.saturating_sub(hold).max(latch::REST);
+        (ago(ended + past.min(hold)), ago(ended))
     };
     match services.store.events(Some(since_ms), None) {
         Ok(events) => events.iter().filter(opened).map(active).collect(),

@@ -28,7 +28,7 @@ const OVERDUE: Duration = Duration::from_secs(1);
 /// The latch begins a pulse within this time, or not at all; it takes microseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Pulses with a shorter pause between them are one stretch.
-const REST: Duration = Duration::from_secs(1);
+pub const REST: Duration = Duration::from_secs(1);
 /// A pulse that would leave the relay active for less than this is refused.
 const LEAST: Duration = Duration::from_millis(500);
 /// What [`Settings::max_active_per_minute`] is counted over.

@@ -149,7 +149,9 @@ fn start_code(error: &StartError) -> u8 {
 
 fn control_code(error: &ControlError) -> u8 {
     match error {
-        ControlError::NobodyThere { .. } | ControlError::Taken { .. } => exit::UNAVAILABLE,
+        ControlError::NobodyThere { .. } | ControlError::Taken { .. } | ControlError::HungUp { .. } => {
+            exit::UNAVAILABLE
+        }
         ControlError::NoPermission { .. } => exit::PERMISSION,
         ControlError::Io { source, .. } => io_code(source),
         ControlError::Protocol { .. } => exit::INTERNAL,
@@ -281,7 +283,8 @@ fn renew_store(config: &Config) {
     record_notes(&store, &notes);
     while store.index_some().unwrap_or(false) {}
     drop(store);
-    log::debug!("going on in this program: {}", start_again(&[]));
+    let error = start_again(&[]);
+    log::debug!("going on in this program: {error}");
 }
 
 /// How the C library treats memory. It reads these once, as a program starts.
