@@ -103,7 +103,9 @@ impl TypedPass for Rewrite {
         rewrite_by(lookup::in_place_of, model)?;
         rewrite_by(residual::in_place_of, model)?;
         rewrite_by(prelu::in_place_of, model)?;
-        Ok(model.nodes.len() > before)
+        let changed = model.nodes.len() > before;
+        depthwise::take_in_rectifiers(model)?;
+        Ok(changed)
     }
 }
 

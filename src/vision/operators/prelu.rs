@@ -90,9 +90,9 @@ pub(super) fn rectify(number: f32, slope: f32) -> f32 {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Prelu {
+pub(super) struct Prelu {
     /// One for each channel, as bits, so that operators can be compared.
-    slopes: Vec<u32>,
+    pub slopes: Vec<u32>,
     /// Numbers of a channel.
     inner: usize,
 }

@@ -120,10 +120,19 @@ impl Quantize {
     }
 
     /// The same of a number in units of the scale.
-    pub fn round(&self, number: f32) -> u8 {
+    fn round(&self, number: f32) -> u8 {
+        self.byte(self.rounded(number))
+    }
+
+    /// The first step of that: the byte, less the zero point, is in the last bits.
+    pub fn rounded(&self, number: f32) -> f32 {
         let (least, greatest) = (-f32::from(self.zero_point), f32::from(u8::MAX - self.zero_point));
         // What is not a number becomes the least.
-        let rounded = lesser(greater(number, least), greatest) + NO_FRACTION;
+        lesser(greater(number, least), greatest) + NO_FRACTION
+    }
+
+    /// The second step.
+    pub fn byte(&self, rounded: f32) -> u8 {
         (rounded.to_bits() as u8).wrapping_add(self.zero_point)
     }
 }

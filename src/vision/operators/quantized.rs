@@ -20,12 +20,7 @@ use tract_onnx::{
     },
 };
 
-use super::{
-    convolution::Product,
-    patches::by_four_channels,
-    products::{Products, add_to_rows},
-    window::Windows,
-};
+use super::{convolution::Product, patches::by_four_channels, products::Products, window::Windows};
 
 /// What takes the place of a convolution of that kind.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
@@ -76,7 +71,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
             ("least", Tensor::from(i32::from(u8::MIN))),
         ],
         steps: vec![
-            add_to_rows(2),
+            products.add_to_rows(2),
             ProtoFusedSpec::Scaler(Scaler::new(scale, RoundingPolicy::Even)),
             ProtoFusedSpec::BinScalar(3, BinOp::Add),
             ProtoFusedSpec::BinScalar(4, BinOp::Min),
