@@ -64,7 +64,8 @@ fn prepare(stage: &str, precision: Precision) -> Result<Work> {
         "pnet" => net(Role::Pnet, precision, Some([120, 160]))?,
         "rnet" => net(Role::Rnet, precision, None)?,
         "onet" => net(Role::Onet, precision, None)?,
-        "embedder" => net(Role::Embedder, precision, None)?,
+        "embedder" => embedder("dlib", precision)?,
+        "mobilefacenet" => embedder("mobilefacenet", precision)?,
         "load" => work(move || load(precision)),
         other => return Err(format!("there is no stage {other}").into()),
     })
@@ -113,12 +114,20 @@ fn detector(precision: Precision, min_face: f32) -> Result<Mtcnn> {
     )?)
 }
 
-/// One net on one input, of the size of the manifest where none is told.
+/// One of the detector's nets on one input, of the size of the manifest where none is given.
 fn net(role: Role, precision: Precision, input: Option<[usize; 2]>) -> Result<Work> {
     let manifest = Manifest::load(models())?;
-    let entry = if role == Role::Embedder { manifest.embedder("dlib")? } else { manifest.detector(role)? };
+    run(&manifest, manifest.detector(role)?, precision, input)
+}
+
+fn embedder(name: &str, precision: Precision) -> Result<Work> {
+    let manifest = Manifest::load(models())?;
+    run(&manifest, manifest.embedder(name)?, precision, None)
+}
+
+fn run(manifest: &Manifest, entry: &NetEntry, precision: Precision, input: Option<[usize; 2]>) -> Result<Work> {
     let [height, width] = input.unwrap_or(entry.input);
-    let net = file(&manifest, entry, precision)?.plan(height, width)?;
+    let net = file(manifest, entry, precision)?.plan(height, width)?;
     let grey = vec![128.0; 3 * height * width];
     Ok(work(move || net.run(&grey)))
 }

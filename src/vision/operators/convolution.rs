@@ -19,11 +19,7 @@ use tract_onnx::{
     },
 };
 
-use super::{
-    patches::PackPatches,
-    products::{Products, add_to_rows},
-    window::Windows,
-};
+use super::{patches::PackPatches, products::Products, window::Windows};
 
 /// Larger patches would not stay in the cache between writing and reading: 512 KiB is what a Cortex-A76 has for each core, and 4 MiB lie in
 /// the part of a PC's cache that all cores share. In bytes.
@@ -31,26 +27,38 @@ const PATCHES_AT_MOST: usize = if cfg!(target_arch = "x86_64") { 4 << 20 } else 
 /// For a picture of fewer channels and wide rows the library has a kernel that needs no patches, faster than writing many.
 const FEW_CHANNELS: usize = 8;
 const PATCHES_OF_FEW_CHANNELS: usize = 512 << 10;
+/// For fewer outputs the library's own product takes as long, and is planned faster.
+const LEAST_TURNED: usize = 8;
 
 /// What takes the place of a convolution for which it pays.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    replaced(model, node, cfg!(target_arch = "aarch64"))
+}
+
+/// `turns_pixels`: whether the library's kernels store products faster where pixels are the rows.
+/// There a window of one pixel pays, too, which has its input for patches.
+fn replaced(model: &TypedModel, node: &TypedNode, turns_pixels: bool) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
-    let Some(constants) = FloatConvolution::of(model, node, convolution)? else { return Ok(None) };
+    let Some(constants) = FloatConvolution::of(model, node, convolution, 1)? else { return Ok(None) };
     let FloatConvolution { windows, weights, bias } = constants;
     let outputs = convolution.output_channels();
     let (k, n) = (windows.k(), windows.n());
-    // A single output, or a window of one pixel, has its input for patches; there is nothing to write.
+    let turned = turns_pixels && windows.are_pixels() && outputs >= LEAST_TURNED;
     let at_most = if windows.channels < FEW_CHANNELS { PATCHES_OF_FEW_CHANNELS } else { PATCHES_AT_MOST };
-    if n == 1 || k == windows.channels || k * n * size_of::<f32>() > at_most {
+    let pays = turned || k > windows.channels && k * n * size_of::<f32>() <= at_most;
+    // A single output has its input for patches, too.
+    if n == 1 || !pays {
         return Ok(None);
     }
-    let Some(products) = Products::new(DatumType::F32, 1, [outputs, k, n]) else { return Ok(None) };
+    let sizes = [outputs, k, n];
+    let products = if turned { Products::turned(sizes) } else { Products::new(DatumType::F32, 1, sizes) };
+    let Some(products) = products else { return Ok(None) };
     let weights = products.weights([weights.try_as_plain_ram()?.as_slice::<f32>()?])?;
     let bias = Tensor::from_shape(&[outputs], &bias)?;
 
     let mut patch = TypedModelPatch::new("patches written once");
     let input = patch.tap_model(model, node.inputs[0])?;
-    let steps = vec![add_to_rows(2)];
+    let steps = vec![products.add_to_rows(2)];
     let product = Product {
         windows,
         zero_point: 0,
@@ -125,11 +133,12 @@ impl<'a> FloatConvolution<'a> {
         model: &'a TypedModel,
         node: &TypedNode,
         convolution: &Conv,
+        groups: usize,
     ) -> TractResult<Option<FloatConvolution<'a>>> {
         let [input, weights, bias] = node.inputs[..] else { return Ok(None) };
         let fact = model.outlet_fact(input)?;
         let plain = convolution.q_params.is_none()
-            && convolution.group == 1
+            && convolution.group == groups
             && convolution.kernel_fmt == KernelFormat::OIHW
             && fact.datum_type == DatumType::F32;
         let (Some(windows), Some(weights), Some(bias)) = (
@@ -149,14 +158,29 @@ impl<'a> FloatConvolution<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vision::operators::window::tests::{naive, pool_spec, windows};
+    use crate::vision::operators::window::{
+        Axis,
+        tests::{naive, pool_spec, windows},
+    };
     use proptest::prelude::*;
     use tract_onnx::prelude::{IntoRunnable, IntoTValue};
+
+    /// The same picture with a window for each pixel.
+    fn of_pixels(windows: Windows) -> Windows {
+        let axis = |input: usize| Axis { input, output: input, window: 1, stride: 1, before: 0 };
+        let Windows { channels, rows, columns } = windows;
+        Windows { channels, rows: axis(rows.input), columns: axis(columns.input) }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
         #[test]
-        fn the_outputs_are_those_of_the_definition(windows in windows(), outputs in 1usize..12, seed: u8) {
+        fn the_outputs_are_those_of_the_definition(
+            windows in prop_oneof![3 => windows(), 1 => windows().prop_map(of_pixels)],
+            outputs in 1usize..20,
+            turns_pixels: bool,
+            seed: u8,
+        ) {
             let Windows { channels, rows, columns } = windows;
             let window = rows.window * columns.window;
             let number = |index: usize, step: usize| f32::from((index * step + usize::from(seed)) as u8) / 128.0 - 1.0;
@@ -174,9 +198,14 @@ mod tests {
             let convolution = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
             let output = model.wire_node("convolution", convolution, &[input, kernel, bias_wire]).unwrap();
             model.select_output_outlets(&output).unwrap();
-            crate::vision::operators::rewrite_by(in_place_of, &mut model).unwrap();
+            type Replace = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+            let turning: Replace = |model, node| replaced(model, node, true);
+            let straight: Replace = |model, node| replaced(model, node, false);
+            let replace = if turns_pixels { turning } else { straight };
+            crate::vision::operators::rewrite_by(replace, &mut model).unwrap();
             let n = windows.n();
-            let written = n > 1 && rows.window * columns.window > 1;
+            let turned = turns_pixels && windows.are_pixels() && outputs >= LEAST_TURNED;
+            let written = n > 1 && (turned || rows.window * columns.window > 1);
             prop_assert_eq!(model.nodes.iter().any(|node| node.name == "convolution.product"), written);
             let plan = model.into_optimized().unwrap().into_runnable().unwrap();
             let result = plan.run(tvec!(Tensor::from_shape(&shape, &picture).unwrap().into_tvalue())).unwrap();

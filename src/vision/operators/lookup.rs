@@ -32,7 +32,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let inner: usize = inner.iter().product();
     // With a scale below zero quantizing turns the greatest into the least.
     let known = fact.datum_type == DatumType::U8 && channels * inner > 0 && quantize.scale > 0.0;
-    let Some(slopes) = prelu::of_channels(model, slopes, *channels).filter(|_| known) else { return Ok(None) };
+    let Some(slopes) = prelu::of_channels::<f32>(model, slopes, *channels).filter(|_| known) else { return Ok(None) };
     // A window that lies beside the picture has no byte to look up.
     let windows = pool.map(|pool| {
         Windows::new(&pool.pool_spec, fact)

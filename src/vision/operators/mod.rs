@@ -19,8 +19,11 @@
 //! | [`winograd`] | convolutions of 3 × 3 in floating point with fewer multiplications |
 //! | [`convolution`] | other small convolutions in floating point |
 //! | [`quantized`] | quantized convolutions |
+//! | [`depthwise`] | convolutions of 3 × 3, each channel by itself |
+//! | [`sums`] | what becomes of sums of integers: real numbers, rectified, quantized |
 
 mod convolution;
+mod depthwise;
 mod kernels;
 mod lookup;
 mod maxpool;
@@ -30,6 +33,7 @@ mod products;
 mod quantize;
 mod quantized;
 mod residual;
+mod sums;
 mod window;
 #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code))]
 mod winograd;
@@ -94,10 +98,14 @@ impl TypedPass for Rewrite {
         }
         rewrite_by(convolution::in_place_of, model)?;
         rewrite_by(quantized::in_place_of, model)?;
+        rewrite_by(depthwise::in_place_of, model)?;
+        rewrite_by(sums::in_place_of, model)?;
         rewrite_by(lookup::in_place_of, model)?;
         rewrite_by(residual::in_place_of, model)?;
         rewrite_by(prelu::in_place_of, model)?;
-        Ok(model.nodes.len() > before)
+        let changed = model.nodes.len() > before;
+        depthwise::take_in_rectifiers(model)?;
+        Ok(changed)
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) struct PackPatches {
 
 /// Where the numbers of a spread picture lie in it and in the channel.
 #[derive(Clone, Copy, Debug)]
-struct Move {
+pub(super) struct Move {
     /// Columns of padding, columns inside of the picture, and the channel's column that is the first of these.
     left: usize,
     inside: usize,
@@ -92,6 +92,137 @@ struct Move {
     above: usize,
     present: usize,
     first_row: usize,
+}
+
+/// Spread pictures, for other operators, too.
+impl Windows {
+    /// Rows of a spread picture: those of the outputs, and those that only the window's lower rows reach.
+    fn spread_rows(&self) -> usize {
+        self.rows.output + (self.rows.window - 1) / self.rows.stride
+    }
+
+    /// Numbers of one spread picture.
+    pub fn spread_size(&self) -> usize {
+        self.spread_rows() * self.columns.output
+    }
+
+    /// How the spread pictures of a channel come out of it: one for each column of the window and row between strides.
+    pub fn moves(&self) -> Vec<Move> {
+        let Windows { rows, columns, .. } = *self;
+        let places = (0..columns.window).flat_map(|column| (0..rows.stride).map(move |row| (column, row)));
+        places
+            .map(|(column, row)| {
+                let (left, inside, first) = columns.covered(column, columns.output);
+                let (above, present, first_row) = rows.covered(row, self.spread_rows());
+                Move { left, inside, first, above, present, first_row }
+            })
+            .collect()
+    }
+
+    /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
+    /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
+    /// `number` says what becomes of each number.
+    pub fn spread<N: Copy, T: Copy>(
+        &self,
+        channel: &[N],
+        number: impl Fn(N) -> T + Copy,
+        zero_point: T,
+        moves: &[Move],
+        spread: &mut [T],
+    ) {
+        let Windows { rows, columns, .. } = *self;
+        let width = columns.output;
+        if columns.window == 3 && columns.stride == 2 && columns.before == 0 && columns.input >= 2 * width {
+            return self.spread_by_two(channel, number, zero_point, moves, spread);
+        }
+        if rows.stride == 1 && columns.stride == 1 && columns.input == width && columns.before < columns.window {
+            return self.spread_moved(channel, number, zero_point, moves, spread);
+        }
+        for (picture, moved) in spread.chunks_exact_mut(self.spread_size()).zip(moves) {
+            let Move { left, inside, first, above, present, first_row } = *moved;
+            let picture = &mut picture[above * width..(above + present) * width];
+            let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
+            for (line, source) in picture.chunks_exact_mut(width).zip(source) {
+                let source = &source[first.min(source.len())..];
+                take_every(columns.stride, source, number, &mut line[left..left + inside]);
+            }
+        }
+    }
+
+    /// The same where pictures are as wide as the channel: one is the channel itself, the others
+    /// are that one, moved.
+    fn spread_moved<N: Copy, T: Copy>(
+        &self,
+        channel: &[N],
+        number: impl Fn(N) -> T,
+        zero_point: T,
+        moves: &[Move],
+        spread: &mut [T],
+    ) {
+        let (width, size, itself) = (self.columns.output, self.spread_size(), self.columns.before);
+        let Some(Move { above, present, first_row, .. }) = moves.first().copied() else { return };
+        let lines = above * width..(above + present) * width;
+        let of_itself = &mut spread[itself * size..][lines.clone()];
+        let source = &channel[(first_row * width).min(channel.len())..];
+        of_itself.iter_mut().zip(source).for_each(|(place, it)| *place = number(*it));
+        for (column, Move { left, inside, first, .. }) in moves.iter().enumerate().filter(|(it, _)| *it != itself) {
+            let length = lines.len().saturating_sub((*first).max(*left));
+            let from = itself * size + lines.start + first;
+            let to = column * size + lines.start + left;
+            spread.copy_within(from..from + length, to);
+            let picture = &mut spread[column * size..][lines.clone()];
+            // Each row's end has come into the next one's beginning, or the other way round.
+            for padding in (0..*left).chain(left + inside..width) {
+                picture[padding..].iter_mut().step_by(width).for_each(|place| *place = zero_point);
+            }
+        }
+    }
+
+    /// The same for windows of three columns that go on by two: a row's even numbers are the
+    /// first column's, its odd ones the second's; the third has the first one's, moved.
+    fn spread_by_two<N: Copy, T: Copy>(
+        &self,
+        channel: &[N],
+        number: impl Fn(N) -> T + Copy,
+        zero_point: T,
+        moves: &[Move],
+        spread: &mut [T],
+    ) {
+        let Windows { rows, columns, .. } = *self;
+        let (width, size) = (columns.output, self.spread_size());
+        let (evens, others) = spread.split_at_mut(rows.stride * size);
+        let (odds, moved) = others.split_at_mut(rows.stride * size);
+        let pictures = evens.chunks_exact_mut(size).zip(odds.chunks_exact_mut(size)).zip(moved.chunks_exact_mut(size));
+        for (((evens, odds), moved), of_rows) in pictures.zip(moves) {
+            let lines = of_rows.above * width..(of_rows.above + of_rows.present) * width;
+            let (evens, odds, moved) = (&mut evens[lines.clone()], &mut odds[lines.clone()], &mut moved[lines]);
+            let source = || channel.chunks_exact(columns.input).skip(of_rows.first_row).step_by(rows.stride);
+            for ((evens, odds), row) in evens.chunks_exact_mut(width).zip(odds.chunks_exact_mut(width)).zip(source()) {
+                split(&row[..2 * width], number, evens, odds);
+            }
+            let Some((_, evens)) = evens.split_first() else { continue };
+            moved[..evens.len()].copy_from_slice(evens);
+            let ends = moved[width - 1..].iter_mut().step_by(width);
+            if columns.input > 2 * width {
+                ends.zip(source()).for_each(|(end, row)| *end = number(row[2 * width]));
+            } else {
+                ends.for_each(|end| *end = zero_point);
+            }
+        }
+    }
+
+    /// Where in the spread pictures of a channel the row of the matrix for a place in the window begins.
+    fn place(&self, row: usize, column: usize) -> usize {
+        let picture = column * self.rows.stride + row % self.rows.stride;
+        picture * self.spread_size() + row / self.rows.stride * self.columns.output
+    }
+
+    /// Where in the spread pictures of a channel the row of the matrix for each place in the window begins.
+    pub fn places(&self) -> Vec<usize> {
+        let Windows { rows, columns, .. } = *self;
+        let places = (0..rows.window).flat_map(|row| (0..columns.window).map(move |column| (row, column)));
+        places.map(|(row, column)| self.place(row, column)).collect()
+    }
 }
 
 impl PackPatches {
@@ -121,16 +252,6 @@ impl PackPatches {
         })
     }
 
-    /// Rows of a spread picture: those of the outputs, and those that only the window's lower rows reach.
-    fn spread_rows(&self) -> usize {
-        self.windows.rows.output + (self.windows.rows.window - 1) / self.windows.rows.stride
-    }
-
-    /// Numbers of one spread picture.
-    fn spread_size(&self) -> usize {
-        self.spread_rows() * self.windows.columns.output
-    }
-
     fn packed<T: Datum + Copy>(&self, input: &Tensor, zero_point: T) -> TractResult<TVec<TValue>> {
         let Windows { channels, rows, columns } = self.windows;
         let input = input.try_as_plain_ram()?;
@@ -158,67 +279,22 @@ impl PackPatches {
         Ok(tvec!(storage.into_tensor(T::datum_type()).into_tvalue()))
     }
 
-    /// How the spread pictures of a channel come out of it: one for each column of the window and row between strides.
-    fn moves(&self) -> Vec<Move> {
-        let Windows { rows, columns, .. } = self.windows;
-        let places = (0..columns.window).flat_map(|column| (0..rows.stride).map(move |row| (column, row)));
-        places
-            .map(|(column, row)| {
-                let (left, inside, first) = columns.covered(column, columns.output);
-                let (above, present, first_row) = rows.covered(row, self.spread_rows());
-                Move { left, inside, first, above, present, first_row }
-            })
-            .collect()
-    }
-
-    /// Step 1 for one channel: `spread` holds for each column of the window, for each row between strides, a picture of [`Self::spread_rows`] rows of the
-    /// output's width. Where it is padding it is never written, so that it stays the zero point for all channels.
-    fn spread<T: Copy>(&self, channel: &[T], zero_point: T, moves: &[Move], spread: &mut [T]) {
-        let Windows { rows, columns, .. } = self.windows;
-        let width = columns.output;
-        let moved_only = rows.stride == 1 && columns.stride == 1 && columns.input == width;
-        for (picture, moved) in spread.chunks_exact_mut(self.spread_size()).zip(moves) {
-            let Move { left, inside, first, above, present, first_row } = *moved;
-            let picture = &mut picture[above * width..(above + present) * width];
-            if moved_only {
-                let source = &channel[first_row * width..(first_row + present) * width];
-                let length = source.len().saturating_sub(first.max(left));
-                picture[left.min(source.len())..][..length]
-                    .copy_from_slice(&source[first.min(source.len())..][..length]);
-                // Each row's end has come into the next one's beginning, or the other way round.
-                for column in (0..left).chain(left + inside..width) {
-                    picture.chunks_exact_mut(width).for_each(|line| line[column] = zero_point);
-                }
-                continue;
-            }
-            let source = channel.chunks_exact(columns.input).skip(first_row).step_by(rows.stride);
-            for (line, source) in picture.chunks_exact_mut(width).zip(source) {
-                copy_every(columns.stride, &source[first.min(source.len())..], &mut line[left..left + inside]);
-            }
-        }
-    }
-
-    /// Where in the spread pictures of a channel the row of the matrix for a place in the window begins.
-    fn place(&self, row: usize, column: usize) -> usize {
-        let picture = column * self.windows.rows.stride + row % self.windows.rows.stride;
-        picture * self.spread_size() + row / self.windows.rows.stride * self.windows.columns.output
-    }
-
-    /// Where in the spread pictures of a channel the row of the matrix for each place in the window begins.
-    fn places(&self) -> Vec<usize> {
-        let Windows { rows, columns, .. } = self.windows;
-        let places = (0..rows.window).flat_map(|row| (0..columns.window).map(move |column| (row, column)));
-        places.map(|(row, column)| self.place(row, column)).collect()
-    }
-
     /// Row after row; the numbers may be single ones or fours of four channels.
     fn pack<T: Copy>(&self, picture: &[T], padding: T, panel: usize, panels: &mut [T]) {
         let Windows { rows, columns, .. } = self.windows;
-        let (n, moves, places) = (self.windows.n(), self.moves(), self.places());
-        let mut spread = vec![padding; moves.len() * self.spread_size()];
         let mut at = 0;
-        for channel in picture.chunks_exact(rows.input * columns.input) {
-            self.spread(channel, padding, &moves, &mut spread);
+        let channels = picture.chunks_exact(rows.input * columns.input);
+        if self.windows.are_pixels() {
+            for channel in channels {
+                deal_by(self.width, channel, at, panel, panels);
+                at += self.width;
+            }
+            return;
+        }
+        let (n, moves, places) = (self.windows.n(), self.windows.moves(), self.windows.places());
+        let mut spread = vec![padding; moves.len() * self.windows.spread_size()];
+        for channel in channels {
+            self.windows.spread(channel, |number| number, padding, &moves, &mut spread);
             for place in &places {
                 deal_by(self.width, &spread[*place..*place + n], at, panel, panels);
                 at += self.width;
@@ -229,15 +305,15 @@ impl PackPatches {
     /// Four rows at a time, those that follow each other.
     fn pack_four_rows<T: Copy>(&self, picture: &[T], padding: T, panels: &mut [T]) {
         let Windows { channels, rows, columns } = self.windows;
-        let (n, moves, places) = (self.windows.n(), self.moves(), self.places());
-        let per_channel = moves.len() * self.spread_size();
+        let (n, moves, places) = (self.windows.n(), self.windows.moves(), self.windows.places());
+        let per_channel = moves.len() * self.windows.spread_size();
         // Four channels at once, so that the rows of the matrix that are interleaved are there together.
         let mut spread = vec![padding; 4 * per_channel];
         let nothing = vec![padding; n];
         for (group, four) in picture.chunks(4 * rows.input * columns.input).enumerate() {
             let pictures = four.chunks_exact(rows.input * columns.input);
             for (channel, spread) in pictures.zip(spread.chunks_exact_mut(per_channel)) {
-                self.spread(channel, padding, &moves, spread);
+                self.windows.spread(channel, |number| number, padding, &moves, spread);
             }
             let first = group * 4;
             let mut of_matrix = spread
@@ -322,17 +398,26 @@ fn interleave<T: Copy>(a: &[T], b: &[T]) -> Vec<[T; 2]> {
     a.iter().zip(b).map(|(a, b)| [*a, *b]).collect()
 }
 
-/// Every `stride`th number of a row.
-fn copy_every<T: Copy>(stride: usize, from: &[T], to: &mut [T]) {
+/// What becomes of a row's even and odd numbers. A function of its own: there the compiler knows
+/// that they do not overlap.
+#[inline(never)]
+fn split<N: Copy, T>(row: &[N], number: impl Fn(N) -> T, evens: &mut [T], odds: &mut [T]) {
+    for ((even, odd), [a, b]) in evens.iter_mut().zip(odds).zip(row.as_chunks::<2>().0) {
+        (*even, *odd) = (number(*a), number(*b));
+    }
+}
+
+/// What becomes of every `stride`th number of a row.
+fn take_every<N: Copy, T>(stride: usize, from: &[N], number: impl Fn(N) -> T, to: &mut [T]) {
     match stride {
-        1 => to.copy_from_slice(&from[..to.len()]),
+        1 => to.iter_mut().zip(from).for_each(|(place, it)| *place = number(*it)),
         2 => {
             let (pairs, last) = from.as_chunks::<2>();
             let (of_pairs, of_last) = to.split_at_mut(to.len().min(pairs.len()));
-            of_pairs.iter_mut().zip(pairs).for_each(|(place, pair)| *place = pair[0]);
-            of_last.iter_mut().zip(last).for_each(|(place, number)| *place = *number);
+            of_pairs.iter_mut().zip(pairs).for_each(|(place, pair)| *place = number(pair[0]));
+            of_last.iter_mut().zip(last).for_each(|(place, it)| *place = number(*it));
         }
-        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(place, number)| *place = *number),
+        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(place, it)| *place = number(*it)),
     }
 }
 

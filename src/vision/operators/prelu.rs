@@ -6,7 +6,7 @@
 
 use tract_onnx::{
     prelude::{
-        DatumType, DatumTypeExt, IntoTValue, OutletId, TValue, TVec, TractResult, TypedFact, TypedModel,
+        Datum, DatumType, DatumTypeExt, IntoTValue, OutletId, TValue, TVec, TractResult, TypedFact, TypedModel,
         TypedModelPatch, tvec,
     },
     tract_core::{
@@ -17,6 +17,8 @@ use tract_onnx::{
     },
 };
 
+use super::quantize::{greater, lesser};
+
 /// What takes the place of such sums and limits.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some((source, slopes)) = rectified(model, node) else { return Ok(None) };
@@ -24,7 +26,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     let Some([1, channels, inner @ ..]) = fact.shape.as_concrete() else { return Ok(None) };
     let inner: usize = inner.iter().product();
     let known = fact.datum_type == DatumType::F32 && inner > 0;
-    let Some(slopes) = of_channels(model, slopes, *channels).filter(|_| known) else { return Ok(None) };
+    let Some(slopes) = of_channels::<f32>(model, slopes, *channels).filter(|_| known) else { return Ok(None) };
     let operator = Prelu { slopes: slopes.iter().map(|slope| slope.to_bits()).collect(), inner };
     let mut patch = TypedModelPatch::new("a rectifier at once");
     let source = patch.tap_model(model, source)?;
@@ -40,14 +42,14 @@ pub(super) fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletI
         let [zero, compared] = inputs(&model.nodes[below.node], "GT")?;
         let scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
         let slopes = scaled.filter(|(scaled, _)| *scaled == source).map(|(_, slopes)| slopes).next()?;
-        return (compared == source && constant(model, zero)? == [0.0]).then_some((source, slopes));
+        return (compared == source && constant::<f32>(model, zero)? == [0.0]).then_some((source, slopes));
     }
     if let Some(inputs_of_max) = inputs(node, "Max") {
         return both_ways(inputs_of_max).find_map(|(source, scaled)| {
             let scaled = both_ways(inputs(&model.nodes[scaled.node], "Mul")?);
             let slopes = scaled.filter(|(scaled, _)| *scaled == source).map(|(_, slopes)| slopes).next()?;
             // With a greater slope it would be the other way round.
-            constant(model, slopes)?.iter().all(|slope| *slope <= 1.0).then_some((source, slopes))
+            constant::<f32>(model, slopes)?.iter().all(|slope| *slope <= 1.0).then_some((source, slopes))
         });
     }
     both_ways(inputs(node, "Add")?).find_map(|(above, scaled)| {
@@ -60,7 +62,7 @@ pub(super) fn rectified(model: &TypedModel, node: &TypedNode) -> Option<(OutletI
 /// What the outlet is the greatest ("Max") or least ("Min") of, beside zero.
 pub(super) fn limited(model: &TypedModel, outlet: OutletId, limit: &str) -> Option<OutletId> {
     both_ways(inputs(&model.nodes[outlet.node], limit)?)
-        .find_map(|(source, zero)| (constant(model, zero)? == [0.0]).then_some(source))
+        .find_map(|(source, zero)| (constant::<f32>(model, zero)? == [0.0]).then_some(source))
 }
 
 pub(super) fn both_ways([a, b]: [OutletId; 2]) -> impl Iterator<Item = (OutletId, OutletId)> {
@@ -74,12 +76,12 @@ pub(super) fn inputs(node: &TypedNode, name: &str) -> Option<[OutletId; 2]> {
 }
 
 /// Constants, if there is one for each channel of one picture.
-pub(super) fn of_channels(model: &TypedModel, outlet: OutletId, channels: usize) -> Option<&[f32]> {
+pub(super) fn of_channels<T: Datum>(model: &TypedModel, outlet: OutletId, channels: usize) -> Option<&[T]> {
     let Some([1, count, beside @ ..]) = model.outlet_fact(outlet).ok()?.shape.as_concrete() else { return None };
     constant(model, outlet).filter(|_| *count == channels && beside.iter().all(|length| *length == 1))
 }
 
-fn constant(model: &TypedModel, outlet: OutletId) -> Option<&[f32]> {
+fn constant<T: Datum>(model: &TypedModel, outlet: OutletId) -> Option<&[T]> {
     model.outlet_fact(outlet).ok()?.konst.as_ref()?.try_as_plain_ram().ok()?.as_slice().ok()
 }
 
@@ -88,9 +90,9 @@ pub(super) fn rectify(number: f32, slope: f32) -> f32 {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Prelu {
+pub(super) struct Prelu {
     /// One for each channel, as bits, so that operators can be compared.
-    slopes: Vec<u32>,
+    pub slopes: Vec<u32>,
     /// Numbers of a channel.
     inner: usize,
 }
@@ -116,12 +118,11 @@ impl EvalOp for Prelu {
         }
         for (channel, slope) in numbers.chunks_exact_mut(self.inner).zip(&self.slopes) {
             let slope = f32::from_bits(*slope);
-            // Greatest or least of two, which processors have an instruction for: half of what it takes to choose by the sign.
-            let scaled = channel.iter_mut().map(|number| (*number * slope, number));
+            // Greatest or least of two: half of what it takes to choose by the sign.
             if slope <= 1.0 {
-                scaled.for_each(|(scaled, number)| *number = if *number < scaled { scaled } else { *number });
+                channel.iter_mut().for_each(|number| *number = greater(*number * slope, *number));
             } else {
-                scaled.for_each(|(scaled, number)| *number = if *number > scaled { scaled } else { *number });
+                channel.iter_mut().for_each(|number| *number = lesser(*number * slope, *number));
             }
         }
         Ok(tvec!(tensor.into_tvalue()))

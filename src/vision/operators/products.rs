@@ -25,6 +25,9 @@ use super::kernels;
 /// multiplications, though, the second 17 times for 16 of twice the width; so that one is faster there too: it takes 3/4 of the time for the embedder (docs/performance.md).
 /// With as many columns as fill more than half of it, too: two of the first would calculate as many.
 const WIDER: (&str, &str) = ("avx512vnni_mmm_i32_8x8", "avx512vnni_mmm_i32_16x16");
+/// On ARM the library takes the first kernel. The second loads 5 vectors for 24 multiplications,
+/// not 4 for 16, and has fewer tiles. Its rows are 12, which pixels fill and outputs do not.
+const HIGHER: (&str, &str) = ("arm64simd_mmm_f32_8x8_gen", "arm64simd_mmm_f32_12x8_gen");
 
 /// So many products of an m × k matrix of weights and a k × n one, with the kernel that the library chooses for them.
 pub(super) struct Products {
@@ -34,6 +37,8 @@ pub(super) struct Products {
     n: usize,
     kernel: Box<dyn MatMatMul>,
     packing: usize,
+    /// For the kernel the second matrices come first, transposed.
+    turned: bool,
 }
 
 impl Products {
@@ -50,12 +55,28 @@ impl Products {
                 (kernel, packing) = (wide, of_wide);
             }
         }
-        Some(Products { count, m, k, n, kernel, packing })
+        Some(Products { count, m, k, n, kernel, packing, turned: false })
+    }
+
+    /// One product in floating point whose columns are the kernel's rows: ARM's kernels store those
+    /// four at a time, in the order in which pixels lie.
+    pub fn turned([m, k, n]: [usize; 3]) -> Option<Products> {
+        let products = Products::new(DatumType::F32, 1, [n, k, m])?;
+        let Products { mut kernel, mut packing, .. } = products;
+        if kernel.name() == HIGHER.0 {
+            let query = Query::plain(DatumType::F32, Some(n), Some(k), Some(m));
+            let suitable = MmmDispatch::native().suitable(&Query { allow_extractor: false, ..query });
+            if let Some((higher, of_higher, _)) = suitable.into_iter().find(|(it, ..)| it.name() == HIGHER.1) {
+                (kernel, packing) = (higher, of_higher);
+            }
+        }
+        Some(Products { count: 1, m, k, n, kernel, packing, turned: true })
     }
 
     /// How the second matrices have to be laid out.
     pub fn format(&self) -> &dyn MMMInputFormat {
-        &*self.kernel.packings()[self.packing].1
+        let (first, second) = &self.kernel.packings()[self.packing];
+        if self.turned { &**first } else { &**second }
     }
 
     /// Whether the kernel has a dot product of four numbers, and wants four rows interleaved.
@@ -74,7 +95,8 @@ impl Products {
 
     /// How the weights have to be laid out.
     pub fn format_of_weights(&self) -> &dyn MMMInputFormat {
-        &*self.kernel.packings()[self.packing].0
+        let (first, second) = &self.kernel.packings()[self.packing];
+        if self.turned { &**second } else { &**first }
     }
 
     /// The weights of each product, output by output, as the kernel wants them.
@@ -100,22 +122,31 @@ impl Products {
         Ok(PackedMatrixStorage::new_batched(&[self.count], matrices).into_tensor(data_type))
     }
 
+    /// One number for each row of the weights, added to it; the number of the operator's input.
+    pub fn add_to_rows(&self, input: usize) -> ProtoFusedSpec {
+        let add = if self.turned { ProtoFusedSpec::BinPerCol } else { ProtoFusedSpec::BinPerRow };
+        add(input, BinOp::Add, MapOutputAxisToInput(tvec!()))
+    }
+
     /// The library's operator. Its inputs are the second matrices, the weights, and what the steps after the multiplication refer to, from 2 on; its
     /// output has the shape count, m, n.
     pub fn operator(self, steps: Vec<ProtoFusedSpec>, result: DatumType) -> TractResult<OptMatMul> {
         let each = || MapOutputAxisToInput(tvec!((0, 0)));
+        let (of_weights, of_second) = (MatMulOperand::Input(1), MatMulOperand::Input(0));
+        let (a, b) = if self.turned { (of_second, of_weights) } else { (of_weights, of_second) };
+        let (rows, columns) = if self.turned { (Some(2), Some(1)) } else { (Some(1), Some(2)) };
         let multiply = ProtoFusedSpec::AddMatMul {
             geo: AddMatMulGeometry { k: self.k.to_dim(), c_to_a_axis_mapping: each(), c_to_b_axis_mapping: each() },
-            a: MatMulOperand::Input(1),
-            b: MatMulOperand::Input(0),
+            a,
+            b,
             packings: vec![(self.packing, None)],
         };
         let (mr, nr) = (self.kernel.mr(), self.kernel.nr());
-        let store = OutputStoreSpec::View { m_axis: Some(1), n_axis: Some(2), mr, nr };
+        let store = OutputStoreSpec::View { m_axis: rows, n_axis: columns, mr, nr };
         let steps = [vec![multiply], steps, vec![ProtoFusedSpec::Store(vec![store])]].concat();
         let result = result.fact([self.count, self.m, self.n]);
         let whole = self.packing == 0;
-        OptMatMul::new(vec![self.kernel], ModePicker::Single, result, Some(1), Some(2), steps, whole)
+        OptMatMul::new(vec![self.kernel], ModePicker::Single, result, rows, columns, steps, whole)
     }
 }
 
@@ -149,11 +180,6 @@ pub(super) fn packed(
     let fact = PackedExoticFact { format, mn: mn.to_dim(), k };
     let panel_bytes = panel * numbers.datum_type().size_of();
     Ok(Box::new(EagerPackedInput { fact, packed: numbers.into_blob()?.into(), panel_bytes, mn }))
-}
-
-/// One number for each row, added to it.
-pub(super) fn add_to_rows(input: usize) -> ProtoFusedSpec {
-    ProtoFusedSpec::BinPerRow(input, BinOp::Add, MapOutputAxisToInput(tvec!()))
 }
 
 #[cfg(test)]

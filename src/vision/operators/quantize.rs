@@ -116,16 +116,51 @@ impl Quantize {
     }
 
     pub fn quantize(&self, number: f32) -> u8 {
-        /// 1.5 · 2²³: added to a number of at most 2²² it leaves no bits for a fraction, the sum is rounded half to even, and its last
-        /// bits are the whole number. In this form the loop is vectorised on every processor.
-        const NO_FRACTION: f32 = 12_582_912.0;
-        let scaled = number / self.scale;
+        self.round(number / self.scale)
+    }
+
+    /// The same of a number in units of the scale.
+    fn round(&self, number: f32) -> u8 {
+        self.byte(self.rounded(number))
+    }
+
+    /// The first step of that: the byte, less the zero point, is in the last bits.
+    pub fn rounded(&self, number: f32) -> f32 {
+        let (least, greatest) = (-f32::from(self.zero_point), f32::from(u8::MAX - self.zero_point));
         // What is not a number becomes the least.
-        let scaled = if scaled > -1024.0 { scaled } else { -1024.0 };
-        let rounded = scaled.min(1024.0) + NO_FRACTION;
-        // Of at most ±1024; a check for overflow would keep the loop from being vectorised.
-        let whole = (rounded.to_bits() as i32).wrapping_sub(NO_FRACTION.to_bits() as i32);
-        whole.wrapping_add(i32::from(self.zero_point)).clamp(0, 255) as u8
+        lesser(greater(number, least), greatest) + NO_FRACTION
+    }
+
+    /// The second step.
+    pub fn byte(&self, rounded: f32) -> u8 {
+        (rounded.to_bits() as u8).wrapping_add(self.zero_point)
+    }
+}
+
+/// 1.5 · 2²³: added to a number of at most 2²² it leaves no bits for a fraction, the sum is
+/// rounded half to even, and its last bits are the whole number. In this form loops are
+/// vectorised on every processor.
+const NO_FRACTION: f32 = 12_582_912.0;
+
+/// The greater of two, in one instruction; the second where the first is not a number.
+pub(super) fn greater(a: f32, b: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") {
+        a.max(b)
+    } else if a > b {
+        a
+    } else {
+        b
+    }
+}
+
+/// The lesser of two, in the same way.
+pub(super) fn lesser(a: f32, b: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") {
+        a.min(b)
+    } else if a < b {
+        a
+    } else {
+        b
     }
 }
 

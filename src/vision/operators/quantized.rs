@@ -7,11 +7,12 @@
 use std::borrow::Cow;
 
 use tract_onnx::{
-    prelude::{DatumType, OutletId, Tensor, TractResult, TypedModel, TypedModelPatch},
+    prelude::{DatumType, OutletId, SpecialOps, TVec, Tensor, TractResult, TypedModel, TypedModelPatch, tvec},
     tract_core::{
         internal::TypedNode,
         ops::{
             cnn::{Conv, KernelFormat},
+            math,
             matmul::optimized::ProtoFusedSpec,
             quant::offset_u8_as_i8,
         },
@@ -19,23 +20,22 @@ use tract_onnx::{
     },
 };
 
-use super::{
-    convolution::Product,
-    patches::by_four_channels,
-    products::{Products, add_to_rows},
-    window::Windows,
-};
+use super::{convolution::Product, patches::by_four_channels, products::Products, window::Windows};
 
 /// What takes the place of a convolution of that kind.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
     let input = model.outlet_fact(node.inputs[0])?;
-    let known = convolution.q_params == Some(DatumType::U8)
+    let known = matches!(convolution.q_params, Some(DatumType::U8 | DatumType::I32))
         && convolution.group == 1
         && convolution.kernel_fmt == KernelFormat::OIHW
         && input.datum_type == DatumType::U8;
     let Some(windows) = Windows::new(&convolution.pool_spec, input).filter(|_| known) else { return Ok(None) };
     let Some(constants) = Constants::of(model, &node.inputs, convolution.output_channels())? else { return Ok(None) };
+    let sums_only = convolution.q_params == Some(DatumType::I32);
+    if sums_only && !constants.leave_sums_alone() {
+        return Ok(None);
+    }
     let Constants { weights, bias, zero_point, scale, output_zero_point } = constants;
     let (k, n) = (windows.k(), windows.n());
     let Some(products) = Products::new(DatumType::I32, 1, [bias.len(), k, n]) else { return Ok(None) };
@@ -59,7 +59,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
     } else {
         (products, Cow::Borrowed(weights))
     };
-    let product = Product {
+    let mut product = Product {
         windows,
         zero_point: zero_point as i8,
         weights: products.weights([&*weights])?,
@@ -71,7 +71,7 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
             ("least", Tensor::from(i32::from(u8::MIN))),
         ],
         steps: vec![
-            add_to_rows(2),
+            products.add_to_rows(2),
             ProtoFusedSpec::Scaler(Scaler::new(scale, RoundingPolicy::Even)),
             ProtoFusedSpec::BinScalar(3, BinOp::Add),
             ProtoFusedSpec::BinScalar(4, BinOp::Min),
@@ -79,20 +79,40 @@ pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<O
         ],
         result: DatumType::U8,
     };
+    if sums_only {
+        product.constants.clear();
+        product.steps.clear();
+        product.result = DatumType::I32;
+    }
     let mut patch = TypedModelPatch::new("a quantized convolution at once");
     let input = patch.tap_model(model, node.inputs[0])?;
     let input = patch.wire_node(format!("{}.signed", node.name), offset_u8_as_i8(), &[input])?[0];
     let Some(wire) = product.wire(&mut patch, node, input, products)? else { return Ok(None) };
+    let wire = if sums_only { add_to_channels(&mut patch, node, wire, &bias)? } else { wire };
     patch.shunt_outside(model, node.id.into(), wire)?;
     Ok(Some(patch))
 }
 
+/// An operation of its own, for the one that the [sums](super::sums) become to take in.
+fn add_to_channels(
+    patch: &mut TypedModelPatch,
+    node: &TypedNode,
+    sums: OutletId,
+    bias: &[i32],
+) -> TractResult<OutletId> {
+    let mut shape: TVec<usize> = tvec!(1; node.outputs[0].fact.rank());
+    let channels = shape.len() - 3;
+    shape[channels] = bias.len();
+    let bias = patch.add_const(format!("{}.bias_constant", node.name), Tensor::from_shape(&shape, bias)?)?;
+    Ok(patch.wire_node(format!("{}.biased", node.name), math::add(), &[sums, bias])?[0])
+}
+
 /// The constant inputs of a quantized convolution.
-struct Constants<'a> {
-    weights: &'a [i8],
+pub(super) struct Constants<'a> {
+    pub weights: &'a [i8],
     /// One for each output.
-    bias: Vec<i32>,
-    zero_point: i32,
+    pub bias: Vec<i32>,
+    pub zero_point: i32,
     /// Of input and weights over that of the output.
     scale: f32,
     output_zero_point: i32,
@@ -100,7 +120,7 @@ struct Constants<'a> {
 
 impl<'a> Constants<'a> {
     /// None if one is not constant, or there is one for each output where one for all is known, or the weights' zero point is not 0.
-    fn of(model: &'a TypedModel, inputs: &[OutletId], outputs: usize) -> TractResult<Option<Constants<'a>>> {
+    pub fn of(model: &'a TypedModel, inputs: &[OutletId], outputs: usize) -> TractResult<Option<Constants<'a>>> {
         let constant = |index: usize| -> TractResult<Option<&'a Tensor>> {
             Ok(inputs
                 .get(index)
@@ -138,6 +158,11 @@ impl<'a> Constants<'a> {
             output_zero_point: number(output_zero)?,
         }))
     }
+
+    /// Whether the output is the sums themselves, as that of `ConvInteger` is.
+    pub fn leave_sums_alone(&self) -> bool {
+        self.scale == 1.0 && self.output_zero_point == 0
+    }
 }
 
 #[cfg(test)]
@@ -145,19 +170,19 @@ mod tests {
     use super::*;
     use crate::vision::operators::window::tests::{pool_spec, windows};
     use proptest::prelude::*;
-    use tract_onnx::prelude::{DatumTypeExt, IntoRunnable, IntoTValue, SpecialOps, tvec};
+    use tract_onnx::prelude::{DatumTypeExt, IntoRunnable, IntoTValue, IntoTensor, SpecialOps};
 
-    fn run(model: TypedModel, input: Tensor) -> Vec<u8> {
+    fn run(model: TypedModel, input: Tensor) -> Tensor {
         let plan = model.into_optimized().unwrap().into_runnable().unwrap();
-        let output = plan.run(tvec!(input.into_tvalue())).unwrap();
-        output[0].try_as_plain_ram().unwrap().as_slice::<u8>().unwrap().to_vec()
+        plan.run(tvec!(input.into_tvalue())).unwrap().remove(0).into_tensor()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
         /// The library's own form is the oracle: nothing may change but the way to it.
         #[test]
-        fn put_together_at_once_it_gives_the_same_bytes(
+        fn put_together_at_once_it_gives_the_same_numbers(
+            sums_only: bool,
             windows in windows(),
             outputs in 1usize..12,
             zero_points in proptest::array::uniform2(0i32..256),
@@ -178,11 +203,11 @@ mod tests {
                 Tensor::from_shape(&[outputs, channels, rows.window, columns.window], &weights).unwrap(),
                 Tensor::from_shape(&[outputs], &bias).unwrap(),
                 Tensor::from(zero_points[0]),
-                Tensor::from(scales[0]),
+                Tensor::from(if sums_only { 1.0 } else { scales[0] }),
                 Tensor::from(0i32),
-                Tensor::from(scales[1]),
-                Tensor::from(zero_points[1]),
-                Tensor::from(scales[2]),
+                Tensor::from(if sums_only { 1.0 } else { scales[1] }),
+                Tensor::from(if sums_only { 0 } else { zero_points[1] }),
+                Tensor::from(if sums_only { 1.0 } else { scales[2] }),
             ];
             for (index, constant) in constants.into_iter().enumerate() {
                 wires.push(model.add_const(format!("constant{index}"), constant).unwrap());
@@ -191,7 +216,7 @@ mod tests {
                 pool_spec: pool_spec(&windows, outputs),
                 kernel_fmt: KernelFormat::OIHW,
                 group: 1,
-                q_params: Some(DatumType::U8),
+                q_params: Some(if sums_only { DatumType::I32 } else { DatumType::U8 }),
             };
             let output = model.wire_node("convolution", convolution, &wires).unwrap();
             model.select_output_outlets(&output).unwrap();

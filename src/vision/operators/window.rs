@@ -58,6 +58,12 @@ impl Windows {
         self.rows.output * self.columns.output
     }
 
+    /// Whether each is one pixel, and each pixel one.
+    pub fn are_pixels(&self) -> bool {
+        let pixels = |axis: Axis| axis.window == 1 && axis.stride == 1 && axis.input == axis.output;
+        pixels(self.rows) && pixels(self.columns)
+    }
+
     /// The same with the channels filled up to four quarters of the same size.
     pub fn k_by_four_channels(&self) -> usize {
         self.channels.next_multiple_of(4) * self.rows.window * self.columns.window

@@ -40,7 +40,7 @@ const LEAST_TILES: usize = 16;
 /// What takes the place of a convolution for which it pays.
 pub(super) fn in_place_of(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(convolution) = node.op_as::<Conv>() else { return Ok(None) };
-    let Some(constants) = FloatConvolution::of(model, node, convolution)? else { return Ok(None) };
+    let Some(constants) = FloatConvolution::of(model, node, convolution, 1)? else { return Ok(None) };
     let FloatConvolution { windows, weights, bias } = constants;
     let outputs = convolution.output_channels();
     let tiles = Tiles::over(&windows);
