@@ -341,7 +341,7 @@ fn rate_in(table: &[Threshold], distance: f32) -> Option<f64> {
 /// most `distance² − shrink · spread`, the spread being that of the person's pictures plus that of the probe's (see
 /// `vision/fuse.rs`). It is measured on means of three against means of three, and holds for every other number of pictures, and
 /// for frames that hardly differ, because what counts is the spread and not how many there were. For an embedder
-/// for which it was not measured it is 1, and as much counts as [`crate::policy::Limits`] allows:
+/// for which it was not measured it is 1, and as much counts as `policy::Limits` allows:
 /// that is as strict as asking that the pictures match on average.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
