@@ -213,8 +213,16 @@ impl Groups {
 
     /// What a door's own evidence does, a line for each door.
     fn at_doors(&self) -> String {
-        let head =
-            ["a door's own evidence", "enrolled", "rate", "limit", "stricter", "strangers let in", "known let in"];
+        let head = [
+            "a door's own evidence",
+            "distances",
+            "enrolled",
+            "rate",
+            "limit",
+            "stricter",
+            "strangers let in",
+            "known let in",
+        ];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for (group, doors) in self.groups.iter().zip(&self.doors) {
             let centre = group.population.impostor_centre();

@@ -278,7 +278,8 @@ fn turned_pictures_are_taken_upright_or_refused() {
     let Some(people) = people(if full() { 200 } else { 40 }, true) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (services, _) = Services::open(door::config(dir.path())).unwrap();
-    let upright: Vec<_> = each(&people, &vision_of(&default_embedder()), |vision, file| template(vision, &picture(file)).ok());
+    let upright: Vec<_> =
+        each(&people, &vision_of(&default_embedder()), |vision, file| template(vision, &picture(file)).ok());
     let manifest = Manifest::load(&root().join("models")).unwrap();
     let same_person = manifest.embedder(&default_embedder()).unwrap().max_spread.unwrap();
     let (mut taken, mut refused, mut as_it_lay, mut other) = (0, 0, 0, 0);
