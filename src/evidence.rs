@@ -13,7 +13,7 @@
 //!
 //! The door's own limit counts where all of its interval lies below the table's limit. It
 //! only tightens, and never beyond the nearest distance in the table: known people stay
-//! known, whoever stands there with pictures.
+//! known, even an attacker with pictures.
 
 use std::collections::BTreeMap;
 
@@ -91,7 +91,7 @@ impl Width {
         Some(Width { deviation, floor: table.last()?.distance })
     }
 
-    /// The nearest of so many distances lies within this of the centre in a share `rate`
+    /// The nearest of `comparisons` distances lies within this of the centre in a share `rate`
     /// of all visits.
     fn below_centre(&self, rate: f64, comparisons: u32) -> f64 {
         // 1 - (1 - rate)^(1 / comparisons), without losing digits.
@@ -137,7 +137,7 @@ impl Fit {
         Some(Fit { visits, centre: at(last / 2)?, interval: (at(low)?, at(last.saturating_sub(low))?), width })
     }
 
-    /// The limit at which one in so many visits of this door's strangers is let in, with
+    /// The limit at which a share `per_visit` of the visits of this door's strangers is let in, with
     /// `comparisons` enrolled now.
     pub fn limit(&self, per_visit: f64, comparisons: usize) -> OwnLimit {
         let comparisons = u32::try_from(comparisons).unwrap_or(u32::MAX);

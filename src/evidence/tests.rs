@@ -44,7 +44,7 @@ impl Crowd {
         Crowd { random: Random::new(seed), centre, deviation }
     }
 
-    /// How near one comes to the nearest of so many.
+    /// How near one comes to the nearest of `comparisons` people.
     fn visit(&mut self, comparisons: usize) -> f32 {
         let distance = |_| self.centre + self.deviation * self.random.normal();
         (0..comparisons).map(distance).fold(2.0, f32::min)
