@@ -13,7 +13,7 @@
 //!
 //! The door's own limit counts where all of its interval lies below the table's limit. It
 //! only tightens, and never beyond the nearest distance in the table: known people stay
-//! known, even an attacker with pictures.
+//! known, even if an attacker holds up pictures.
 
 use std::collections::BTreeMap;
 
