@@ -129,7 +129,12 @@ proptest! {
         zeros[kept..].fill(0);
         for broken in [&bytes[..kept], &zeros] {
             let refused = decode(broken, 50).err();
-            prop_assert!(matches!(refused, Some(Refusal::Incomplete(_))), "{refused:?}");
+            // A few zeros at the end of a header may be damage as well.
+            let told = broken.len() == kept || zeros.len() - kept >= 16;
+            prop_assert!(
+                refused.is_some() && (!told || matches!(refused, Some(Refusal::Incomplete(_)))),
+                "{refused:?}"
+            );
         }
         // An end mark does not make it whole. The last bytes may be no more than filling.
         if kept + 8 < bytes.len() {
