@@ -167,7 +167,9 @@ impl IntoTiles {
     fn transform(&self, padded: &[f32], scratch: &mut Scratch) {
         let Tiles { rows, columns } = self.tiles;
         for row in 0..2 * (rows + 1) {
-            let places = scratch.across[row % 2].each_mut().map(|across| &mut across[row / 2 * columns..]);
+            let [a, b, c, d] = &mut scratch.across[row % 2];
+            let at = row / 2 * columns;
+            let places = [&mut a[at..], &mut b[at..], &mut c[at..], &mut d[at..]];
             transform_columns(&padded[row * self.tiles.reach()..], places, columns);
         }
         let [even, odd] = &scratch.across;
@@ -203,7 +205,9 @@ impl Scratch {
 /// Lavin's and Gray's B, over the columns of one row: tile x reaches over the numbers 2 x to 2 x + 3.
 fn transform_columns(row: &[f32], places: [&mut [f32]; 4], columns: usize) {
     let (pairs, _) = row.as_chunks::<2>();
-    let [a, b, c, d] = places.map(|place| &mut place[..columns.next_multiple_of(LANES)]);
+    let [a, b, c, d] = places;
+    let count = columns.next_multiple_of(LANES);
+    let (a, b, c, d) = (&mut a[..count], &mut b[..count], &mut c[..count], &mut d[..count]);
     for ((((a, b), c), d), ([e0, e1], [e2, e3])) in a.iter_mut().zip(b).zip(c).zip(d).zip(pairs.iter().zip(&pairs[1..]))
     {
         (*a, *b, *c, *d) = (e0 - e2, e1 + e2, e2 - e1, e1 - e3);
@@ -311,7 +315,8 @@ impl OutOfTiles {
             }
         }
         for (half, lines) in rows.chunks_exact(4 * count).zip(lines.chunks_exact_mut(2 * count)) {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|column| &half[column * count..][..count]);
+            let column = |column: usize| &half[column * count..][..count];
+            let (a, b, c, d) = (column(0), column(1), column(2), column(3));
             for ((((pair, a), b), c), d) in lines.as_chunks_mut::<2>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
                 *pair = [a + b + c + bias, b - c - d + bias];
             }
