@@ -12,7 +12,7 @@ use crate::{
     evidence::OwnLimit,
     gallery::{Fusion, Gallery, PersonId, Template},
     policy::Limits,
-    vision::embed::ModelId,
+    vision::model::ModelId,
 };
 
 /// Width of a histogram's bin, as a distance, and their number: distances beyond are those of faces that have nothing in common.

@@ -5,9 +5,10 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use crate::vision::{
-    embed::{Embedding, ModelId},
+    embed::Embedding,
     fuse::{Probe, fused},
     manifest::NetEntry,
+    model::ModelId,
 };
 
 /// A person's number in the store. It stays when the person is renamed, and is not given again when the person is forgotten.

@@ -177,10 +177,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::vision::{
-        embed::{Embedding, ModelId},
-        frame::PixelFormat,
-    };
+    use crate::vision::{embed::Embedding, frame::PixelFormat, model::ModelId};
 
     fn frame() -> Frame {
         Frame {

@@ -162,7 +162,7 @@ fn distance(a: &StrangerLook, b: &StrangerLook) -> Option<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vision::{embed::ModelId, track::TrackId};
+    use crate::vision::{model::ModelId, track::TrackId};
 
     const RULES: UnknownRules = UnknownRules { limit: 2, expiry: Duration::from_secs(3600), same_person: 0.5 };
 

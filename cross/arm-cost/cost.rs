@@ -8,7 +8,8 @@ use std::{env, error::Error, hint::black_box, path::Path};
 
 use facelatch::vision::{
     Vision,
-    manifest::{Manifest, NetEntry, Precision, Role},
+    manifest::{Manifest, NetEntry, Role},
+    model::Precision,
     mtcnn::{Mtcnn, MtcnnSettings},
     net::NetFile,
 };

@@ -30,7 +30,8 @@ use crate::{
         Vision, VisionError,
         embed::{EmbedError, Embedding},
         frame::Frame,
-        manifest::{Manifest, Precision},
+        manifest::Manifest,
+        model::Precision,
     },
 };
 

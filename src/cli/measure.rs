@@ -11,11 +11,7 @@ use super::{CommandError, arguments::ModelArguments};
 use crate::{
     config::{Config, ModelsConfig, PrecisionChoice},
     service::StartError,
-    vision::{
-        Vision,
-        manifest::{Manifest, Precision},
-        mtcnn::MtcnnSettings,
-    },
+    vision::{Vision, manifest::Manifest, model::Precision, mtcnn::MtcnnSettings},
 };
 
 /// Enrolled and seen pictures of one comparison, for the tables of what fusing brings.

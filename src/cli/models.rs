@@ -23,9 +23,8 @@ use crate::{
     vision::{
         embed::Embedder,
         examine::{Examined, examine},
-        manifest::{
-            AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, PixelEntry, Precision, Role,
-        },
+        manifest::{AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, PixelEntry, Role},
+        model::Precision,
         net::NetFile,
     },
 };

@@ -35,9 +35,9 @@ use crate::{
         Vision,
         align::AlignedFace,
         manifest::{
-            AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, Population, Precision, Role,
-            Threshold,
+            AlignmentEntry, ChannelOrder, Checksum, Manifest, ManifestError, NetEntry, Population, Role, Threshold,
         },
+        model::Precision,
         mtcnn::SAME_FACE,
     },
 };

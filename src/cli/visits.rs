@@ -27,7 +27,7 @@ use crate::{
         statistics::{CONFIDENCE, clopper_pearson},
     },
     service::Services,
-    vision::manifest::Precision,
+    vision::model::Precision,
 };
 
 /// Refused pictures that are named.

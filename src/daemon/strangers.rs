@@ -98,7 +98,7 @@ fn day(now_ms: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vision::embed::ModelId;
+    use crate::vision::model::ModelId;
 
     const ADA: PersonId = PersonId(1);
     const BEN: PersonId = PersonId(2);

@@ -34,9 +34,14 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Refusal, confirmed, digest, health::Health, picture::too_large, scan::SIDECAR};
+use super::{Refusal, confirmed, digest, health::Health, picture::too_large};
 use crate::telemetry::printable;
 
+/// Ending of the sidecar that says why a picture was refused.
+pub(super) const SIDECAR: &str = ".rejected.txt";
+/// A file of this name (any ending) says that the folder is the right one, whatever it
+/// holds.
+pub(super) const ACCEPT: &str = "accept-this-folder";
 /// Largest picture file that is read.
 const MOST_BYTES: u64 = 64 << 20;
 /// Beginning and end of the name under which a file is written at first.

@@ -38,7 +38,7 @@ use crate::{
     names::canonical,
     store::{EnrolledPicture, EnrolmentChange, FoundFace, Person, Reading, Store, StoreError},
     telemetry::printable,
-    vision::embed::{Embedding, ModelId},
+    vision::{embed::Embedding, model::ModelId},
 };
 use begun::Begun;
 use folder::{Folder, sidecar_of};

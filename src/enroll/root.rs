@@ -9,15 +9,14 @@
 use std::{io, path::PathBuf};
 
 use super::{
-    Changes, EnrollError, Enroller, FolderNews, keys_of, pictures_of,
+    Changes, EnrollError, Enroller, FolderNews,
+    folder::ACCEPT,
+    keys_of, pictures_of,
     scan::{Scan, scan},
 };
 
 /// Where the store remembers the folder.
 const REMEMBERED: &str = "enroll_folder";
-/// A file of this name (any ending) says that the folder is the right one, whatever it
-/// holds.
-pub(super) const ACCEPT: &str = "accept-this-folder";
 
 impl Enroller {
     /// What lies in the folder; None: it is lost.

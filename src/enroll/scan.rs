@@ -12,14 +12,10 @@ use rustix::fs::FileType;
 
 use super::{
     confirmed,
-    folder::{Entry, Folder, is_draft, kind, other_than_file},
-    root::ACCEPT,
+    folder::{ACCEPT, Entry, Folder, SIDECAR, is_draft, kind, other_than_file},
     verdict::Refusal,
 };
 use crate::names;
-
-/// Ending of the sidecar that says why a picture was refused.
-pub(super) const SIDECAR: &str = ".rejected.txt";
 
 /// When any of these changes, the file may have another content, or may be readable now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

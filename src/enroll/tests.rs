@@ -11,7 +11,7 @@ use std::{
 
 use image::Rgb;
 
-use super::{scan::SIDECAR, *};
+use super::{folder::SIDECAR, *};
 use crate::{gallery::TemplateFusion, policy::Limits};
 
 /// Sees a face in the colour of the middle: its direction is the embedding, 100 px its size. Black is no face, white are

@@ -8,7 +8,7 @@ use crate::{
     policy::Limits,
     scale::Scale,
     store::{EnrolledPicture, Person},
-    vision::embed::{Embedding, ModelId},
+    vision::{embed::Embedding, model::ModelId},
 };
 
 /// What there is to say about each person; nothing about most.

@@ -12,7 +12,8 @@ use crate::{
     store::Store,
     vision::{
         Vision, VisionError,
-        manifest::{Manifest, NetEntry, Precision},
+        manifest::{Manifest, NetEntry},
+        model::Precision,
         net::Net,
     },
 };

@@ -12,12 +12,8 @@ use crate::{
     control::IdentifiedFace,
     enroll::{FaceReader, Refusal, decode_picture},
     vision::{
-        Face, Vision, VisionError,
-        embed::{Embedding, ModelId},
-        frame::turned,
-        geometry::Detection,
-        mtcnn::MtcnnSettings,
-        quality::QualityLimits,
+        Face, Vision, VisionError, embed::Embedding, geometry::Detection, model::ModelId, mtcnn::MtcnnSettings,
+        pixels::turned, quality::QualityLimits,
     },
 };
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 
-use crate::vision::{Vision, VisionError, frame::turned};
+use crate::vision::{Vision, VisionError, pixels::turned};
 
 /// One search more in so much time: on a slow board one or two hundredths of it.
 const EVERY: Duration = Duration::from_secs(5);

@@ -32,7 +32,7 @@ pub use nearness::{KeptNearness, Measure};
 pub use recovery::RecoveryNote;
 
 use self::{eventlog::EventLog, events::Writer};
-use crate::{clock::Stamp, gallery::PersonId, vision::embed::ModelId};
+use crate::{clock::Stamp, gallery::PersonId, vision::model::ModelId};
 
 /// Layout of trees and keys; a store of a newer one is not touched. 1: events in sled; 2:
 /// in a log.

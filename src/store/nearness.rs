@@ -4,7 +4,7 @@
 use super::{Store, StoreError, record};
 use crate::{
     evidence::Nearness,
-    vision::{embed::ModelId, manifest::Precision},
+    vision::{model::ModelId, model::Precision},
 };
 
 const DAY_MS: i64 = 86_400_000;

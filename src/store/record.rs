@@ -48,7 +48,7 @@ mod tests {
     use crate::{
         gallery::PersonId,
         store::{EnrolledPicture, Person},
-        vision::embed::ModelId,
+        vision::model::ModelId,
     };
 
     fn ada() -> Person {

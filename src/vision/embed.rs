@@ -1,46 +1,18 @@
 //! From an aligned face to a unit-length embedding.
 
-use std::{fmt, io::Cursor};
+use std::io::Cursor;
 
 use ndarray::{Array2, ArrayView1};
 use ndarray_npy::ReadNpyExt;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{
     align::{self, AlignedFace},
     geometry::Detection,
-    manifest::{AlignmentEntry, ChannelOrder, LayerEntry, Manifest, ManifestError, NetEntry, PixelEntry, Precision},
+    manifest::{AlignmentEntry, ChannelOrder, LayerEntry, Manifest, ManifestError, NetEntry, PixelEntry},
+    model::{ModelId, Precision},
     net::{Net, NetError, NetFile},
     quality::{Flaw, Part},
 };
-
-/// Identifies what made an embedding: backbone, last layer, preparation of pixels and alignment. The same for every
-/// precision of the same net. Embeddings of different models are never compared.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ModelId(pub [u8; 16]);
-
-impl fmt::Debug for ModelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ModelId({self})")
-    }
-}
-
-impl fmt::Display for ModelId {
-    /// The first eight hexadecimal digits: enough to tell models apart in a log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl ModelId {
-    /// What this model is when mirror images are averaged in.
-    pub(super) fn mirroring(self) -> ModelId {
-        let mut id = [0; 16];
-        id.copy_from_slice(&Sha256::digest([&self.0[..], b" mirror"].concat())[..16]);
-        ModelId(id)
-    }
-}
 
 /// A face as a direction: unit length, and it knows the model that made it.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,8 @@
 //! Whether an ONNX file that somebody brings along can be an embedder, found out by running it.
 
 use super::{
-    manifest::{PixelEntry, Precision},
+    manifest::PixelEntry,
+    model::Precision,
     net::{Net, NetError, NetFile},
 };
 

@@ -1,10 +1,10 @@
-//! A frame as the camera gave it: its own bytes in its own pixel format, decoded only when somebody asks.
+//! A frame as the camera gave it: its own bytes in its own pixel format.
+//!
+//! [`pixels`](super::pixels) decodes it, only when its picture is wanted.
 
 use std::time::Instant;
 
-use image::{RgbImage, imageops};
-
-use super::{pixels, resize::Region};
+use super::resize::Region;
 
 /// How a frame's bytes are laid out. Names follow V4L2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,16 +41,6 @@ pub struct Frame {
     pub captured_at: Instant,
 }
 
-/// The picture turned clockwise by 90, 180 or 270 degrees; by any other number as it is.
-pub fn turned(picture: &RgbImage, degrees: u32) -> RgbImage {
-    match degrees {
-        90 => imageops::rotate90(picture),
-        180 => imageops::rotate180(picture),
-        270 => imageops::rotate270(picture),
-        _ => picture.clone(),
-    }
-}
-
 /// Why a frame could not be decoded. Such a frame is counted and skipped.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -74,28 +64,6 @@ impl FrameError {
 }
 
 impl Frame {
-    /// The whole picture as 8-bit RGB, at full resolution.
-    ///
-    /// # Errors
-    /// Too few bytes for its size, or a broken JPEG. Never panics, whatever the bytes are.
-    pub fn rgb(&self) -> Result<RgbImage, FrameError> {
-        pixels::to_rgb(self)
-    }
-
-    /// Decodes at least a region of the picture to where it lies in `picture`, which becomes as large as the frame; what it
-    /// holds elsewhere is of no meaning. Its memory is used again. What was decoded comes back: of a JPEG all.
-    ///
-    /// # Errors
-    /// As [`Frame::rgb`].
-    pub fn decode(&self, region: Region, picture: &mut RgbImage) -> Result<Region, FrameError> {
-        pixels::decode(self, region, picture)
-    }
-
-    /// The frame as a JPEG that any program can show; None for one that is none.
-    pub fn jpeg(&self) -> Option<Vec<u8>> {
-        (self.format == PixelFormat::Mjpeg).then(|| pixels::whole_jpeg(self).ok()).flatten()
-    }
-
     /// The whole frame.
     pub fn region(&self) -> Region {
         Region { x: 0, y: 0, width: self.width, height: self.height }

@@ -110,7 +110,7 @@ pub fn fused<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vision::embed::ModelId;
+    use crate::vision::model::ModelId;
     use proptest::prelude::*;
 
     const MODEL: ModelId = ModelId([1; 16]);

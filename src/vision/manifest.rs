@@ -13,7 +13,10 @@ use std::{
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{embed::ModelId, geometry::Point};
+use super::{
+    geometry::Point,
+    model::{ModelId, Precision},
+};
 
 /// The manifest and the folder it was read from.
 #[derive(Clone, Debug)]
@@ -30,28 +33,6 @@ pub enum Role {
     Rnet,
     Onet,
     Embedder,
-}
-
-/// How a net is calculated.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 8-bit weights, 32-bit floating-point arithmetic.
-    W8,
-    /// 8-bit weights, 8-bit activations, integer arithmetic.
-    Int8,
-    /// 32-bit floating-point weights and arithmetic: a net that was not quantized.
-    F32,
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Precision::W8 => "w8",
-            Precision::Int8 => "int8",
-            Precision::F32 => "f32",
-        })
-    }
 }
 
 /// One `[[net]]` of the manifest.

@@ -9,6 +9,7 @@ pub mod fuse;
 pub mod geometry;
 pub(crate) mod jpeg;
 pub mod manifest;
+pub mod model;
 pub mod motion;
 pub mod mtcnn;
 pub mod net;
@@ -25,7 +26,8 @@ use image::RgbImage;
 
 use embed::{EmbedError, Embedder, Embedding};
 use geometry::{BoundingBox, Detection};
-use manifest::{Manifest, ManifestError, NetEntry, Precision, Role};
+use manifest::{Manifest, ManifestError, NetEntry, Role};
+use model::Precision;
 use mtcnn::{Mtcnn, MtcnnSettings};
 use net::{Net, NetError, NetFile};
 use quality::Quality;

@@ -10,11 +10,9 @@ use image::RgbImage;
 use super::{
     frame::{Frame, FrameError},
     geometry::BoundingBox,
-    pixels,
+    pixels::{self, CELL},
 };
 
-/// Side of a cell in pixels.
-pub const CELL: usize = 16;
 /// A cell has changed if its mean luma, 0 to 255, is so far from what was expected: six times the noise of a dark picture (10 grey
 /// levels per pixel), and less than a face before nearly any wall.
 const CHANGED_BY: f32 = 5.0;

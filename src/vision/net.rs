@@ -10,7 +10,7 @@ use tract_onnx::{
     },
 };
 
-use super::{manifest::Precision, operators, precision};
+use super::{model::Precision, operators, precision};
 
 /// A model file in memory, in the arithmetic chosen; plans for different input sizes come from it.
 #[derive(Clone)]

@@ -5,45 +5,71 @@
 
 use std::{borrow::Cow, io::Cursor};
 
-use image::{ImageDecoder, RgbImage, codecs::jpeg::JpegDecoder};
+use image::{ImageDecoder, RgbImage, codecs::jpeg::JpegDecoder, imageops};
 
 use super::{
     frame::{Frame, FrameError, PixelFormat},
     jpeg::{self, BLOCK, Unread},
-    motion::CELL,
     resize::Region,
 };
 
 /// Pictures with more pixels (in millions) are refused before memory is asked for them: where a frame's size comes out of
 /// its own header, as with a program's JPEGs, a few bytes could else ask for more than the board has, and end the daemon.
 const MOST_MEGAPIXELS: u64 = 50;
+/// Side of a [cell](luma_cells) in pixels.
+pub const CELL: usize = 16;
 
-pub(super) fn to_rgb(frame: &Frame) -> Result<RgbImage, FrameError> {
-    let mut picture = RgbImage::default();
-    decode(frame, Region { x: 0, y: 0, width: frame.width, height: frame.height }, &mut picture)?;
-    Ok(picture)
+impl Frame {
+    /// The whole picture as 8-bit RGB, at full resolution.
+    ///
+    /// # Errors
+    /// Too few bytes for its size, or a broken JPEG. Never panics, whatever the bytes are.
+    pub fn rgb(&self) -> Result<RgbImage, FrameError> {
+        let mut picture = RgbImage::default();
+        self.decode(self.region(), &mut picture)?;
+        Ok(picture)
+    }
+
+    /// Decodes at least a region to where it lies in `picture`, which becomes as large as the
+    /// frame; what it holds elsewhere is of no meaning. Its memory is used again. Returns the
+    /// region decoded: of a JPEG all.
+    ///
+    /// # Errors
+    /// As [`Frame::rgb`].
+    pub fn decode(&self, region: Region, picture: &mut RgbImage) -> Result<Region, FrameError> {
+        check_size(self)?;
+        if self.format == PixelFormat::Mjpeg {
+            *picture = decode_jpeg(self)?;
+            return Ok(self.region());
+        }
+        let layout = Layout::of(self)?;
+        let (width, height) = (self.width, self.height);
+        if picture.dimensions() != (width, height) {
+            *picture = RgbImage::new(width, height);
+        }
+        // Pairs of pixels share their colour.
+        let (from, to) = (region.x as usize / 2 * 2, (region.x + region.width) as usize);
+        let (samples, row) = (picture.as_flat_samples_mut().samples, width as usize * 3);
+        for y in region.y as usize..(region.y + region.height) as usize {
+            decode_row(self, &layout, y, from, &mut samples[y * row + from * 3..y * row + to * 3]);
+        }
+        Ok(region)
+    }
+
+    /// The frame as a JPEG that any program can show; None for one that is none.
+    pub fn jpeg(&self) -> Option<Vec<u8>> {
+        (self.format == PixelFormat::Mjpeg).then(|| whole_jpeg(self).ok()).flatten()
+    }
 }
 
-/// Decodes at least a region of the frame to where it lies in `picture`, which becomes as large as the frame; what it holds
-/// elsewhere is of no meaning. Its memory is used again. The region that was decoded comes back.
-pub(super) fn decode(frame: &Frame, region: Region, picture: &mut RgbImage) -> Result<Region, FrameError> {
-    let (width, height) = (frame.width, frame.height);
-    check_size(frame)?;
-    if frame.format == PixelFormat::Mjpeg {
-        *picture = decode_jpeg(frame)?;
-        return Ok(frame.region());
+/// The picture turned clockwise by 90, 180 or 270 degrees; by any other number as it is.
+pub fn turned(picture: &RgbImage, degrees: u32) -> RgbImage {
+    match degrees {
+        90 => imageops::rotate90(picture),
+        180 => imageops::rotate180(picture),
+        270 => imageops::rotate270(picture),
+        _ => picture.clone(),
     }
-    let layout = Layout::of(frame)?;
-    if picture.dimensions() != (width, height) {
-        *picture = RgbImage::new(width, height);
-    }
-    // Pairs of pixels share their colour.
-    let (from, to) = (region.x as usize / 2 * 2, (region.x + region.width) as usize);
-    let (samples, row) = (picture.as_flat_samples_mut().samples, width as usize * 3);
-    for y in region.y as usize..(region.y + region.height) as usize {
-        decode_row(frame, &layout, y, from, &mut samples[y * row + from * 3..y * row + to * 3]);
-    }
-    Ok(region)
 }
 
 fn check_size(frame: &Frame) -> Result<(), FrameError> {
@@ -294,7 +320,7 @@ fn with_huffman_tables(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
 }
 
 /// A frame's JPEG with all that is needed to decode it.
-pub(super) fn whole_jpeg(frame: &Frame) -> Result<Vec<u8>, FrameError> {
+fn whole_jpeg(frame: &Frame) -> Result<Vec<u8>, FrameError> {
     Ok(with_huffman_tables(&frame.bytes)?.into_owned())
 }
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 use facelatch::vision::{
-    manifest::{Manifest, Precision, Role},
+    manifest::{Manifest, Role},
+    model::Precision,
     net::NetFile,
 };
 use facelatch_fence::Fence;

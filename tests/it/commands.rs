@@ -13,7 +13,7 @@ use std::{
 use facelatch::{
     gallery::PersonId,
     store::{EventKind, Moment, Store, Stranger, StrangerLook},
-    vision::embed::ModelId,
+    vision::model::ModelId,
 };
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -21,7 +21,7 @@ use facelatch::{
     policy::Limits,
     service::moment,
     store::{EventKind, Store},
-    vision::embed::{Embedding, ModelId},
+    vision::{embed::Embedding, model::ModelId},
 };
 use image::{Rgb, RgbImage};
 use rustix::process::{Resource, Rlimit, setrlimit};

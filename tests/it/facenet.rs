@@ -7,7 +7,8 @@ use facelatch::vision::{
     align::{self, AlignedFace},
     embed::Embedder,
     geometry::{BoundingBox, Detection, Landmarks},
-    manifest::{Manifest, Precision},
+    manifest::Manifest,
+    model::Precision,
 };
 use serde_json::Value;
 

@@ -20,9 +20,11 @@ use facelatch::{
     threshold::{LOOKS_PER_VISIT, Threshold},
     vision::{
         Face, Vision,
-        embed::{Embedding, ModelId},
+        embed::Embedding,
         fuse::{FuseRules, Fuser, Probe, fused},
-        manifest::{Manifest, NetEntry, Precision},
+        manifest::{Manifest, NetEntry},
+        model::ModelId,
+        model::Precision,
         mtcnn::MtcnnSettings,
         track::{TrackId, Tracker},
     },

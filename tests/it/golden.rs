@@ -8,7 +8,8 @@ use std::{fs, path::Path};
 use facelatch::vision::{
     Vision,
     geometry::{BoundingBox, Detection, Landmarks, Point},
-    manifest::{Checksum, Manifest, Precision},
+    manifest::{Checksum, Manifest},
+    model::Precision,
     mtcnn::MtcnnSettings,
     net::NetFile,
 };

@@ -17,10 +17,11 @@ use facelatch::{
     vision::{
         Vision,
         embed::Embedding,
-        frame::turned,
         geometry::{BoundingBox, Detection},
-        manifest::{Manifest, Precision},
+        manifest::Manifest,
+        model::Precision,
         mtcnn::MtcnnSettings,
+        pixels::turned,
         quality::{Flaw, Part, QualityLimits},
     },
 };

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use facelatch::vision::manifest::{Manifest, Precision};
+use facelatch::vision::{manifest::Manifest, model::Precision};
 
 use crate::support::{portrait, root, vision};
 

@@ -8,9 +8,10 @@ use facelatch::{
     sight::{Sight, Tally},
     vision::{
         Vision,
-        frame::{Frame, PixelFormat, turned},
+        frame::{Frame, PixelFormat},
         fuse::{FuseRules, Fuser},
-        manifest::Precision,
+        model::Precision,
+        pixels::turned,
         quality::QualityLimits,
         track::Tracker,
     },

@@ -9,7 +9,7 @@ use facelatch::{
     daemon::{self, Signals},
     service::{Services, now_ms},
     store::{Measure, Store},
-    vision::manifest::{Manifest, Precision},
+    vision::{manifest::Manifest, model::Precision},
 };
 
 use crate::door::{config, play};

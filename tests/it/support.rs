@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use facelatch::vision::{Vision, manifest::Precision, mtcnn::MtcnnSettings};
+use facelatch::vision::{Vision, model::Precision, mtcnn::MtcnnSettings};
 use image::RgbImage;
 
 /// The checkout.

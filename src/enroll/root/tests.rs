@@ -9,7 +9,7 @@ use super::{
     },
     *,
 };
-use crate::vision::embed::{Embedding, ModelId};
+use crate::vision::{embed::Embedding, model::ModelId};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
