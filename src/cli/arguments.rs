@@ -334,7 +334,9 @@ pub struct EvalArguments {
     pub pairs: Option<PathBuf>,
     #[command(flatten)]
     pub model: ModelArguments,
-    /// Draw the ROC and the histogram of distances into this folder: roc.svg, distances.svg.
+    /// Draw each group's false-match rate over distance into this folder: populations.svg.
+    ///
+    /// Of one folder also the ROC and the histogram of distances: roc.svg, distances.svg.
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
     /// Print the embedder's populations for the manifest, and nothing else: each folder's people,

@@ -57,10 +57,8 @@ pub(super) fn run(arguments: &EvalArguments, config: &Path, json: bool) -> Resul
         }
         [] => visits::run(arguments, config, json),
         [images] => one_folder(arguments, images, config, json),
-        _ if arguments.pairs.is_some() || arguments.plots.is_some() => {
-            Err(CommandError::Usage("--pairs and --plots take one folder of --images only".into()))
-        }
-        folders => populations::run(&Chosen::new(&arguments.model, config)?, folders, json),
+        _ if arguments.pairs.is_some() => Err(CommandError::Usage("--pairs takes one folder of --images only".into())),
+        folders => populations::run(&Chosen::new(&arguments.model, config)?, folders, arguments.plots.as_deref(), json),
     }
 }
 
@@ -77,10 +75,10 @@ fn one_folder(arguments: &EvalArguments, images: &Path, config: &Path, json: boo
     let embedded = embed(&collection, &vision, &format!("embedding as {}", chosen.precision))?;
     let measured =
         measure(&collection, &embedded, listed).ok_or_else(|| CommandError::Collection(nothing_to_compare(images)))?;
-    if let Some(folder) = &arguments.plots {
-        draw(&measured, folder)?;
-    }
     let groups = Groups::of(&chosen, vec![Group::new(images.to_owned(), &collection, &embedded)?])?;
+    if let Some(folder) = &arguments.plots {
+        draw(&measured, &groups, folder)?;
+    }
     if json {
         let mut answer = as_json(&measured, &chosen);
         answer["folders"] = groups.as_json();
@@ -279,20 +277,28 @@ fn as_text(measured: &Measured, chosen: &Chosen) -> String {
     text + &format!("\nfor the manifest:\n{scale}and its populations: facelatch eval --people DIR --table\n")
 }
 
-fn draw(measured: &Measured, folder: &Path) -> Result<(), CommandError> {
-    let file_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CommandError::File { path, source }
-    };
-    fs::create_dir_all(folder).map_err(file_error(folder))?;
+fn draw(measured: &Measured, groups: &Groups, folder: &Path) -> Result<(), CommandError> {
     let mut samples = vec![("every pair".to_owned(), &measured.all)];
     // One enrolled and one seen is nearly the same as every pair.
     let more = measured.fusions.iter().filter(|((enrolled, probe), _)| enrolled * probe > 1);
     samples
         .extend(more.map(|((enrolled, probe), distances)| (format!("{enrolled} enrolled, {probe} seen"), distances)));
     let named: Vec<(&str, &Distances)> = samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
-    let limit = measured.all.threshold(DRAWN);
-    for (name, picture) in [("roc.svg", plot::roc(&named)), ("distances.svg", plot::histogram(&measured.all, limit))] {
+    let histogram = plot::histogram(&measured.all, measured.all.threshold(DRAWN));
+    write_pictures(folder, [("roc.svg", plot::roc(&named)), ("distances.svg", histogram), groups.picture()])
+}
+
+/// Writes what was drawn into a folder, which it makes.
+pub(super) fn write_pictures<const N: usize>(
+    folder: &Path,
+    pictures: [(&str, Result<String, String>); N],
+) -> Result<(), CommandError> {
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CommandError::File { path, source }
+    };
+    fs::create_dir_all(folder).map_err(file_error(folder))?;
+    for (name, picture) in pictures {
         let path = folder.join(name);
         let picture = picture.map_err(|problem| CommandError::Answer { problem, exit_code: exit::INTERNAL })?;
         fs::write(&path, picture).map_err(file_error(&path))?;

@@ -1,6 +1,10 @@
 //! `facelatch eval` on several folders of people: what the manifest's limits do to each group.
 
-use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use ndarray::Array2;
 use serde_json::{Value, json};
@@ -16,6 +20,7 @@ use crate::{
     eval::{
         collection::Collection,
         door::{Question, Simulated, simulate},
+        plot::{self, Curve},
         population::{ENOUGH_PAIRS, Population, Share, Tail},
         statistics::RATES,
     },
@@ -30,6 +35,9 @@ use crate::{
 
 /// People enrolled, and the rate asked for, of the doors that are simulated.
 const AT_DOORS: [(usize, f64); 4] = [(1, 1e-3), (1, 1e-4), (5, 1e-3), (5, 1e-4)];
+
+/// The share by whose distances the curves of the picture are ordered.
+const ORDERED_AT: f64 = 1e-2;
 
 /// A folder of people, measured.
 pub(super) struct Group {
@@ -66,7 +74,7 @@ pub(super) struct Groups {
 }
 
 /// Measures and prints.
-pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], json: bool) -> Result<u8, CommandError> {
+pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], plots: Option<&Path>, json: bool) -> Result<u8, CommandError> {
     let collections = folders.iter().map(|folder| Collection::read_any(folder)).collect::<Result<Vec<_>, _>>()?;
     let vision = chosen.load(chosen.precision)?.mirroring(chosen.mirror);
     let measured = folders.iter().zip(&collections).map(|(folder, collection)| {
@@ -74,6 +82,9 @@ pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], json: bool) -> Result<u8
         Group::new(folder.clone(), collection, &embedded)
     });
     let groups = Groups::of(chosen, measured.collect::<Result<_, _>>()?)?;
+    if let Some(folder) = plots {
+        eval::write_pictures(folder, [groups.picture()])?;
+    }
     if json {
         print::emit_json(&json!({
             "embedder": chosen.embedder,
@@ -183,6 +194,24 @@ impl Groups {
         let own = |rate| Some(Limit { rate, distance: first?.limit_for(rate)?.value as f32 });
         let limits = RATES.into_iter().filter_map(own).collect();
         Ok(Groups { groups, limits, source: "first folder", doors: Vec::new() })
+    }
+
+    /// A picture of all groups' false-match rates, those whose people are nearest first.
+    pub fn picture(&self) -> (&'static str, Result<String, String>) {
+        let curve = |group: &Group| Curve {
+            name: group.name(),
+            points: group.population.curve(plot::LEAST_RATE),
+            evidence_from: group.population.evidence_from(),
+        };
+        let mut curves: Vec<Curve> = self.groups.iter().map(curve).collect();
+        curves.sort_by(|one, other| one.at(ORDERED_AT).total_cmp(&other.at(ORDERED_AT)));
+        let limits: Vec<(String, f64)> = self
+            .limits
+            .chunk_by(|one, next| one.distance == next.distance)
+            .rev()
+            .map(|same| (limit_name(same), same[0].distance.into()))
+            .collect();
+        ("populations.svg", plot::populations(&curves, &limits))
     }
 
     pub fn as_json(&self) -> Value {
@@ -301,6 +330,13 @@ impl AtDoor {
             known.unwrap_or_else(|| "-".into()),
         ]
     }
+}
+
+/// Limits of one distance: "limit for 1e-3 to 1e-5: 0.862".
+fn limit_name(same: &[Limit]) -> String {
+    let (first, last) = (&same[0], &same[same.len() - 1]);
+    let to = if same.len() > 1 { format!(" to {}", rate_name(last.rate)) } else { String::new() };
+    format!("limit for {}{to}: {:.3}", rate_name(first.rate), first.distance)
 }
 
 fn tail_json(tail: Tail) -> Value {

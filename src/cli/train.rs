@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{
     CommandError,
     arguments::TrainArguments,
-    exit,
+    eval, exit,
     measure::{Bar, Chosen, FUSIONS},
     print,
 };
@@ -596,11 +596,6 @@ fn manifest_entry(base: &NetEntry, target: &Target, layer: &[u8], tables: &Table
 }
 
 fn draw(folder: &Path, trained: &Trained, tables: &Tables) -> Result<(), CommandError> {
-    let file_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CommandError::File { path, source }
-    };
-    fs::create_dir_all(folder).map_err(file_error(folder))?;
     let steps = |look: &Look| look.progress.steps as f64;
     let learnt = || trained.looks.iter().filter(|look| look.progress.steps > 0);
     let mut lines: Vec<(String, Vec<(f64, f64)>)> = vec![
@@ -616,11 +611,7 @@ fn draw(folder: &Path, trained: &Trained, tables: &Tables) -> Result<(), Command
         tables.measured.iter().map(|measured| (measured.name(), &measured.all)).collect();
     let samples: Vec<(&str, &Distances)> =
         samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
-    for (name, picture) in [("training.svg", plot::training(&lines)), ("roc.svg", plot::roc(&samples))] {
-        let path = folder.join(name);
-        fs::write(&path, picture.map_err(internal)?).map_err(file_error(&path))?;
-    }
-    Ok(())
+    eval::write_pictures(folder, [("training.svg", plot::training(&lines)), ("roc.svg", plot::roc(&samples))])
 }
 
 fn tar_at(distances: &Distances) -> Vec<(String, f64)> {

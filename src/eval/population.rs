@@ -124,6 +124,31 @@ impl Population {
         Some(Tail { value, interval, pairs })
     }
 
+    /// Distances, and the share of comparisons of two people within each: at most twelve points
+    /// for each power of ten from `least` on.
+    pub fn curve(&self, least: f64) -> Vec<(f64, f64)> {
+        const PER_DECADE: f64 = 12.0;
+        let all = self.impostor.len() as f64;
+        let points = (-least.log10() * PER_DECADE).round() as usize;
+        let within = (0..=points).rev().map(|i| allowed(10f64.powf(-(i as f64) / PER_DECADE), all));
+        let distance = |at: usize| Some(self.impostor.get(at.checked_sub(1)?)?.2);
+        let mut distances: Vec<f32> = within.filter_map(distance).collect();
+        distances.dedup();
+        let within = |distance| self.impostor.partition_point(|(.., other)| *other <= distance);
+        let share = |distance| within(distance) as f64 / all;
+        distances.into_iter().map(|distance| (distance.into(), share(distance))).collect()
+    }
+
+    /// Share of comparisons of two people from which on enough pairs of people are as near.
+    pub fn evidence_from(&self) -> f64 {
+        let mut pairs = BTreeSet::new();
+        let enough = self.impostor.iter().position(|(one, other, _)| {
+            pairs.insert(ordered(*one, *other));
+            pairs.len() >= ENOUGH_PAIRS
+        });
+        enough.map_or(1.0, |at| (at + 1) as f64 / self.impostor.len() as f64)
+    }
+
     /// The share of comparisons of one person's pictures that a limit refuses; None: there is no comparison.
     pub fn false_non_matches(&self, limit: f32) -> Option<Share> {
         let mut of = vec![(0.0, 0.0); self.people()];
@@ -224,6 +249,25 @@ mod tests {
         // Neighbours of forty are as near as this.
         let tail = Population::new(rows.view(), &person, &[]).false_matches(0.08).unwrap();
         assert!(tail.pairs >= 37 && tail.is_evidence(), "{tail:?}");
+    }
+
+    #[test]
+    fn a_curve_is_the_share_of_comparisons_within_a_distance() {
+        let (rows, person) = group(40, 0.02);
+        let population = Population::new(rows.view(), &person, &[]);
+        let all = statistics::all_pairs(rows.view(), &person).unwrap();
+        let curve = population.curve(1e-6);
+        for (distance, share) in &curve {
+            let (fmr, _) = all.rates((*distance as f32).next_up());
+            assert!((fmr - share).abs() < 1e-9, "{distance} {share}");
+        }
+        assert!(curve.is_sorted_by(|one, next| one.0 < next.0 && one.1 < next.1), "{curve:?}");
+        assert_eq!((curve[0].1, curve.last().unwrap().1), (1.0 / 7020.0, 1.0));
+        let first = population.evidence_from();
+        let limit = curve.iter().find(|(_, share)| *share >= first).unwrap().0 as f32;
+        assert!(population.false_matches(limit.next_up()).unwrap().is_evidence());
+        let alone = Population::new(rows.select(Axis(0), &[0, 1]).view(), &[0, 0], &[]);
+        assert_eq!((alone.curve(1e-6), alone.evidence_from()), (vec![], 1.0));
     }
 
     #[test]

@@ -103,7 +103,7 @@ fn eval_measures_a_folder_of_people() {
     for key in ["threshold", "pairs"] {
         assert!(!measured[key].is_null(), "{key}");
     }
-    for plot in ["roc.svg", "distances.svg"] {
+    for plot in ["roc.svg", "distances.svg", "populations.svg"] {
         assert!(fs::read_to_string(plots.join(plot)).unwrap().starts_with("<svg"));
     }
     let mirrored = facelatch(&[&arguments[..], &["--mirror", "--precision", "int8"]].concat());

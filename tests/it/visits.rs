@@ -202,7 +202,8 @@ fn groups_of_people_are_measured_side_by_side() {
     let men = group("men", &presidents);
     let women = group("women", &[("Eileen Collins", "eileen_collins_1.png"), ("Grace Hopper", "grace_hopper_1.png")]);
     RgbImage::new(300, 300).save(women.join("Grace Hopper/black.png")).unwrap();
-    let measured = answer(&eval(&["--people", shown(&men), "--people", shown(&women)]));
+    let plots = dir.path().join("plots");
+    let measured = answer(&eval(&["--people", shown(&men), "--people", shown(&women), "--plots", shown(&plots)]));
     let (men, women) = (&measured["folders"][0], &measured["folders"][1]);
     assert_eq!((&men["genuine"], &men["impostor"], &men["undetected"]), (&json!(3), &json!(3), &json!(0)));
     assert_eq!((&women["genuine"], &women["impostor"], &women["undetected"]), (&json!(0), &json!(1), &json!(1)));
@@ -212,5 +213,10 @@ fn groups_of_people_are_measured_side_by_side() {
     for group in [men, women] {
         let fmr = &at(group)["fmr"];
         assert_eq!((&fmr["value"], &fmr["pairs_of_people"], &fmr["evidence"]), (&json!(0.0), &json!(0), &json!(false)));
+    }
+    let picture = fs::read_to_string(plots.join("populations.svg")).unwrap();
+    let limit = format!("limit for 1e-2: {:.3}", men["limits"]["1e-2"]["distance"].as_f64().unwrap());
+    for words in ["men", "women", &limit] {
+        assert!(picture.lines().any(|line| line == words), "{words}: {picture}");
     }
 }
