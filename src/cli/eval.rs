@@ -1,15 +1,14 @@
 //! `facelatch eval`: how well the models tell people apart, on pictures of known people.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
-use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::{
     CommandError,
     arguments::EvalArguments,
     exit,
-    measure::{Bar, Chosen, FUSIONS},
+    measure::{Chosen, FUSIONS, embed, narrow, rate_name, rows, undetected, write_pictures},
     populations::{self, Group, Groups},
     print, visits,
 };
@@ -21,7 +20,6 @@ use crate::{
         statistics::{self, Comparison, Distances, OperatingPoint, RATES},
     },
     triplet::Random,
-    vision::Vision,
 };
 
 /// Folds where no list of pairs says how many.
@@ -89,42 +87,6 @@ fn one_folder(arguments: &EvalArguments, images: &Path, config: &Path, json: boo
     Ok(exit::DONE)
 }
 
-/// What the embedder makes of each picture's main face; None: there is none.
-pub(super) fn embed(
-    collection: &Collection,
-    vision: &Vision,
-    what: &str,
-) -> Result<Vec<Option<Vec<f32>>>, CommandError> {
-    let bar = Bar::new(what, collection.pictures.len());
-    let embedded = collection::each(
-        &collection.pictures,
-        vision,
-        |vision, picture, _| {
-            let Some(face) = collection::main_face(vision, picture)? else { return Ok(None) };
-            let Some((_, aligned)) = vision.look(picture, &face) else { return Ok(None) };
-            vision.embedder().embed(&aligned).map(Some).map_err(|error| error.to_string())
-        },
-        |done| bar.show(done),
-    )?;
-    Ok(embedded.into_iter().map(|embedding| embedding.map(|e| e.values().to_vec())).collect())
-}
-
-/// The embeddings that there are, a row each, and whose they are.
-pub(super) fn rows(collection: &Collection, embedded: &[Option<Vec<f32>>]) -> (Array2<f32>, Vec<usize>) {
-    let found = || collection.pictures.iter().zip(embedded).filter_map(|(p, e)| Some((p.person, e.as_ref()?)));
-    let person: Vec<usize> = found().map(|(person, _)| person).collect();
-    let values: Vec<f32> = found().flat_map(|(_, values)| values.iter().copied()).collect();
-    let rows = Array2::from_shape_vec((person.len(), values.len() / person.len().max(1)), values)
-        .expect("all embeddings of one embedder have its dimension");
-    (rows, person)
-}
-
-/// The pictures without a face.
-pub(super) fn undetected(collection: &Collection, embedded: &[Option<Vec<f32>>]) -> Vec<String> {
-    let without = collection.pictures.iter().zip(embedded).filter(|(_, embedding)| embedding.is_none());
-    without.map(|(picture, _)| picture.path.display().to_string()).collect()
-}
-
 fn nothing_to_compare(images: &Path) -> collection::CollectionError {
     let problem = "faces were found on too few pictures: two of one person and one of another are the least".into();
     collection::CollectionError::TooFew { path: images.to_owned(), problem }
@@ -179,15 +141,6 @@ fn balanced(all: &Distances) -> Vec<Comparison> {
     };
     let (genuine, impostor) = (draw(all.genuine(), true), draw(all.impostor(), false));
     genuine.into_iter().zip(impostor).flat_map(|(a, b)| [a, b]).collect()
-}
-
-pub(super) fn rate_name(fmr: f64) -> String {
-    format!("{fmr:e}")
-}
-
-/// Rounded from the narrow number, so that 0.344 does not become 0.34400001168251038.
-pub(super) fn narrow(value: f32) -> Value {
-    json!(value.to_string().parse::<f64>().unwrap_or(f64::NAN))
 }
 
 fn points(distances: &Distances) -> Vec<(String, OperatingPoint)> {
@@ -286,22 +239,4 @@ fn draw(measured: &Measured, groups: &Groups, folder: &Path) -> Result<(), Comma
     let named: Vec<(&str, &Distances)> = samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
     let histogram = plot::histogram(&measured.all, measured.all.threshold(DRAWN));
     write_pictures(folder, [("roc.svg", plot::roc(&named)), ("distances.svg", histogram), groups.picture()])
-}
-
-/// Writes what was drawn into a folder, which it makes.
-pub(super) fn write_pictures<const N: usize>(
-    folder: &Path,
-    pictures: [(&str, Result<String, String>); N],
-) -> Result<(), CommandError> {
-    let file_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CommandError::File { path, source }
-    };
-    fs::create_dir_all(folder).map_err(file_error(folder))?;
-    for (name, picture) in pictures {
-        let path = folder.join(name);
-        let picture = picture.map_err(|problem| CommandError::Answer { problem, exit_code: exit::INTERNAL })?;
-        fs::write(&path, picture).map_err(file_error(&path))?;
-    }
-    Ok(())
 }

@@ -1,15 +1,20 @@
-//! What `eval` and `train` share: which models, and how far they are.
+//! What `eval` and `train` share: models, embeddings of a folder's pictures, progress, and files.
 
 use std::{
+    fs,
     io::{IsTerminal, Write, stderr},
     path::{Path, PathBuf},
     sync::Mutex,
     time::Instant,
 };
 
-use super::{CommandError, arguments::ModelArguments};
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+use super::{CommandError, arguments::ModelArguments, exit};
 use crate::{
     config::{Config, ModelsConfig, PrecisionChoice},
+    eval::collection::{self, Collection},
     service::StartError,
     vision::{Vision, manifest::Manifest, model::Precision, mtcnn::MtcnnSettings},
 };
@@ -99,4 +104,67 @@ impl Bar {
         // A closed standard error output is no reason to stop.
         let _ = stderr().write_all(line.as_bytes());
     }
+}
+
+/// What the embedder makes of each picture's main face; None: there is none.
+pub(super) fn embed(
+    collection: &Collection,
+    vision: &Vision,
+    what: &str,
+) -> Result<Vec<Option<Vec<f32>>>, CommandError> {
+    let bar = Bar::new(what, collection.pictures.len());
+    let embedded = collection::each(
+        &collection.pictures,
+        vision,
+        |vision, picture, _| {
+            let Some(face) = collection::main_face(vision, picture)? else { return Ok(None) };
+            let Some((_, aligned)) = vision.look(picture, &face) else { return Ok(None) };
+            vision.embedder().embed(&aligned).map(Some).map_err(|error| error.to_string())
+        },
+        |done| bar.show(done),
+    )?;
+    Ok(embedded.into_iter().map(|embedding| embedding.map(|e| e.values().to_vec())).collect())
+}
+
+/// The embeddings that there are, a row each, and whose they are.
+pub(super) fn rows(collection: &Collection, embedded: &[Option<Vec<f32>>]) -> (Array2<f32>, Vec<usize>) {
+    let found = || collection.pictures.iter().zip(embedded).filter_map(|(p, e)| Some((p.person, e.as_ref()?)));
+    let person: Vec<usize> = found().map(|(person, _)| person).collect();
+    let values: Vec<f32> = found().flat_map(|(_, values)| values.iter().copied()).collect();
+    let rows = Array2::from_shape_vec((person.len(), values.len() / person.len().max(1)), values)
+        .expect("all embeddings of one embedder have its dimension");
+    (rows, person)
+}
+
+/// The pictures without a face.
+pub(super) fn undetected(collection: &Collection, embedded: &[Option<Vec<f32>>]) -> Vec<String> {
+    let without = collection.pictures.iter().zip(embedded).filter(|(_, embedding)| embedding.is_none());
+    without.map(|(picture, _)| picture.path.display().to_string()).collect()
+}
+
+pub(super) fn rate_name(fmr: f64) -> String {
+    format!("{fmr:e}")
+}
+
+/// Rounded from the narrow number, so that 0.344 does not become 0.34400001168251038.
+pub(super) fn narrow(value: f32) -> Value {
+    json!(value.to_string().parse::<f64>().unwrap_or(f64::NAN))
+}
+
+/// Writes what was drawn into a folder, which it makes.
+pub(super) fn write_pictures<const N: usize>(
+    folder: &Path,
+    pictures: [(&str, Result<String, String>); N],
+) -> Result<(), CommandError> {
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CommandError::File { path, source }
+    };
+    fs::create_dir_all(folder).map_err(file_error(folder))?;
+    for (name, picture) in pictures {
+        let path = folder.join(name);
+        let picture = picture.map_err(|problem| CommandError::Answer { problem, exit_code: exit::INTERNAL })?;
+        fs::write(&path, picture).map_err(file_error(&path))?;
+    }
+    Ok(())
 }

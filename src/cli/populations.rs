@@ -10,10 +10,8 @@ use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::{
-    CommandError,
-    eval::{self, narrow, rate_name},
-    exit,
-    measure::Chosen,
+    CommandError, exit,
+    measure::{self, Chosen, narrow, rate_name},
     print,
 };
 use crate::{
@@ -78,12 +76,12 @@ pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], plots: Option<&Path>, js
     let collections = folders.iter().map(|folder| Collection::read_any(folder)).collect::<Result<Vec<_>, _>>()?;
     let vision = chosen.load(chosen.precision)?.mirroring(chosen.mirror);
     let measured = folders.iter().zip(&collections).map(|(folder, collection)| {
-        let embedded = eval::embed(collection, &vision, &folder.display().to_string())?;
+        let embedded = measure::embed(collection, &vision, &folder.display().to_string())?;
         Group::new(folder.clone(), collection, &embedded)
     });
     let groups = Groups::of(chosen, measured.collect::<Result<_, _>>()?)?;
     if let Some(folder) = plots {
-        eval::write_pictures(folder, [groups.picture()])?;
+        measure::write_pictures(folder, [groups.picture()])?;
     }
     if json {
         print::emit_json(&json!({
@@ -110,7 +108,7 @@ pub(super) fn print_table(chosen: &Chosen, folders: &[PathBuf], no_limit: &[Path
         let collection = Collection::read_any(folder)?;
         let measured = |vision: &Vision, mirror: bool| {
             let what = format!("{}{}", folder.display(), if mirror { ", mirrored" } else { "" });
-            let embedded = eval::embed(&collection, &vision.clone().mirroring(mirror), &what)?;
+            let embedded = measure::embed(&collection, &vision.clone().mirroring(mirror), &what)?;
             Group::new(folder.clone(), &collection, &embedded)
         };
         let of = |mirror| visions.iter().map(|vision| measured(vision, mirror)).collect::<Result<Vec<_>, _>>();
@@ -150,7 +148,7 @@ impl Group {
     /// # Errors
     /// There is no face on any picture.
     pub fn new(folder: PathBuf, collection: &Collection, embedded: &[Option<Vec<f32>>]) -> Result<Group, CommandError> {
-        let (rows, person) = eval::rows(collection, embedded);
+        let (rows, person) = measure::rows(collection, embedded);
         let (people, pictures) = (collection.people.len(), collection.pictures.len());
         if person.is_empty() {
             let problem = format!("{}: no face on any of {pictures} pictures", folder.display());

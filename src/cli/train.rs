@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 use super::{
     CommandError,
     arguments::TrainArguments,
-    eval, exit,
-    measure::{Bar, Chosen, FUSIONS},
+    exit,
+    measure::{self, Bar, Chosen, FUSIONS},
     print,
 };
 use crate::{
@@ -611,7 +611,7 @@ fn draw(folder: &Path, trained: &Trained, tables: &Tables) -> Result<(), Command
         tables.measured.iter().map(|measured| (measured.name(), &measured.all)).collect();
     let samples: Vec<(&str, &Distances)> =
         samples.iter().map(|(name, distances)| (name.as_str(), *distances)).collect();
-    eval::write_pictures(folder, [("training.svg", plot::training(&lines)), ("roc.svg", plot::roc(&samples))])
+    measure::write_pictures(folder, [("training.svg", plot::training(&lines)), ("roc.svg", plot::roc(&samples))])
 }
 
 fn tar_at(distances: &Distances) -> Vec<(String, f64)> {

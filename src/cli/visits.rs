@@ -195,7 +195,7 @@ impl Door {
             "not_enrolled": self.not_enrolled(),
             "refused": refused.collect::<Vec<_>>(),
             "shut_out": roster.shut_out.map(|shut_out| shut_out.reason),
-            "limit": super::eval::narrow(roster.threshold.limits.single),
+            "limit": super::measure::narrow(roster.threshold.limits.single),
         })
     }
 }
