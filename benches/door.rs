@@ -20,9 +20,10 @@ use std::{
 use facelatch::{
     config::{Config, GpioBackend, LineChoice, PrecisionChoice},
     gallery::PersonId,
-    policy::{Decision, Denial, Observation, Policy, Reason, Verdict},
+    policy::{Decision, Denial, Policy, Reason, Verdict},
     service::Services,
     sight::{self, Sight},
+    sighting::Observation,
     triplet::Random,
     vision::{
         Vision,
@@ -201,7 +202,7 @@ impl Door {
     fn look(&mut self, frame: &Frame, spent: &mut Spent) -> Result<(Vec<Observation>, Verdict)> {
         let roster = self.services.roster();
         let (before, begun) = (self.stages(), cpu_ms());
-        let observations = self.sight.look(frame, &roster.gallery, &self.policy)?;
+        let observations = self.sight.look(frame, &roster.gallery, self.policy.attention())?;
         let looked = cpu_ms();
         let (at, limits) = (frame.captured_at, roster.threshold.limits);
         let verdict = self.policy.judge(&observations, limits, at, at);
@@ -414,7 +415,7 @@ impl Record {
         self.frames.push((phase, spent));
         // Work that is shared out among cores takes less time than processor time, and a machine that does other things takes more.
         self.kept.push(wall.min(spent.iter().sum()));
-        for observation in observations.iter().filter(|observation| observation.sighting.is_ok()) {
+        for observation in observations.iter().filter(|observation| observation.sighting.matched().is_some()) {
             *self.usable.entry(observation.track).or_default() += 1;
         }
         let after_first = |track: &TrackId| self.usable.get(track).map_or(0, |usable| usable - 1);

@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     while looked < looks {
         if let Captured::Frame(frame) = capture.next(Duration::from_secs(1)) {
             let roster = services.roster();
-            let observations = sight.look(&frame, &roster.gallery, &policy)?;
+            let observations = sight.look(&frame, &roster.gallery, policy.attention())?;
             policy.judge(&observations, roster.threshold.limits, frame.captured_at, Instant::now());
             if looked % (looks / 1000).max(1) == 0 {
                 let (sum, count) = &mut tenths[(looked * 10 / looks) as usize];

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | [`vision`] | frames, boxes, the MTCNN cascade, tracks, quality, alignment, embeddings |
 //! | [`gallery`] | templates of known people; nearest and runner-up person |
+//! | [`sighting`] | what sight tells policy of a face, and which faces policy wants looked at |
 //! | [`policy`] | the only place that decides to open |
 //! | [`sight`] | from a frame to what is seen in it, with no more work than the frame is worth |
 //! | [`live`] | what passes between the door and whoever looks on |
@@ -72,6 +73,7 @@ pub mod program;
 pub mod scale;
 pub mod service;
 pub mod sight;
+pub mod sighting;
 pub mod store;
 pub mod telemetry;
 pub mod threshold;

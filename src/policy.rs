@@ -15,6 +15,7 @@ use std::{
 
 use crate::{
     gallery::{Match, PersonId},
+    sighting::{Attention, Observation, Sighting},
     vision::{quality::Flaw, track::TrackId},
 };
 
@@ -76,24 +77,6 @@ pub struct Rules {
     pub max_decision_age: Duration,
 }
 
-/// One face of one frame, as the vision part and the gallery saw it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Observation {
-    pub track: TrackId,
-    /// The gallery's answer to the probe fused up to this frame (None: nobody is enrolled), or why it was not asked.
-    pub sighting: Result<Option<Match>, NotAsked>,
-}
-
-/// Why nobody was looked for that is like a face.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum NotAsked {
-    Flawed(Flaw),
-    /// The face is there, and was decided on before; see [`Policy::is_undecided`].
-    Decided,
-    /// Its pixels are those of the frame it was examined in last: there is no new evidence.
-    Unchanged,
-}
-
 /// What is to be done about one face of one frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
@@ -122,10 +105,8 @@ pub enum Reason {
     SeveralFaces(usize),
     NobodyEnrolled,
     NotGoodEnough(Flaw),
-    /// The face was decided on before, and was not examined again.
-    Decided,
-    /// The frame shows nothing new of this face.
-    Unchanged,
+    /// The frame brings no evidence of this face.
+    Skipped,
     /// Nearest person and distance, and the limit it exceeds.
     Unknown(PersonId, f32, f32),
     /// Too near to call: nearest and runner-up with their distances.
@@ -149,8 +130,7 @@ impl Reason {
             Reason::SeveralFaces(_) => "several_faces",
             Reason::NobodyEnrolled => "nobody_enrolled",
             Reason::NotGoodEnough(_) => "not_good_enough",
-            Reason::Decided => "decided",
-            Reason::Unchanged => "unchanged",
+            Reason::Skipped => "skipped",
             Reason::Unknown(..) => "unknown",
             Reason::Ambiguous(..) => "ambiguous",
             Reason::NotYet(..) => "not_yet",
@@ -230,6 +210,7 @@ pub struct Policy {
     retry_at: Option<Instant>,
     /// When more than one face was in view last, if that was said.
     several_said: Option<Instant>,
+    attention: Attention,
 }
 
 impl Policy {
@@ -242,11 +223,24 @@ impl Policy {
             last_frame: None,
             retry_at: None,
             several_said: None,
+            attention: Attention { confirm: rules.confirm, alone: rules.refuse_several_faces, ..Attention::default() },
         }
     }
 
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    /// Which faces deserve a look now.
+    pub fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    fn turn_attention(&mut self) {
+        let mut attention = std::mem::take(&mut self.attention);
+        attention.decided.clear();
+        attention.decided.extend(self.faces.keys().filter(|track| !self.is_undecided(**track)));
+        attention.nearly_open.clear();
+        attention
+            .nearly_open
+            .extend(self.faces.iter().filter(|(_, face)| self.nearly_opens(face)).map(|(track, _)| *track));
+        self.attention = attention;
     }
 
     /// Judges one frame's faces by the limits of the gallery they were looked for in. `captured_at` is the frame's moment, `now` the
@@ -276,6 +270,7 @@ impl Policy {
         }
         verdict.denials.extend(self.forget_faces_that_left(now));
         self.say_several_once(&mut verdict.denials, observations.len(), now);
+        self.turn_attention();
         verdict
     }
 
@@ -320,23 +315,22 @@ impl Policy {
             face.reason = Reason::Cooldown(person);
             first |= !std::mem::replace(&mut face.refused, true);
         }
+        self.turn_attention();
         first
     }
 
-    /// Whether another look at a face could change anything now: nothing was decided about it yet, or its last look spoke for
-    /// somebody who was not let in. Everybody else need be looked at only now and then, in case somebody else stands there.
-    pub fn is_undecided(&self, track: TrackId) -> bool {
+    /// Nothing was decided about the face yet, or its last look spoke for somebody who was not let in.
+    fn is_undecided(&self, track: TrackId) -> bool {
         let undecided = |reason| matches!(reason, Reason::NotYet(..) | Reason::Cooldown(_));
         self.faces.get(&track).is_none_or(|face| !face.settled || undecided(face.reason))
     }
 
-    /// Whether one more frame that speaks for the same person may open: the moment to look whether the face is alone.
-    pub fn is_about_to_open(&self, track: TrackId) -> bool {
-        let Some(face) = self.faces.get(&track) else { return self.rules.confirm <= 1 };
+    /// One more frame that speaks for the same person would be enough.
+    fn nearly_opens(&self, face: &Evidence) -> bool {
         let agreeing = |person: &Option<PersonId>| {
             person.is_some() && face.votes.iter().filter(|vote| *vote == person).count() + 1 >= self.rules.confirm
         };
-        self.is_undecided(track) && (self.rules.confirm <= 1 || face.votes.iter().any(agreeing))
+        face.votes.iter().any(agreeing)
     }
 
     /// A visit lasts as long as the face it began with is followed, recognised in this frame or not.
@@ -354,10 +348,10 @@ impl Policy {
         captured_at: Instant,
     ) -> Decision {
         let matched = match observation.sighting {
-            Err(NotAsked::Flawed(flaw)) => return Decision::Stay(Reason::NotGoodEnough(flaw)),
-            Err(NotAsked::Decided) => return Decision::Stay(Reason::Decided),
-            Err(NotAsked::Unchanged) => return Decision::Stay(Reason::Unchanged),
-            Ok(matched) => matched,
+            Sighting::Rejected(flaw) => return Decision::Stay(Reason::NotGoodEnough(flaw)),
+            Sighting::Skipped => return Decision::Stay(Reason::Skipped),
+            Sighting::EmptyGallery => None,
+            Sighting::Matched(matched) => Some(matched),
         };
         let vote = if self.rules.refuse_several_faces && faces_in_view > 1 {
             Err(Reason::SeveralFaces(faces_in_view))
@@ -452,7 +446,7 @@ impl Policy {
                 face.settled = true;
                 face.reason = Reason::SameVisit(*person);
             }
-            Decision::Stay(Reason::Stale | Reason::Decided | Reason::Unchanged) => {}
+            Decision::Stay(Reason::Stale | Reason::Skipped) => {}
             Decision::Stay(Reason::NotGoodEnough(_)) if face.usable > 0 => {}
             Decision::Stay(reason) => face.reason = *reason,
         }

@@ -23,7 +23,7 @@ use image::{RgbImage, imageops};
 
 use crate::{
     gallery::Gallery,
-    policy::{NotAsked, Observation, Policy},
+    sighting::{Attention, Observation, Sighting},
     vision::{
         Vision, VisionError,
         align::AlignedFace,
@@ -290,15 +290,20 @@ impl Sight {
         self.sitter = sitter;
     }
 
-    fn wants(&self, track: TrackId, policy: &Policy) -> bool {
-        policy.is_undecided(track) || self.sitter == Some(track)
+    fn wants(&self, track: TrackId, attention: &Attention) -> bool {
+        attention.wants(track) || self.sitter == Some(track)
     }
 
     /// What there is to say about a frame. Faces that are still there but were not worth a look in it are left out.
     ///
     /// # Errors
     /// The frame is broken, or a net failed.
-    pub fn look(&mut self, frame: &Frame, gallery: &Gallery, policy: &Policy) -> Result<Vec<Observation>, SightError> {
+    pub fn look(
+        &mut self,
+        frame: &Frame,
+        gallery: &Gallery,
+        attention: &Attention,
+    ) -> Result<Vec<Observation>, SightError> {
         let at = frame.captured_at;
         self.portraits.clear();
         let due = |since: Option<Instant>, every: Duration| {
@@ -318,7 +323,7 @@ impl Sight {
         self.spent.motion += begun.elapsed();
         let mut search = due(self.searched_at, if nobody { SEARCH_IDLE } else { SEARCH_OCCUPIED })
             || moved && due(self.searched_at, SEARCH_MOVING);
-        let undecided = self.present.iter().any(|(track, _)| self.wants(*track, policy));
+        let undecided = self.present.iter().any(|(track, _)| self.wants(*track, attention));
         let confirm = !nobody && (search || undecided || due(self.confirmed_at, CONFIRM_DECIDED));
         if !search && !confirm {
             return Ok(Vec::new());
@@ -331,19 +336,19 @@ impl Sight {
         let mut seen = Vec::new();
         if confirm {
             self.confirmed_at = Some(at);
-            seen = self.confirm(at, policy)?;
+            seen = self.confirm(at, attention)?;
             search |= seen.len() < self.present.len();
         }
-        search |= policy.rules().refuse_several_faces && seen.iter().any(|seen| matches!(seen.look, Look::Good(..)));
+        search |= attention.alone && seen.iter().any(|seen| matches!(seen.look, Look::Good(..)));
         if search {
             if !whole {
                 self.decode(frame, frame.region())?;
             }
-            let finer = may_open(&seen, policy);
-            self.search(at, policy, &mut seen, finer)?;
+            let finer = may_open(&seen, attention);
+            self.search(at, attention, &mut seen, finer)?;
             // A face found this moment may open where one frame is enough.
-            if !finer && may_open(&seen, policy) {
-                self.search(at, policy, &mut seen, true)?;
+            if !finer && may_open(&seen, attention) {
+                self.search(at, attention, &mut seen, true)?;
             }
             if moved {
                 self.watch_turn(&seen, at)?;
@@ -351,12 +356,12 @@ impl Sight {
         }
         self.looks.retain(|track, _| self.tracker.follows(*track));
         self.present = seen.iter().map(|seen| (seen.track, seen.face)).collect();
-        let observed = seen.into_iter().filter_map(|seen| self.observe(seen, at, gallery, policy).transpose());
+        let observed = seen.into_iter().filter_map(|seen| self.observe(seen, at, gallery, attention).transpose());
         observed.collect()
     }
 
     /// The faces of the last examined frame that are still where they were.
-    fn confirm(&mut self, at: Instant, policy: &Policy) -> Result<Vec<Seen>, VisionError> {
+    fn confirm(&mut self, at: Instant, attention: &Attention) -> Result<Vec<Seen>, VisionError> {
         let mut confirmed: Vec<Seen> = Vec::new();
         for (track, before) in std::mem::take(&mut self.present) {
             self.tally.confirmed += 1;
@@ -371,14 +376,20 @@ impl Sight {
             self.present.push((track, before));
             if let Some(face) = found {
                 self.tracker.follow(track, face.bounding_box, at);
-                confirmed.push(self.examine(track, face, at, policy));
+                confirmed.push(self.examine(track, face, at, attention));
             }
         }
         Ok(confirmed)
     }
 
     /// Adds the faces that are in the picture besides those seen already, the smaller ones too if `finer` says so.
-    fn search(&mut self, at: Instant, policy: &Policy, seen: &mut Vec<Seen>, finer: bool) -> Result<(), VisionError> {
+    fn search(
+        &mut self,
+        at: Instant,
+        attention: &Attention,
+        seen: &mut Vec<Seen>,
+        finer: bool,
+    ) -> Result<(), VisionError> {
         self.tally.searched += 1;
         self.tally.finer += u64::from(finer);
         self.searched_at = Some(at);
@@ -391,7 +402,7 @@ impl Sight {
         self.spent.search += begun.elapsed();
         let tracks = self.tracker.assign(&found, at);
         for (track, face) in tracks.into_iter().zip(found) {
-            seen.push(self.examine(track, face, at, policy));
+            seen.push(self.examine(track, face, at, attention));
         }
         Ok(())
     }
@@ -412,10 +423,10 @@ impl Sight {
     }
 
     /// Aligns and judges a face if that is due.
-    fn examine(&mut self, track: TrackId, face: Detection, at: Instant, policy: &Policy) -> Seen {
+    fn examine(&mut self, track: TrackId, face: Detection, at: Instant, attention: &Attention) -> Seen {
         let last = self.looks.get(&track).map(|last| last.at);
         let again = last.is_none_or(|last| at.saturating_duration_since(last) >= LOOK_AGAIN);
-        if !again && !self.wants(track, policy) {
+        if !again && !self.wants(track, attention) {
             return Seen { track, face, look: Look::NotDue };
         }
         let pixels = self.cut(&face.bounding_box, 0.5);
@@ -425,7 +436,7 @@ impl Sight {
             return Seen { track, face, look: Look::Unchanged };
         }
         last.pixels.push_back(pixels);
-        if last.pixels.len() >= policy.rules().confirm.max(2) {
+        if last.pixels.len() >= attention.confirm.max(2) {
             last.pixels.pop_front();
         }
         self.tally.examined += 1;
@@ -447,21 +458,20 @@ impl Sight {
         seen: Seen,
         at: Instant,
         gallery: &Gallery,
-        policy: &Policy,
+        attention: &Attention,
     ) -> Result<Option<Observation>, SightError> {
         let sighting = match seen.look {
             Look::Degenerate => return Ok(None),
-            Look::NotDue => Err(NotAsked::Decided),
-            Look::Unchanged => Err(NotAsked::Unchanged),
-            Look::Flawed(flaw) => Err(NotAsked::Flawed(flaw)),
+            Look::NotDue | Look::Unchanged => Sighting::Skipped,
+            Look::Flawed(flaw) => Sighting::Rejected(flaw),
             Look::Good(quality, aligned) => {
                 let begun = Instant::now();
                 // A look that may become a vote is embedded again.
-                let reuse = !self.wants(seen.track, policy);
+                let reuse = !self.wants(seen.track, attention);
                 let probe = self.probe(seen.track, &seen.face, quality, &aligned, at, reuse)?;
                 let matched = gallery.search_fused(&probe);
                 self.spent.embed += begun.elapsed();
-                Ok(matched)
+                matched.map_or(Sighting::EmptyGallery, Sighting::Matched)
             }
         };
         Ok(Some(Observation { track: seen.track, sighting }))
@@ -555,9 +565,9 @@ impl Sight {
 }
 
 /// Whether a look at one of these faces may open the door if it is alone.
-fn may_open(seen: &[Seen], policy: &Policy) -> bool {
-    let good = |seen: &Seen| matches!(seen.look, Look::Good(..)) && policy.is_about_to_open(seen.track);
-    policy.rules().refuse_several_faces && seen.iter().any(good)
+fn may_open(seen: &[Seen], attention: &Attention) -> bool {
+    let good = |seen: &Seen| matches!(seen.look, Look::Good(..)) && attention.may_open(seen.track);
+    attention.alone && seen.iter().any(good)
 }
 
 /// The part of an upright picture that moves with a face: head, shoulders and all below.

@@ -22,9 +22,10 @@ use crate::{
     gallery::{Match, PersonId},
     latch::{Latch, LatchCommand, LatchHandle, Refusal},
     live::{FaceState, LiveFace},
-    policy::{Decision, Denial, Grant, Observation, Policy, Reason},
+    policy::{Decision, Denial, Grant, Policy, Reason},
     service::{Roster, Services, clocks_ms, now_ms},
     sight::{Sight, SightError, Spent},
+    sighting::Observation,
     store::EventKind,
     telemetry::{ServiceManager, count, printable},
     unknown::{Looks, UnknownFaces},
@@ -231,7 +232,7 @@ impl Door {
             self.policy.resume(visitors, frame.captured_at);
         }
         self.sight.sit(self.services.live.sitter());
-        match self.sight.look(&frame, &roster.gallery, &self.policy) {
+        match self.sight.look(&frame, &roster.gallery, self.policy.attention()) {
             Ok(observations) => {
                 self.services.counters.add("faces", observations.len() as u64);
                 self.keep_looks(frame.captured_at);
@@ -294,7 +295,7 @@ impl Door {
     fn keep_looks(&mut self, at: Instant) {
         for portrait in self.sight.take_portraits() {
             self.services.live.offer(&portrait, at);
-            if self.unknown.wanted() && self.policy.is_undecided(portrait.track) {
+            if self.unknown.wanted() && self.policy.attention().wants(portrait.track) {
                 self.looks.entry(portrait.track).or_default().add(portrait);
             }
         }
@@ -317,11 +318,11 @@ impl Door {
     }
 
     fn note(&mut self, track: TrackId, decision: Decision, observation: &Observation) {
-        if matches!(decision, Decision::Stay(Reason::Decided | Reason::Unchanged)) {
+        if matches!(decision, Decision::Stay(Reason::Skipped)) {
             return;
         }
         let before = self.notes.get(&track).and_then(|note| note.matched);
-        self.notes.insert(track, Note { decision, matched: observation.sighting.ok().flatten().or(before) });
+        self.notes.insert(track, Note { decision, matched: observation.sighting.matched().or(before) });
     }
 
     /// A face in view, as it is shown to whoever looks on.
@@ -495,8 +496,7 @@ impl Door {
             Reason::SeveralFaces(count) => (format!("{count} faces in view"), None),
             Reason::NobodyEnrolled => (roster.nobody(), None),
             Reason::NotGoodEnough(flaw) => (flaw.to_string(), None),
-            Reason::Decided => ("decided on before".into(), None),
-            Reason::Unchanged => ("the frame shows nothing new".into(), None),
+            Reason::Skipped => ("the frame brings no evidence".into(), None),
             Reason::Unknown(person, distance, limit) => (
                 format!("not in the database, nearest {} at {distance:.2} (limit {limit:.2})", roster.name(person)),
                 Some((person, distance)),

@@ -42,7 +42,7 @@ impl PlayedVisit {
         self.opened.extend(verdict.grants().map(|grant| grant.person));
         for (_, decision) in &verdict.decisions {
             if let Decision::Stay(reason) = decision
-                && !matches!(reason, Reason::Decided | Reason::Unchanged)
+                && !matches!(reason, Reason::Skipped)
             {
                 self.stayed = Some(*reason);
             }
@@ -78,7 +78,7 @@ pub fn play_visit(services: &Services, pictures: &[PathBuf]) -> Result<PlayedVis
     for (number, path) in (0u32..).zip(pictures) {
         at = start + PERIOD * number;
         let frame = Frame { captured_at: at, ..files::read_frame(path, number.into())? };
-        match sight.look(&frame, &roster.gallery, &policy) {
+        match sight.look(&frame, &roster.gallery, policy.attention()) {
             Ok(observations) => visit.note(&policy.judge(&observations, limits, at, at)),
             Err(SightError::Frame(_)) => visit.broken += 1,
             Err(SightError::Vision(error)) => return Err(error.into()),

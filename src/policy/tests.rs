@@ -22,11 +22,14 @@ fn rules() -> Rules {
 
 fn seen(track: u64, person: PersonId, distance: f32) -> Observation {
     let runner_up = Some((if person == ADA { GRACE } else { ADA }, distance + 0.3));
-    Observation { track: TrackId(track), sighting: Ok(Some(Match { person, distance, spread: 0.0, runner_up })) }
+    Observation {
+        track: TrackId(track),
+        sighting: Sighting::Matched(Match { person, distance, spread: 0.0, runner_up }),
+    }
 }
 
 fn flawed(track: u64) -> Observation {
-    Observation { track: TrackId(track), sighting: Err(NotAsked::Flawed(FLAW)) }
+    Observation { track: TrackId(track), sighting: Sighting::Rejected(FLAW) }
 }
 
 /// A door with a clock: frames arrive every tenth of a second and are judged at once.
@@ -183,7 +186,7 @@ proptest! {
 fn the_more_was_averaged_the_nearer_it_has_to_be() {
     let averaged = |spread| {
         let matched = Match { person: ADA, distance: 0.3, spread, runner_up: None };
-        Observation { track: TrackId(1), sighting: Ok(Some(matched)) }
+        Observation { track: TrackId(1), sighting: Sighting::Matched(matched) }
     };
     // 0.35² − 0.6 · 0.05 is 0.304²; with a spread of 0.06 it is 0.294².
     let (mut near, mut far) = (Door::new(rules()), Door::new(rules()));
@@ -217,7 +220,7 @@ fn a_face_recognised_after_it_was_denied_opens() {
 fn a_face_between_two_people_stays_out() {
     let mut door = Door::new(rules());
     let twin = Match { person: ADA, distance: 0.3, spread: 0.0, runner_up: Some((GRACE, 0.34)) };
-    door.frames(10, &[Observation { track: TrackId(1), sighting: Ok(Some(twin)) }]);
+    door.frames(10, &[Observation { track: TrackId(1), sighting: Sighting::Matched(twin) }]);
     assert_eq!(door.granted, []);
     assert_eq!(door.denied[0].reason, Reason::Ambiguous((ADA, 0.3), (GRACE, 0.34)));
 }
@@ -274,7 +277,7 @@ fn a_face_of_a_single_frame_is_not_worth_a_line() {
 #[test]
 fn nobody_enrolled_nobody_let_in() {
     let mut door = Door::new(rules());
-    door.frames(10, &[Observation { track: TrackId(1), sighting: Ok(None) }]);
+    door.frames(10, &[Observation { track: TrackId(1), sighting: Sighting::EmptyGallery }]);
     assert_eq!((door.granted.len(), door.denied[0].reason), (0, Reason::NobodyEnrolled));
 }
 
@@ -282,30 +285,30 @@ fn nobody_enrolled_nobody_let_in() {
 fn a_face_is_undecided_until_it_was_let_in_or_denied_and_again_when_a_look_speaks_for_somebody() {
     let mut door = Door::new(rules());
     let (stranger, track) = (seen(1, ADA, 0.9), TrackId(1));
-    assert!(door.policy.is_undecided(track), "never seen");
+    assert!(door.policy.attention().wants(track), "never seen");
     door.frames(4, &[stranger]);
-    assert!(door.policy.is_undecided(track));
+    assert!(door.policy.attention().wants(track));
     door.frames(1, &[stranger]);
-    assert!(door.denied.len() == 1 && !door.policy.is_undecided(track), "denied after a window");
-    door.frames(1, &[Observation { track, sighting: Err(NotAsked::Decided) }]);
-    assert!(!door.policy.is_undecided(track));
+    assert!(door.denied.len() == 1 && !door.policy.attention().wants(track), "denied after a window");
+    door.frames(1, &[Observation { track, sighting: Sighting::Skipped }]);
+    assert!(!door.policy.attention().wants(track));
     door.frames(1, &[seen(1, ADA, 0.1)]);
-    assert!(door.policy.is_undecided(track), "somebody known stands there now");
+    assert!(door.policy.attention().wants(track), "somebody known stands there now");
     door.frames(2, &[seen(1, ADA, 0.1)]);
-    assert!(door.granted == [ADA] && !door.policy.is_undecided(track));
+    assert!(door.granted == [ADA] && !door.policy.attention().wants(track));
 }
 
 #[test]
 fn a_face_that_is_not_examined_again_keeps_its_visit_alive_and_is_not_let_in_twice() {
     let mut door = Door::new(rules());
     door.frames(3, &[seen(1, ADA, 0.1)]);
-    door.frames(100, &[Observation { track: TrackId(1), sighting: Err(NotAsked::Decided) }]);
+    door.frames(100, &[Observation { track: TrackId(1), sighting: Sighting::Skipped }]);
     door.frames(3, &[seen(2, ADA, 0.1)]);
     assert_eq!((door.granted.len(), door.denied.len()), (1, 0));
 }
 
 fn unchanged(track: u64) -> Observation {
-    Observation { track: TrackId(track), sighting: Err(NotAsked::Unchanged) }
+    Observation { track: TrackId(track), sighting: Sighting::Skipped }
 }
 
 #[test]
@@ -375,7 +378,7 @@ fn a_pulse_that_was_refused_is_tried_again() {
     let mut door = Door::new(Rules { cooldown: Duration::ZERO, ..rules() });
     door.frames(3, &[seen(1, ADA, 0.2)]);
     assert!(door.policy.not_opened(ADA, door.now), "said once");
-    assert!(door.policy.is_undecided(TrackId(1)));
+    assert!(door.policy.attention().wants(TrackId(1)));
     door.frames(9, &[seen(1, ADA, 0.2)]);
     assert_eq!(door.granted, [ADA]);
     door.frames(1, &[seen(1, ADA, 0.2)]);
@@ -405,16 +408,15 @@ fn any_observation() -> impl Strategy<Value = Observation> {
     let spread = prop_oneof![9 => 0f32..0.2, 1 => Just(f32::NAN)];
     let matched = (1u32..4, distance, spread, 4u32..6, prop_oneof![9 => 0f32..2.0, 1 => Just(f32::NAN)]);
     let sighting = prop_oneof![
-        8 => matched.prop_map(|(person, distance, spread, other, next)| Ok(Some(Match {
+        8 => matched.prop_map(|(person, distance, spread, other, next)| Sighting::Matched(Match {
             person: PersonId(person),
             distance,
             spread,
             runner_up: Some((PersonId(other), next)),
-        }))),
-        1 => Just(Ok(None)),
-        1 => Just(Err(NotAsked::Flawed(FLAW))),
-        1 => Just(Err(NotAsked::Decided)),
-        1 => Just(Err(NotAsked::Unchanged)),
+        })),
+        1 => Just(Sighting::EmptyGallery),
+        1 => Just(Sighting::Rejected(FLAW)),
+        2 => Just(Sighting::Skipped),
     ];
     (1u64..4, sighting).prop_map(|(track, sighting)| Observation { track: TrackId(track), sighting })
 }
@@ -438,7 +440,7 @@ proptest! {
             prop_assert_eq!(verdict.decisions.len(), observations.len());
             for (observation, (_, decision)) in observations.iter().zip(&verdict.decisions) {
                 if let Decision::Open(grant) = decision {
-                    let matched = observation.sighting.ok().flatten().expect("only a match opens");
+                    let matched = observation.sighting.matched().expect("only a match opens");
                     prop_assert!(age <= 1000);
                     prop_assert!(matched.person == grant.person && matched.distance <= LIMITS.single);
                     prop_assert!(matched.distance.powi(2) <= LIMITS.single.powi(2) - LIMITS.shrink * matched.spread + 1e-6);

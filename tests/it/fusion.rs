@@ -16,7 +16,8 @@ use std::{
 use facelatch::{
     config::RecognitionConfig,
     gallery::{Fusion, Gallery, Match, PersonId, Template, TemplateFusion},
-    policy::{Limits, Observation, Policy, Rules},
+    policy::{Limits, Policy, Rules},
+    sighting::{Observation, Sighting},
     threshold::{LOOKS_PER_VISIT, Threshold},
     vision::{
         Face, Vision,
@@ -363,7 +364,8 @@ fn lets_in(matches: impl Iterator<Item = Option<Match>>, limits: Limits) -> bool
     let start = Instant::now();
     matches.enumerate().any(|(i, matched)| {
         let at = start + EVERY * i as u32;
-        let observation = Observation { track: TrackId(1), sighting: Ok(matched) };
+        let observation =
+            Observation { track: TrackId(1), sighting: matched.map_or(Sighting::EmptyGallery, Sighting::Matched) };
         policy.judge(&[observation], limits, at, at).grants().next().is_some()
     })
 }

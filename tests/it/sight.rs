@@ -124,7 +124,7 @@ impl Door {
     }
 
     fn look(&mut self, frame: &Frame) -> Verdict {
-        let observations = self.sight.look(frame, &self.gallery, &self.policy).unwrap();
+        let observations = self.sight.look(frame, &self.gallery, self.policy.attention()).unwrap();
         let limits = Limits { single: 0.36, shrink: 0.0 };
         self.policy.judge(&observations, limits, frame.captured_at, frame.captured_at)
     }
