@@ -20,10 +20,10 @@ test: deps ## every test that needs no special machine
 	$(CARGO) test --release -p facelatch -p facelatch-fence
 
 LFW ?= ../shared/data/lfw-dev
-lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR), if it lies beside the checkout
+lfw: build ## accuracy and thresholds on Labeled Faces in the Wild (LFW=DIR, EMBEDDER=NAME), if it lies beside the checkout
 	@if [ ! -f $(LFW)/pairs.txt ]; then echo "SKIPPED: $(LFW) is not there"; exit 0; fi; \
 	for precision in w8 int8; do \
-		./target/release/facelatch eval --models models --embedder dlib --precision $$precision \
+		./target/release/facelatch eval --models models --embedder $(or $(EMBEDDER),dlib) --precision $$precision \
 			--pairs $(LFW)/pairs.txt --images $(LFW) --plots target/eval/$$precision || exit 1; \
 	done
 

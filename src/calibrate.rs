@@ -15,9 +15,10 @@ use crate::{
     vision::model::ModelId,
 };
 
-/// Width of a histogram's bin, as a distance, and their number: distances beyond are those of faces that have nothing in common.
+/// Width of a histogram's bin, as a distance, and their number. Strangers lie around √2 of each
+/// other where embeddings are spread evenly; hardly any lie beyond the last bin.
 pub const BIN: f32 = 0.02;
-const BINS: usize = 60;
+const BINS: usize = 90;
 /// Fewer pictures of a person do not show how that person looks on another day.
 const ENOUGH_PICTURES: usize = 3;
 /// The nearest pairs that are listed, whether they are at risk or not.
@@ -78,7 +79,7 @@ impl Histogram {
     }
 
     pub fn total(&self) -> u32 {
-        self.0.iter().sum()
+        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
@@ -121,6 +122,9 @@ pub struct AtDoor {
     pub table: Option<f32>,
     /// The limit in force is the door's own.
     pub in_force: bool,
+    /// The limit was given in the configuration: the door's own never comes into force.
+    #[serde(default)]
+    pub given: bool,
     /// Visits counted with another model or precision; they are not used.
     pub visits_of_other_models: u32,
     /// Days whose record was damaged; they are set aside.
@@ -344,6 +348,18 @@ mod tests {
         assert_eq!((found.people, found.pictures, found.genuine_distances.total()), (2, 4, 3));
         assert_eq!(found.impostor_distances.total(), 4, "each picture against the one other person");
         assert_eq!(found.known_within(0.1), Some(1.0 / 3.0));
+    }
+
+    #[test]
+    fn strangers_of_every_shipped_embedder_fit_the_histogram() {
+        // Centre and width of distances of different people: docs/door-evidence.md.
+        let (nearest, farthest) = (1.41 - 3.0 * 0.104, 1.41 + 3.0 * 0.104);
+        let bins = Histogram::of([nearest, 1.41, farthest].into_iter()).0;
+        let last = bins.len() - 1;
+        assert!(bins[last] == 0 && bins.iter().filter(|count| **count == 1).count() == 3, "{bins:?}");
+        let at_door = BTreeMap::from([(125, 1), (141, u32::MAX), (142, u32::MAX), (255, 2)]);
+        let histogram = Histogram::of_nearness(&at_door);
+        assert_eq!((histogram.0[62], histogram.0[last], histogram.total()), (1, 2, u32::MAX));
     }
 
     #[test]

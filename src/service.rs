@@ -562,6 +562,7 @@ impl Services {
             own: fit(&kept, &self.embedder).map(|fit| fit.limit(rate, roster.threshold.comparisons)),
             table,
             in_force: roster.threshold.own.is_some(),
+            given: self.config.recognition.max_distance.is_some(),
             visits_of_other_models: kept.of_others,
             damaged_days: kept.damaged_days,
         }

@@ -11,7 +11,7 @@ use crate::{
     config::RecognitionConfig,
     evidence::Fit,
     policy::Limits,
-    vision::manifest::{ManifestError, NetEntry},
+    vision::manifest::{EvidenceEnd, ManifestError, NetEntry},
 };
 
 /// A visit counts as so many looks that have nothing to do with each other. Frames of one visit resemble each other, and several of
@@ -29,13 +29,13 @@ pub struct Threshold {
     pub per_visit: Option<f64>,
     /// False matches per comparison that this distance stands for; None: nothing was measured.
     pub per_comparison: Option<f64>,
-    /// Of a distance that was given: it is looser than any that was measured.
+    /// Of a distance that was given: of some population none so loose was measured.
     pub beyond_measured: bool,
     /// The population whose people come nearest, which set the limit; None: the distance was given.
     pub set_by: Option<Arc<str>>,
-    /// The rate per comparison is smaller than this, the smallest one of which that population
-    /// gives evidence.
-    pub evidence_ends: Option<f64>,
+    /// The rate per comparison is smaller than what is known of this population; of a distance that
+    /// was given, the rate may be smaller.
+    pub evidence_ends: Option<EvidenceEnd>,
     /// Where this door's own strangers set it.
     pub own: Option<Own>,
 }
@@ -52,8 +52,8 @@ pub struct Own {
 /// The rate wanted is out of reach.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "one false match in {} visits, with {comparisons} enrolled and {LOOKS_PER_VISIT} looks a visit, is one in {} comparisons: {source}",
-    one_in(*per_visit), one_in(per_comparison(*per_visit, *comparisons))
+    "one false match in {} visits, with {} and {LOOKS_PER_VISIT} looks a visit, is one in {} comparisons: {source}",
+    one_in(*per_visit), enrolled(*comparisons), one_in(per_comparison(*per_visit, *comparisons))
 )]
 pub struct ThresholdError {
     per_visit: f64,
@@ -73,16 +73,7 @@ impl Threshold {
         comparisons: usize,
     ) -> Result<Threshold, ThresholdError> {
         if let Some(single) = recognition.max_distance {
-            return Ok(Threshold {
-                limits: Limits { single, shrink: 0.0 },
-                comparisons,
-                per_visit: None,
-                per_comparison: embedder.rate_at(single),
-                beyond_measured: embedder.thresholds.first().is_some_and(|loosest| single > loosest.distance),
-                set_by: None,
-                evidence_ends: None,
-                own: None,
-            });
+            return Ok(Threshold::given(embedder, single, comparisons));
         }
         let per_visit = recognition.false_match_rate.0;
         let rate = per_comparison(per_visit, comparisons);
@@ -98,6 +89,21 @@ impl Threshold {
             evidence_ends: point.evidence_ends,
             own: None,
         })
+    }
+
+    /// A distance that was given, and the rate it stands for.
+    fn given(embedder: &NetEntry, single: f32, comparisons: usize) -> Threshold {
+        let limits = Limits { single, shrink: 0.0 };
+        let given = Threshold { limits, ..Threshold::none(comparisons) };
+        // A table of one group, of before there were populations, says nothing of others.
+        if embedder.populations.is_empty() {
+            return given;
+        }
+        if let Some(exceeded) = embedder.looser_than_measured(single) {
+            return Threshold { per_comparison: Some(exceeded), beyond_measured: true, ..given };
+        }
+        let Some(rate) = embedder.rate_at(single) else { return given };
+        Threshold { per_comparison: Some(rate.at_most), evidence_ends: rate.evidence_ends, ..given }
     }
 
     /// The limit that this door's own strangers set, where they lie nearer than the table says. A
@@ -124,15 +130,21 @@ impl Threshold {
         self.per_visit.or(measured)
     }
 
-    /// Who set the limit, and where the evidence of these people ends.
+    /// Who set the limit, and where the evidence ends.
     pub fn basis(&self) -> Option<String> {
         if let Some(Own { by_table, visits }) = self.own {
             return Some(format!("set by this door's own strangers ({visits} visits; the table says {by_table:.3})"));
         }
-        let set_by = format!("set by {}", self.set_by.as_ref()?);
-        Some(match self.evidence_ends {
-            Some(ends) => format!("{set_by}, of whom there is no evidence beyond 1 in {} comparisons", one_in(ends)),
-            None => set_by,
+        let Some(set_by) = &self.set_by else {
+            let EvidenceEnd { of, .. } = self.evidence_ends.as_ref()?;
+            return Some(format!("set by recognition.max_distance; of {of} there is no evidence of a smaller rate"));
+        };
+        Some(match &self.evidence_ends {
+            Some(EvidenceEnd { of, rate }) => {
+                let whom = if **of == **set_by { ", of whom".to_owned() } else { format!("; of {of}") };
+                format!("set by {set_by}{whom} there is no evidence beyond 1 in {} comparisons", one_in(*rate))
+            }
+            None => format!("set by {set_by}"),
         })
     }
 
@@ -160,6 +172,13 @@ fn per_comparison(per_visit: f64, comparisons: usize) -> f64 {
     per_visit / (LOOKS_PER_VISIT * comparisons.max(1) as f64)
 }
 
+fn enrolled(comparisons: usize) -> String {
+    match comparisons {
+        0 => "the first to be enrolled".to_owned(),
+        comparisons => format!("{comparisons} enrolled"),
+    }
+}
+
 /// The number in "one in so many", with three digits.
 fn one_in(rate: f64) -> String {
     let number = 1.0 / rate;
@@ -175,10 +194,7 @@ impl fmt::Display for Threshold {
         }
         write!(f, "a match is nearer than {:.3}, ", self.limits.single)?;
         let Threshold { comparisons, per_visit, per_comparison, .. } = *self;
-        let enrolled = match comparisons {
-            0 => "the first to be enrolled".to_owned(),
-            comparisons => format!("{comparisons} enrolled"),
-        };
+        let enrolled = enrolled(comparisons);
         match (per_visit, per_comparison) {
             (Some(per_visit), Some(rate)) => {
                 write!(
@@ -189,13 +205,16 @@ impl fmt::Display for Threshold {
                 )?;
             }
             (_, Some(rate)) => {
-                let how = if self.beyond_measured { ", looser than was measured: more than" } else { ": about" };
-                return write!(
-                    f,
-                    "set by recognition.max_distance{how} 1 in {} comparisons, 1 in {} visits of strangers with {enrolled}",
-                    one_in(rate),
-                    one_in(self.of_visits(rate))
-                );
+                let how = match &self.evidence_ends {
+                    _ if self.beyond_measured => ", looser than was measured: more than",
+                    Some(_) => ": at most",
+                    None => ": about",
+                };
+                let (single, visits) = (one_in(rate), one_in(self.of_visits(rate)));
+                write!(f, "set by recognition.max_distance{how} 1 in {single} comparisons, ")?;
+                write!(f, "1 in {visits} visits of strangers with {enrolled}")?;
+                let Some(EvidenceEnd { of, .. }) = &self.evidence_ends else { return Ok(()) };
+                return write!(f, "; of {of} there is no evidence of a smaller rate");
             }
             (_, None) => write!(f, "set by recognition.max_distance; how sure that is was not measured")?,
         }
@@ -334,5 +353,40 @@ mod tests {
         let said = threshold.to_string();
         assert!(said.contains("looser than was measured: more than 1 in 100 comparisons"), "{said}");
         assert_eq!(threshold.rate_of_visits(), None);
+        // LFW's people were measured there, those who come nearest were not.
+        let shipped = shipped("mobilefacenet");
+        let loosest = shipped.thresholds[0].distance - 0.01;
+        let recognition = RecognitionConfig { max_distance: Some(loosest), ..RecognitionConfig::default() };
+        let threshold = Threshold::choose(&shipped, &recognition, 1).unwrap();
+        assert!(threshold.beyond_measured && threshold.rate_of_visits().is_none(), "{threshold}");
+    }
+
+    #[test]
+    fn without_populations_a_given_distance_claims_no_rate() {
+        let mut embedder = dlib();
+        embedder.populations.clear();
+        let recognition = RecognitionConfig { max_distance: Some(0.344), ..RecognitionConfig::default() };
+        let threshold = Threshold::choose(&embedder, &recognition, 1).unwrap();
+        assert!(threshold.to_string().ends_with("how sure that is was not measured"), "{threshold}");
+        assert_eq!((threshold.limits.single, threshold.rate_of_visits()), (0.344, None));
+    }
+
+    #[test]
+    fn a_distance_nearer_than_the_evidence_says_at_most() {
+        let recognition = RecognitionConfig { max_distance: Some(0.3), ..RecognitionConfig::default() };
+        let threshold = Threshold::choose(&shipped("mobilefacenet"), &recognition, 1).unwrap();
+        let said = threshold.to_string();
+        assert!(said.contains(": at most 1 in 100 comparisons, 1 in 33 visits"), "{said}");
+        assert!(said.ends_with("; of East Asian women (UTKFace) there is no evidence of a smaller rate"), "{said}");
+        assert!(threshold.basis().unwrap().starts_with("set by recognition.max_distance; of East Asian women"));
+    }
+
+    #[test]
+    fn it_is_said_where_the_evidence_of_other_people_ends() {
+        // Here the table of the first population is the strictest: nothing is known of the others.
+        let said = Threshold::choose(&shipped("mobilefacenet"), &wanted(1e-5), 2).unwrap().to_string();
+        let ending =
+            "; set by LFW; of adults of nine groups (UTKFace) there is no evidence beyond 1 in 1000 comparisons";
+        assert!(said.ends_with(ending), "{said}");
     }
 }

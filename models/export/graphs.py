@@ -169,6 +169,16 @@ def dlib_backbone(path):
 
 
 def mobilefacenet(path):
+    """The graph and the last layer of a .tflite file; ValueError names a file that holds another net."""
+    try:
+        return _mobilefacenet(path)
+    except (LookupError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+        if path in str(error):
+            raise
+        raise ValueError(f"{path}: its layers do not fit together ({error!r})") from error
+
+
+def _mobilefacenet(path):
     """MobileFaceNet's backbone up to its last feature map, and its last layer.
 
     -> (model with output 'features' [1, 512, 1, 1], last layer f32 [192, 512]). Two pointwise convolutions with

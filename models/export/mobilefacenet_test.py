@@ -26,6 +26,7 @@ def main():
         data = file.read()
     with tempfile.TemporaryDirectory() as folder:
         refuses_broken_files(data, os.path.join(folder, "broken.tflite"))
+        refuses_layers_that_do_not_fit(data, os.path.join(folder, "unfit.tflite"))
         refuses_other_operators(data, os.path.join(folder, "other.tflite"))
     if arguments.reference:
         compare(arguments)
@@ -48,6 +49,22 @@ def refuses_broken_files(data, path):
         refusal(path, data[:length])
     refusal(path, b"\0" * 8 + data[8:])
     refusal(path, data[:4] + b"TFL2" + data[8:])
+
+
+def refuses_layers_that_do_not_fit(data, path):
+    """Each operator in turn reads a tensor that nothing makes, or writes none."""
+    buffer = _FlatBuffer(data)
+    graph = buffer.tables(buffer.reference(0), 2)[0]
+    tensors = len(buffer.tables(graph, 0))
+    for operator in buffer.tables(graph, 3)[1:-1:7]:
+        for field, values in ((1, (tensors - 1, tensors, 2**31 - 1)), (2, ())):
+            place = buffer.table(operator, field)
+            changed = bytearray(data)
+            changed[place : place + 4] = (len(values) and 1).to_bytes(4, "little")
+            for value in values:
+                changed[place + 4 : place + 8] = value.to_bytes(4, "little")
+                refusal(path, bytes(changed))
+            refusal(path, bytes(changed))
 
 
 def refuses_other_operators(data, path):

@@ -21,7 +21,7 @@ use crate::{
 const NAMED: usize = 10;
 /// Bins of a histogram that make one line, and the longest bar.
 const STEP: usize = 3;
-const BAR: usize = 40;
+const BAR: u64 = 40;
 
 pub(super) fn run(
     config: Config,
@@ -128,6 +128,9 @@ fn text(found: &Calibration, faceless: usize) -> String {
         let loose = if pair.distance <= found.limit { "  NEARER THAN THE LIMIT" } else { "" };
         line(format!("{what} {} and {} at {:.3}{loose}", printable(&pair.one), printable(&pair.other), pair.distance));
     }
+    if found.pairs.first().is_some_and(|pair| pair.distance <= found.limit) {
+        line("              children under 13 and siblings are not told apart reliably".into());
+    }
     named(&mut line, "at risk:", &found.at_risk, |likeness| {
         format!("{} may be taken for {}", printable(&likeness.picture), printable(&likeness.person))
     });
@@ -179,16 +182,21 @@ fn at_door(line: &mut impl FnMut(String), door: &AtDoor) {
         line(format!("this door:   {days} damaged records of visits are set aside; --forget-strangers removes them"));
     }
     let visits = door.visits;
-    let Some(own) = door.own else {
-        return line("this door:   no visit of a stranger is counted yet; the model's table stands".into());
-    };
+    let stands = if door.given { "recognition.max_distance" } else { "the model's table" };
+    if visits == 0 {
+        return line(format!("this door:   no visit of a stranger is counted yet; {stands} stands"));
+    }
     line(format!("this door:   {visits} visits of strangers, by the limit that would have let each in"));
     bars(line, &door.distances);
+    let Some(own) = door.own else {
+        return line(format!("             the model has no table to judge them by; {stands} stands"));
+    };
     let [low, high] = own.interval;
     let limit = format!("{:.3} (95 % interval {low:.3} to {high:.3})", own.limit);
     let table = door.table.map_or("-".into(), |table| format!("{table:.3}"));
     let outcome = match door.table {
         _ if door.in_force => "the door's own is in force".into(),
+        _ if door.given => "recognition.max_distance stands".to_owned(),
         _ if visits < ENOUGH_VISITS => format!("fewer than {ENOUGH_VISITS} visits decide nothing"),
         Some(table) if own.tightens(table) => "the door's own comes into force within a day, or at a start".into(),
         Some(_) => "the interval is not below the table's: that stands".into(),
@@ -199,14 +207,14 @@ fn at_door(line: &mut impl FnMut(String), door: &AtDoor) {
 
 /// A histogram, a line for each step that has visits.
 fn bars(line: &mut impl FnMut(String), histogram: &Histogram) {
-    let steps: Vec<u32> = histogram.0.chunks(STEP).map(|bins| bins.iter().sum()).collect();
-    let most = steps.iter().copied().max().unwrap_or(0).max(1) as usize;
+    let steps: Vec<u64> = histogram.0.chunks(STEP).map(|bins| bins.iter().copied().map(u64::from).sum()).collect();
+    let most = steps.iter().copied().max().unwrap_or(0).max(1);
     let width = STEP as f32 * BIN;
     let last = steps.len().saturating_sub(1);
     for (i, count) in steps.iter().enumerate().filter(|(_, count)| **count > 0) {
         let from = i as f32 * width;
         let to = if i == last { " up".into() } else { format!("-{:.2}", from + width) };
-        let bar = "#".repeat((*count as usize * BAR).div_ceil(most));
+        let bar = "#".repeat((*count * BAR).div_ceil(most) as usize);
         line(format!("             {from:.2}{to:5} {count:5} {bar}"));
     }
 }
@@ -217,5 +225,62 @@ fn named(line: &mut impl FnMut(String), title: &str, likenesses: &[Likeness], wo
     }
     if likenesses.len() > NAMED {
         line(format!("{:13}and {} more", "", likenesses.len() - NAMED));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{calibrate::Pair, evidence::OwnLimit};
+
+    fn found(limit: f32, at_door: AtDoor) -> Calibration {
+        let pair = Pair { one: "Ada".into(), other: "Ben".into(), distance: 0.8 };
+        Calibration {
+            people: 2,
+            pictures: 2,
+            limit,
+            reason: String::new(),
+            stranger_ceiling: None,
+            genuine: Vec::new(),
+            genuine_distances: Histogram::default(),
+            impostor_distances: Histogram::default(),
+            pairs: vec![pair],
+            at_risk: Vec::new(),
+            weak: Vec::new(),
+            strangers: Vec::new(),
+            at_door,
+        }
+    }
+
+    #[test]
+    fn strangers_do_not_change_a_given_limit_and_it_is_said() {
+        let own = OwnLimit { limit: 0.8, interval: [0.79, 0.81], visits: 60 };
+        let at_door = AtDoor { visits: 60, own: Some(own), table: Some(0.9), ..AtDoor::default() };
+        assert!(text(&found(0.85, at_door.clone()), 0).contains("the door's own comes into force"));
+        let said = text(&found(0.85, AtDoor { given: true, ..at_door }), 0);
+        assert!(said.contains("recognition.max_distance stands") && !said.contains("into force"), "{said}");
+    }
+
+    #[test]
+    fn visits_are_shown_though_the_model_has_no_table() {
+        let at_door = AtDoor { visits: 3, distances: Histogram(vec![0, 3]), given: true, ..AtDoor::default() };
+        let said = text(&found(0.85, at_door), 0);
+        assert!(said.contains("3 visits of strangers") && said.contains("no table to judge them by"), "{said}");
+    }
+
+    #[test]
+    fn a_histogram_of_huge_counts_is_drawn() {
+        let distances = Histogram(vec![u32::MAX, u32::MAX, 1, 0, 1]);
+        let own = OwnLimit { limit: 0.8, interval: [0.79, 0.81], visits: u32::MAX };
+        let at_door = AtDoor { visits: u32::MAX, distances, own: Some(own), ..AtDoor::default() };
+        let said = text(&found(0.85, at_door), 0);
+        assert!(said.contains(&format!("8589934591 {}\n", "#".repeat(40))) && said.contains("1 #\n"), "{said}");
+    }
+
+    #[test]
+    fn people_who_lie_close_are_called_at_risk_with_the_cause() {
+        let words = "children under 13 and siblings";
+        assert!(text(&found(0.85, AtDoor::default()), 0).contains(words));
+        assert!(!text(&found(0.75, AtDoor::default()), 0).contains(words));
     }
 }

@@ -266,7 +266,7 @@ fn models(config: &Config) -> Vec<Check> {
         (Ok(nets), Ok(threshold)) => ok(
             "models",
             format!(
-                "{} nets verified in {}; embedder {}, {threshold}; the more are enrolled, the nearer a match has to be",
+                "{} nets verified in {}; embedder {}, {threshold}; the more are enrolled, the nearer a match may have to be",
                 nets.len(),
                 config.models.dir.display(),
                 config.models.embedder,

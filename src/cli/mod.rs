@@ -327,9 +327,13 @@ fn start_again(environment: &[(&str, &str)]) -> io::Error {
     again.args(arguments).envs(environment.iter().copied()).exec()
 }
 
-/// The threshold of a door that knows nobody yet; None: the models are not there to ask.
+/// The threshold of a door that knows nobody yet; None: the models are not there to ask, as on
+/// the PC where a configuration is written.
 fn threshold_of(config: &Config) -> Result<Option<Threshold>, CommandError> {
-    let Ok(manifest) = Manifest::load(&config.models.dir) else { return Ok(None) };
+    if !config.models.dir.exists() {
+        return Ok(None);
+    }
+    let manifest = Manifest::load(&config.models.dir).map_err(StartError::from)?;
     let embedder = manifest.embedder(&config.models.embedder).map_err(StartError::from)?;
     let embedder = embedder.mirroring(config.models.mirror);
     Ok(Some(Threshold::choose(&embedder, &config.recognition, 0).map_err(StartError::from)?))

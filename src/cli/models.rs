@@ -324,7 +324,7 @@ fn entry(arguments: &AddArguments, net: &[u8], examined: &Examined, alignment: &
     format!(
         "# Written by facelatch models add.\n\
          # Nothing was measured: set recognition.max_distance, or put here what facelatch eval prints\n\
-         # \"for the manifest\": thresholds, max_spread, margin, same_face, one_moment.\n\
+         # \"for the manifest\", and its populations: facelatch eval --people DIR --table.\n\
          version = 1\n\n\
          [[net]]\n\
          name = \"{name}\"\n\

@@ -1,7 +1,7 @@
 //! `facelatch eval` on several folders of people: what the manifest's limits do to each group.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::{Path, PathBuf},
 };
@@ -100,6 +100,14 @@ pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], plots: Option<&Path>, js
 
 /// Prints the manifest's populations: of the embedder's precisions the strictest.
 pub(super) fn print_table(chosen: &Chosen, folders: &[PathBuf], no_limit: &[PathBuf]) -> Result<u8, CommandError> {
+    let mut names = BTreeSet::new();
+    if let Some(twice) =
+        folders.iter().chain(no_limit).map(|folder| name(folder)).find(|name| !names.insert(name.clone()))
+    {
+        let problem =
+            format!("two of the folders are called {twice}; the populations are named after them: rename one");
+        return Err(CommandError::Usage(problem));
+    }
     let manifest = Manifest::load(&chosen.dir).map_err(StartError::from)?;
     let precisions = manifest.embedder(&chosen.embedder).map_err(StartError::from)?.precisions.clone();
     let visions = precisions.iter().map(|precision| chosen.load(*precision)).collect::<Result<Vec<_>, _>>()?;
@@ -171,8 +179,16 @@ impl Group {
     }
 
     fn name(&self) -> String {
-        self.folder.file_name().unwrap_or(self.folder.as_os_str()).to_string_lossy().into_owned()
+        name(&self.folder)
     }
+}
+
+/// What a folder is called, `.` and `..` too.
+fn name(folder: &Path) -> String {
+    let resolved = || folder.canonicalize().unwrap_or_default();
+    let name =
+        folder.file_name().map_or_else(|| resolved().file_name().map(ToOwned::to_owned), |name| Some(name.into()));
+    name.unwrap_or_else(|| folder.into()).to_string_lossy().into_owned()
 }
 
 impl Groups {
@@ -291,7 +307,11 @@ impl fmt::Display for Groups {
              [95 % interval over people]; \"no evidence\": fewer than {ENOUGH_PAIRS} pairs of people are as near\n\n\
              {false_matches}\n{missed}\n{own}",
             self.source,
-            limits.collect::<Vec<_>>().join(", "),
+            if self.limits.is_empty() {
+                "none, too few comparisons".into()
+            } else {
+                limits.collect::<Vec<_>>().join(", ")
+            },
         )?;
         match self.doors.iter().all(Vec::is_empty) {
             true => Ok(()),

@@ -27,6 +27,7 @@ use crate::{
         statistics::{CONFIDENCE, clopper_pearson},
     },
     service::Services,
+    telemetry::count,
     vision::model::Precision,
 };
 
@@ -60,6 +61,8 @@ struct Played {
     /// For whom the door opened first.
     let_in: Option<String>,
     reason: &'static str,
+    /// Frames that could not be decoded.
+    broken: usize,
 }
 
 /// Plays, counts and prints.
@@ -251,7 +254,7 @@ fn judge(door: &Door, visit: Visit, played: &PlayedVisit) -> Played {
     let mut opened: Vec<String> = played.opened.iter().map(|person| roster.name(*person)).collect();
     opened.sort_by_key(|name| *name == visit.name);
     let known = door.known.contains(&visit.name);
-    Played { known, let_in: opened.into_iter().next(), reason: played.reason(), visit }
+    Played { known, let_in: opened.into_iter().next(), reason: played.reason(), broken: played.broken, visit }
 }
 
 /// What is counted of visits.
@@ -302,6 +305,10 @@ impl Counted {
         self.count(|played| played.known, other)
     }
 
+    fn broken(&self) -> usize {
+        self.played.iter().map(|played| played.broken).sum()
+    }
+
     fn by_reason(&self, of: impl Fn(&Played) -> bool) -> BTreeMap<&'static str, usize> {
         let mut reasons = BTreeMap::new();
         for played in self.played.iter().filter(|played| played.let_in.is_none() && of(played)) {
@@ -320,6 +327,7 @@ impl Counted {
                 "known": played.known,
                 "let_in": played.let_in,
                 "reason": played.let_in.is_none().then_some(played.reason),
+                "broken_frames": played.broken,
             })
         };
         json!({
@@ -332,6 +340,7 @@ impl Counted {
             "stranger_visits": strangers.of,
             "stranger_let_in": strangers.hits,
             "mistaken": mistaken.hits,
+            "broken_frames": self.broken(),
             "by_reason": self.by_reason(|_| true),
             "known_by_reason": self.by_reason(|played| played.known),
             "stranger_by_reason": self.by_reason(|played| !played.known),
@@ -365,7 +374,8 @@ impl fmt::Display for Counted {
         writeln!(f, "embedder {} as {}{mirror}", services.config.models.embedder, services.precision)?;
         for door in &self.doors {
             let roster = door.services.roster();
-            writeln!(f, "{}: {} people; {}", door.enrolled.display(), door.known.len(), roster.threshold)?;
+            let people = count(door.known.len(), "person", "people");
+            writeln!(f, "{}: {people}; {}", door.enrolled.display(), roster.threshold)?;
             for (picture, reason) in door.refused.iter().take(NAMED) {
                 writeln!(f, "  refused: {picture}: {reason}")?;
             }
@@ -376,6 +386,11 @@ impl fmt::Display for Counted {
                 writeln!(f, "  not enrolled: {name}; visits count as a known person's")?;
             }
             roster.shut_out.map_or(Ok(()), |shut_out| writeln!(f, "  {}", shut_out.reason))?;
+        }
+        let broken = self.played.iter().filter(|played| played.broken > 0);
+        for Played { visit, broken, .. } in broken.take(NAMED) {
+            let frames = count(visit.frames.len(), "frame", "frames");
+            writeln!(f, "{}: {broken} of {frames} cannot be decoded and are skipped", visit.folder.display())?;
         }
         let head = ["", "visits", "of", "%", "95 % interval over visits", "over people"];
         let rows = [

@@ -229,9 +229,10 @@ fn yes() -> bool {
 }
 
 impl Population {
-    /// The smallest rate for which there is evidence.
-    pub fn evidence_ends(&self) -> Option<f64> {
-        Some(self.thresholds.last()?.fmr)
+    /// Where its evidence ends, if a rate is smaller than that.
+    fn no_evidence_of(&self, fmr: f64) -> Option<EvidenceEnd> {
+        let rate = self.thresholds.last()?.fmr;
+        (fmr < rate).then(|| EvidenceEnd { of: self.name.clone(), rate })
     }
 
     /// The largest distance that is known to keep the rate. Where evidence ends the last measured
@@ -348,9 +349,26 @@ pub struct OperatingPoint {
     pub shrink: f32,
     /// The population whose people come nearest, which the distance is of.
     pub set_by: String,
-    /// The rate asked for is smaller than this, the smallest one of which that population gives
-    /// evidence.
-    pub evidence_ends: Option<f64>,
+    /// The rate asked for is smaller than what is known of this population.
+    pub evidence_ends: Option<EvidenceEnd>,
+}
+
+/// Where the evidence of a population ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvidenceEnd {
+    /// Its name.
+    pub of: String,
+    /// The smallest rate of which it gives evidence.
+    pub rate: f64,
+}
+
+/// What a distance comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rate {
+    /// At most this share of comparisons of different people is nearer.
+    pub at_most: f64,
+    /// A smaller share is not known of this population; None: about this share is nearer.
+    pub evidence_ends: Option<EvidenceEnd>,
 }
 
 /// A table is continued below its smallest rate by this factor at most. From decade to decade the measured distances come nearer
@@ -559,6 +577,7 @@ fn check_tables(net: &NetEntry) -> Result<(), ManifestError> {
             return Err(entry_error(net, problem));
         }
     }
+    check_populations(net)?;
     match net.populations.first() {
         Some(_) if !net.thresholds.is_empty() || !net.mirror_thresholds.is_empty() => {
             Err(entry_error(net, "thresholds stand in its populations; remove those beside them".into()))
@@ -568,6 +587,35 @@ fn check_tables(net: &NetEntry) -> Result<(), ManifestError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Who the populations are, and that none of them drops out when faces are mirrored.
+fn check_populations(net: &NetEntry) -> Result<(), ManifestError> {
+    let mirrored = net.populations.first().is_some_and(|first| !first.mirror_thresholds.is_empty());
+    for (number, population) in net.populations.iter().enumerate() {
+        let Population { name, people, thresholds, mirror_thresholds, .. } = population;
+        let intervals = || thresholds.iter().chain(mirror_thresholds).filter_map(|point| point.interval);
+        let problem = if name.trim().is_empty() || name.chars().any(char::is_control) {
+            "its name must be one line of text: log and page show it"
+        } else if net.populations[..number].iter().any(|other| other.name == *name) {
+            "another has this name; remove or rename one"
+        } else if *people < 2 && !(thresholds.is_empty() && mirror_thresholds.is_empty()) {
+            "people must be 2 or more where there are thresholds"
+        } else if intervals().any(|[low, high]| !(0.0 <= low && low <= high && high <= 2.0)) {
+            "an interval must rise, within 0 to 2"
+        } else if number == 0
+            && thresholds.is_empty()
+            && net.populations.iter().any(|other| !other.thresholds.is_empty())
+        {
+            "it comes first and has no thresholds; put the population with the most comparisons first"
+        } else if mirrored && thresholds.is_empty() != mirror_thresholds.is_empty() {
+            "thresholds and mirror_thresholds must both be given, or neither: it would set no limit without or with models.mirror"
+        } else {
+            continue;
+        };
+        return Err(entry_error(net, format!("population {name:?}: {problem}")));
+    }
+    Ok(())
 }
 
 /// The distances besides those of matches.
@@ -647,13 +695,14 @@ impl NetEntry {
         let point = interpolated(&self.thresholds, fmr).or_else(|| (fmr < least?.fmr).then(continued)?);
         let (distance, shrink) = point.filter(|(distance, _)| *distance > 0.0).ok_or_else(unmeasured)?;
         let limiting = others.iter().filter(|population| population.sets_limit);
-        let own = distance;
-        let (distance, set_by) = limiting
+        let nearest = limiting
             .filter_map(|population| Some((population.limit(fmr)?, population)))
-            .chain([(distance, first)])
-            .min_by(|(one, _), (other, _)| one.total_cmp(other))
-            .unwrap_or((distance, first));
-        let evidence_ends = set_by.evidence_ends().filter(|ends| fmr < *ends);
+            .min_by(|(one, _), (other, _)| one.total_cmp(other));
+        let own = distance;
+        let (distance, set_by) = nearest.filter(|(other, _)| *other < own).unwrap_or((own, first));
+        // The first population may be the stricter one because nothing more is known of the others.
+        let nearest = nearest.map(|(_, population)| population);
+        let evidence_ends = [Some(set_by), nearest].into_iter().flatten().find_map(|of| of.no_evidence_of(fmr));
         // Means were measured on the first population only. Spreads add up to at most 1, so what
         // another's limit is stricter by stays within the first one's at every spread.
         let shrink = (shrink - (own * own - distance * distance)).max(0.0);
@@ -671,11 +720,29 @@ impl NetEntry {
     /// The way back: at most this share of comparisons of different people, one picture against
     /// one, is nearer than `distance`, whichever population they are of. A distance outside of the
     /// tables gets the rate at that end of them; None: there is no table.
-    pub fn rate_at(&self, distance: f32) -> Option<f64> {
+    pub fn rate_at(&self, distance: f32) -> Option<Rate> {
         let least = self.thresholds.last()?.fmr / CONTINUED_BY;
         let first = rate_in(&self.thresholds, distance)?.max(least);
         let others = self.populations.iter().skip(1).filter(|population| population.sets_limit);
-        Some(others.filter_map(|population| population.rate_at(distance)).fold(first, f64::max))
+        let known = others.filter_map(|population| Some((population.rate_at(distance)?, population)));
+        // Of populations that end at one rate, the one whose people come nearest.
+        let most = known.filter(|(rate, _)| *rate > first).max_by(|(a, one), (b, other)| {
+            let last = |population: &Population| population.thresholds.last().map_or(0.0, |last| last.distance);
+            a.total_cmp(b).then(last(other).total_cmp(&last(one)))
+        });
+        let Some((at_most, population)) = most else { return Some(Rate { at_most: first, evidence_ends: None }) };
+        let ends = population.thresholds.last().is_some_and(|last| distance <= last.distance);
+        let evidence_ends = ends.then(|| EvidenceEnd { of: population.name.clone(), rate: at_most });
+        Some(Rate { at_most, evidence_ends })
+    }
+
+    /// Whether nothing was measured at a distance so large, of one at least of the populations that
+    /// set the limit; and the rate that is surely exceeded.
+    pub fn looser_than_measured(&self, distance: f32) -> Option<f64> {
+        let limiting = self.populations.iter().filter(|population| population.sets_limit);
+        let loosest = limiting.filter_map(|population| population.thresholds.first());
+        let exceeded = loosest.chain(self.thresholds.first()).filter(|loosest| distance > loosest.distance);
+        exceeded.map(|loosest| loosest.fmr).max_by(f64::total_cmp)
     }
 }
 
@@ -732,7 +799,7 @@ mod tests {
         let net = manifest.embedder("a").unwrap();
         let point = net.operating_point(1e-6).unwrap();
         assert!((point.distance - 0.1).abs() < 1e-6 && point.shrink == 0.5, "{point:?}");
-        assert_eq!((point.set_by.as_str(), point.evidence_ends), ("many", Some(1e-4)));
+        assert_eq!(point.evidence_ends, Some(EvidenceEnd { of: point.set_by, rate: 1e-4 }));
         let point = net.operating_point(1e-3).unwrap();
         assert!(
             (point.shrink - 0.75).abs() < 1e-6 && point.evidence_ends.is_none(),
@@ -747,9 +814,12 @@ mod tests {
         let net = manifest.embedder("a").unwrap();
         for fmr in [1e-2, 3e-3, 1e-4, 2e-5, 1e-6] {
             let back = net.rate_at(net.distance_for(fmr).unwrap()).unwrap();
+            assert_eq!(back.evidence_ends, None);
+            let back = back.at_most;
             assert!((back / fmr - 1.0).abs() < 1e-4, "{fmr} {back}");
         }
-        assert_eq!((net.rate_at(1.9), net.rate_at(0.01)), (Some(1e-2), Some(1e-6)));
+        let at_most = |distance| net.rate_at(distance).unwrap().at_most;
+        assert_eq!((at_most(1.9), at_most(0.01)), (1e-2, 1e-6));
     }
 
     #[test]
@@ -781,13 +851,17 @@ mod tests {
             let point = net.operating_point(rate).unwrap();
             ((point.distance * 1000.0).round(), point.set_by, point.evidence_ends)
         };
+        let ends = Some(EvidenceEnd { of: "others".into(), rate: 1e-3 });
         assert_eq!(at(1e-2), (450.0, "others".into(), None));
         assert_eq!(at(1e-3), (350.0, "others".into(), None));
         // Beyond its evidence nothing is guessed, and nothing looser than its last distance holds.
-        assert_eq!(at(5e-4), (350.0, "others".into(), Some(1e-3)));
-        assert_eq!(at(1e-4), (300.0, "many".into(), None));
-        assert_eq!(net.rate_at(0.34), Some(1e-3), "at most");
-        assert!((net.rate_at(0.4).unwrap() / 3.16e-3 - 1.0).abs() < 1e-2);
+        assert_eq!(at(5e-4), (350.0, "others".into(), ends.clone()));
+        assert_eq!(at(1e-4), (300.0, "many".into(), ends.clone()), "of the others nothing is known");
+        assert_eq!(net.rate_at(0.34), Some(Rate { at_most: 1e-3, evidence_ends: ends }));
+        let within = net.rate_at(0.4).unwrap();
+        assert!((within.at_most / 3.16e-3 - 1.0).abs() < 1e-2 && within.evidence_ends.is_none());
+        // One population measured at this distance says nothing of the others.
+        assert_eq!([0.44, 0.46, 0.51].map(|at| net.looser_than_measured(at)), [None, Some(1e-2), Some(1e-2)]);
     }
 
     #[test]
@@ -815,7 +889,7 @@ mod tests {
             let net = manifest.embedder("a").unwrap();
             let point = net.operating_point(1e-3).unwrap();
             assert_eq!((point.distance, point.set_by.as_str()), (0.4, "many"), "{table}");
-            assert!((net.rate_at(0.4).unwrap() / 1e-3 - 1.0).abs() < 1e-4);
+            assert!((net.rate_at(0.4).unwrap().at_most / 1e-3 - 1.0).abs() < 1e-4);
         }
     }
 
@@ -890,6 +964,25 @@ mod tests {
         ] {
             let error = manifest_in(dir.path(), &with_another(bad)).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
+        }
+        let table = "thresholds = [{ fmr = 1e-2, distance = 0.4 }]";
+        let other = with_another(table);
+        let unmirrored = other.replacen("}] }", "}], mirror_thresholds = [{ fmr = 1e-2, distance = 0.5 }] }", 1);
+        for (bad, word) in [
+            (other.replace("others", "many"), "\"many\": another has this name"),
+            (other.replace("others", " "), "one line of text"),
+            (other.replace("others", "o\\u001b[2J\\nthers"), "\"o\\u{1b}[2J\\nthers\": its name"),
+            (other.replace("people = 5", "people = 1"), "people must be 2 or more"),
+            (with_another(&table.replace(" }", ", interval = [0.5, 0.4] }")), "interval"),
+            (with_another(&table.replace(" }", ", interval = [nan, 0.4] }")), "interval"),
+            (
+                other.replacen("thresholds = [{ fmr = 1e-2, distance = 0.5 }, { fmr = 1e-4, distance = 0.3 }]", "", 1),
+                "comes first",
+            ),
+            (unmirrored, "\"others\": thresholds and mirror_thresholds must both"),
+        ] {
+            let error = manifest_in(dir.path(), &bad).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("net \"a\"") && error.contains("models.toml"), "{error}");
         }
         let twice = format!("{COMPLETE}\nthresholds = [{{ fmr = 1e-3, distance = 0.5 }}]");
         let error = manifest_in(dir.path(), &entry(&twice)).unwrap_err().to_string();

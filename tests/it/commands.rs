@@ -122,6 +122,31 @@ fn the_command_line_explains_itself() {
 }
 
 #[test]
+fn check_refuses_a_manifest_that_a_start_refuses() {
+    let site = Site::new();
+    let (models, file) = (site.path("models"), site.path("facelatch.toml"));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace(&root().join("models").display().to_string(), "models")).unwrap();
+    assert_eq!(site.run(&["check"]).code, 0, "as on a PC that has no models");
+    fs::create_dir(&models).unwrap();
+    let shipped = fs::read_to_string(root().join("models/models.toml")).unwrap();
+    for (bad, words) in [
+        (shipped.replace("fmr = 1e-3, distance = 1.047", "fmr = 1e-1, distance = 1.047"), "\"LFW\": thresholds"),
+        (shipped.replace("distance = 1.047", "distance = nan"), "\"LFW\": thresholds"),
+        (shipped.replace("name = \"ORL\"", "name = \"LFW\""), "\"LFW\": another has this name"),
+        (String::new(), "missing field"),
+    ] {
+        fs::write(models.join("models.toml"), &bad).unwrap();
+        for command in ["check", "run"] {
+            let ran = site.run(&[command]);
+            assert_eq!(ran.code, 74, "{command}: {} {}", ran.out, ran.error);
+            assert!(ran.error.contains(words) && ran.error.contains("models.toml"), "{command}: {}", ran.error);
+        }
+    }
+    assert!(!site.path("store").exists(), "nothing was begun");
+}
+
+#[test]
 fn pictures_are_enrolled_and_identified() {
     let site = Site::new();
     let known =

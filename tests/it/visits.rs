@@ -105,6 +105,30 @@ fn a_visit_is_played_through_the_door_that_is_shipped() {
 }
 
 #[test]
+fn torn_frames_are_skipped_and_counted() {
+    let site = Site::new();
+    site.enrol("Barack Obama", &["barack_obama_1.png"]);
+    site.visit("Barack Obama", "torn", Some("barack_obama_2.png"));
+    let torn = site.path("visits/Barack Obama/torn");
+    let whole = fs::read(torn.join("003.jpg")).unwrap();
+    fs::write(torn.join("003.jpg"), &whole[..whole.len() / 2]).unwrap();
+    let played = answer(&site.played(&[]));
+    let counts = ["known_let_in", "known_visits", "broken_frames"].map(|key| played[key].clone());
+    assert_eq!(counts, [1, 1, 1].map(Value::from), "{played}");
+    assert_eq!(played["visits"][0]["broken_frames"], json!(1));
+}
+
+#[test]
+fn folders_of_one_name_make_no_table() {
+    let site = Site::new();
+    let [one, other] = ["one/office", "other/office"].map(|name| site.path(name));
+    let table = eval(&["--people", shown(&one), "--no-limit", shown(&other), "--table"]);
+    let said = String::from_utf8_lossy(&table.stderr);
+    assert_eq!(table.status.code(), Some(64), "{said}");
+    assert!(said.contains("two of the folders are called office"), "{said}");
+}
+
+#[test]
 fn a_small_face_behind_does_not_hide_why_the_visitor_stayed_out() {
     let site = Site::new();
     site.enrol("Barack Obama", &["barack_obama_1.png"]);

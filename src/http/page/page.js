@@ -288,7 +288,7 @@ function showThreshold(calibration) {
   const [same, other] = [calibration.genuine_distances, calibration.impostor_distances];
   chart.replaceChildren();
   chart.classList.toggle("empty", !people.length);
-  const [bins, width, bottom] = [60, 600, 145];
+  const [bins, width, bottom] = [same.length, 600, 145];
   const x = (distance) => (distance / (bins * 0.02)) * width;
   for (const [counts, name] of [[other, "other"], [same, "same"]]) {
     const most = Math.max(...counts, 1);
@@ -296,8 +296,8 @@ function showThreshold(calibration) {
     chart.append(svg("path", { class: name, d: `M0 ${bottom}${points.join("")}V${bottom}Z` }));
   }
   chart.append(svg("line", { class: "axis", x1: 0, x2: width, y1: bottom, y2: bottom }));
-  for (const tick of [0, 0.4, 0.8, 1.2]) {
-    chart.append(svg("text", { x: x(tick) + (tick === 0 ? 0 : -9) - (tick === 1.2 ? 18 : 0), y: bottom + 18 }, tick.toFixed(1) + (tick === 1.2 ? "+" : "")));
+  for (const tick of [0, 0.6, 1.2, 1.8]) {
+    chart.append(svg("text", { x: x(tick) + (tick === 0 ? 0 : -9) - (tick === 1.8 ? 18 : 0), y: bottom + 18 }, tick.toFixed(1) + (tick === 1.8 ? "+" : "")));
   }
   chart.append(svg("line", { x1: x(calibration.limit), x2: x(calibration.limit), y1: 8, y2: bottom }));
   const risks = calibration.at_risk.slice(0, 3).map((risk) => make("li", `${risk.picture} could be taken for ${risk.person} (${risk.distance.toFixed(2)})`));
