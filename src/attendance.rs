@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::{History, Stretch},
     config::{AttendanceConfig, Direction},
+    error::ErrorKind,
     gallery::PersonId,
     names::canonical,
     store::{Event, EventKind},
@@ -125,6 +126,13 @@ pub enum AttendanceError {
     Backwards { from: Date, to: Date },
     #[error("{count} rows are too many for one answer; ask for fewer days, or for one person")]
     TooMany { count: usize },
+}
+
+impl AttendanceError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        if *self == AttendanceError::Nobody { ErrorKind::NotFound } else { ErrorKind::Invalid }
+    }
 }
 
 impl Rules {

@@ -35,7 +35,7 @@ use rustix::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use self::clients::{Client, Clients, Timed, Turn};
-use crate::{attendance::Attendance, calibrate::Calibration, store::Event};
+use crate::{attendance::Attendance, calibrate::Calibration, error::ErrorKind, store::Event};
 
 /// Longest JSON of a request and of an answer, and longest picture.
 const MOST_REQUEST: u32 = 64 << 10;
@@ -164,7 +164,7 @@ pub enum Response {
     Opened,
     Failed {
         problem: String,
-        exit_code: u8,
+        kind: ErrorKind,
     },
 }
 
@@ -290,6 +290,20 @@ pub enum ControlError {
     Protocol { path: PathBuf, problem: String },
 }
 
+impl ControlError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            ControlError::NobodyThere { .. } | ControlError::Taken { .. } | ControlError::HungUp { .. } => {
+                ErrorKind::Unavailable
+            }
+            ControlError::NoPermission { .. } => ErrorKind::Denied,
+            ControlError::Io { source, .. } => ErrorKind::of_io(source),
+            ControlError::Protocol { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
 /// The listening daemon's end. Dropping it removes the socket, if the path still holds this one.
 pub struct ControlServer {
     path: PathBuf,
@@ -391,7 +405,7 @@ impl Entrance {
         let Ok(Some(client)) = self.clients.take(uid, &stream) else {
             let problem = "too many commands of yours are running; end some (facelatch events --follow)".into();
             let _ = stream.set_nonblocking(true);
-            let _ = send(&mut stream, &Response::Failed { problem, exit_code: 69 }, &[]);
+            let _ = send(&mut stream, &Response::Failed { problem, kind: ErrorKind::Unavailable }, &[]);
             return;
         };
         let (service, stop) = (Arc::clone(&self.service), Arc::clone(&self.stop));
@@ -408,7 +422,7 @@ fn serve(stream: &UnixStream, client: &Client, service: &dyn Service, stop: &Ato
         Ok(received) => received,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let problem = format!("the request cannot be understood: {error}");
-            return answer(&Response::Failed { problem, exit_code: 64 });
+            return answer(&Response::Failed { problem, kind: ErrorKind::Invalid });
         }
         Err(error) => return Err(error),
     };
@@ -612,10 +626,10 @@ mod tests {
         let path = dir.path().join("control.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let mut client = ControlClient::connect(&path).unwrap();
-        let failed = Response::Failed { problem: "full".into(), exit_code: 69 };
+        let failed = Response::Failed { problem: "full".into(), kind: ErrorKind::Unavailable };
         send(&mut listener.accept().unwrap().0, &failed, &[]).unwrap();
         let answer = client.ask(&Request::Open).unwrap();
-        assert!(matches!(answer, Response::Failed { exit_code: 69, .. }), "{answer:?}");
+        assert!(matches!(answer, Response::Failed { kind: ErrorKind::Unavailable, .. }), "{answer:?}");
     }
 
     #[test]
@@ -746,7 +760,7 @@ mod tests {
             let mut stream = UnixStream::connect(&path).unwrap();
             stream.write_all(nonsense).unwrap();
             let (answer, _) = receive::<Response>(&mut stream).unwrap();
-            assert!(matches!(answer, Response::Failed { exit_code: 64, .. }));
+            assert!(matches!(answer, Response::Failed { kind: ErrorKind::Invalid, .. }));
         }
     }
 

@@ -28,6 +28,7 @@ use crate::{
     config::{Config, ConfigError, GpioBackend, LatchConfig, LedConfig, LineChoice, Mode},
     control::{ControlError, ControlServer, Service},
     enroll::watch::EnrollWatcher,
+    error::ErrorKind,
     gpio::{self, GpioError, OutputLine},
     hooks::Hooks,
     http::HttpServer,
@@ -66,6 +67,21 @@ pub enum RunError {
     /// It may be active still: the record of its line is left behind for [`lock`].
     #[error("the relay cannot be released: {0}; run `facelatch lock`, or cut the strike's supply")]
     RelayStuck(String),
+}
+
+impl RunError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            RunError::Start(error) => error.kind(),
+            RunError::Gpio(error) => error.kind,
+            RunError::Control(error) => error.kind(),
+            RunError::NoThreshold(_) => ErrorKind::Conflict,
+            RunError::Thread(_) | RunError::Died(_) => ErrorKind::Internal,
+            RunError::StoreBroken(_) => ErrorKind::Io,
+            RunError::RelayStuck(_) => ErrorKind::Unavailable,
+        }
+    }
 }
 
 /// What is asked of the running daemon from outside: systemctl's stop and reload arrive as signals.
@@ -267,6 +283,16 @@ pub enum LockError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Gpio(#[from] GpioError),
+}
+
+impl LockError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            LockError::Config(error) => error.kind(),
+            LockError::Gpio(error) => error.kind,
+        }
+    }
 }
 
 /// The relay's line is taken and driven inactive before anything else is done.

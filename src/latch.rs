@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::gpio::{GpioError, LineState, OutputLine};
+use crate::{
+    error::ErrorKind,
+    gpio::{GpioError, LineState, OutputLine},
+};
 
 /// How long to wait before a relay that could not be released is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -66,6 +69,17 @@ pub enum Refusal {
     Line(GpioError),
     #[error("the latch does not answer")]
     Silent,
+}
+
+impl Refusal {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Refusal::Attendance | Refusal::NoRelay => ErrorKind::Conflict,
+            Refusal::Rests | Refusal::Budget | Refusal::Stuck(_) | Refusal::Line(_) => ErrorKind::Unavailable,
+            Refusal::Stale { .. } | Refusal::Silent => ErrorKind::Internal,
+        }
+    }
 }
 
 /// The lines that are fitted.
@@ -189,7 +203,7 @@ impl Latch {
         let worker = Worker::new(lines, settings, Arc::clone(&state));
         let thread =
             thread::Builder::new().name("latch".into()).spawn(move || worker.run(&received)).map_err(|error| {
-                GpioError { line: "latch".into(), problem: format!("its thread cannot be started: {error}") }
+                GpioError::unavailable("latch".into(), format!("its thread cannot be started: {error}"))
             })?;
         Ok(Latch { handle: LatchHandle { messages, state }, thread: Some(thread) })
     }

@@ -45,6 +45,7 @@
 //! | [`daemon`] | the wiring: threads, order of start and of shutdown; what is done about each frame |
 //! | [`cli`] | the commands |
 //! | [`telemetry`] | logging and counters |
+//! | [`error`] | what kind of trouble an error is |
 //! | [`names`] | which names people can have, and when two spellings are one |
 #![forbid(unsafe_code)]
 
@@ -57,6 +58,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod enroll;
+pub mod error;
 pub mod eval;
 pub mod evidence;
 pub mod gallery;

@@ -6,7 +6,7 @@ mod pictures;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs, io,
+    fs,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool, mpsc::Receiver},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -20,6 +20,7 @@ use crate::{
     enroll::{
         self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, Standard, check_name, templates_of,
     },
+    error::ErrorKind,
     evidence::{Fit, Width},
     gallery::{Fusion, Gallery, Match, PersonId, Template},
     latch::{LatchHandle, Refusal},
@@ -64,6 +65,19 @@ pub enum StartError {
     Enroll(#[from] EnrollError),
     #[error(transparent)]
     Threshold(#[from] ThresholdError),
+}
+
+impl StartError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            StartError::Vision(error) => error.kind(),
+            StartError::Manifest(error) => error.kind(),
+            StartError::Store(error) => error.kind(),
+            StartError::Enroll(error) => error.kind(),
+            StartError::Threshold(_) => ErrorKind::Conflict,
+        }
+    }
 }
 
 /// Everybody who can be recognised now, what they are called, and how near a match with them has to be.
@@ -673,7 +687,7 @@ impl Services {
         if self.running().is_none() {
             return Response::Failed {
                 problem: "no facelatch is running that sees somebody; start it (systemctl start facelatch)".into(),
-                exit_code: 69,
+                kind: ErrorKind::Unavailable,
             };
         }
         let Some(looks) = self.live.sit(TrackId(track), SITTING_PATIENCE) else {
@@ -694,10 +708,10 @@ impl Services {
     }
 
     fn stranger(&self, id: u32) -> Result<Stranger, Response> {
-        let failed = |problem: String, exit_code| Response::Failed { problem, exit_code };
-        let strangers = self.store.strangers().map_err(|error| failed(error.to_string(), 74))?;
+        let failed = |problem: String, kind| Response::Failed { problem, kind };
+        let strangers = self.store.strangers().map_err(|error| failed(error.to_string(), error.kind()))?;
         let found = strangers.into_iter().find(|stranger| stranger.id == id);
-        found.ok_or_else(|| failed(format!("there is no unknown face {id} (any more)"), 1))
+        found.ok_or_else(|| failed(format!("there is no unknown face {id} (any more)"), ErrorKind::NotFound))
     }
 
     /// Whoever was kept as unknown and would be recognised now is unknown no longer.
@@ -746,7 +760,7 @@ impl Services {
         if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Enrolled(_)))
             && let Err(error) = self.store.remove_stranger(id)
         {
-            return Response::Failed { problem: error.to_string(), exit_code: 74 };
+            return failed(&error);
         }
         Response::Looked { name: name.to_owned(), verdicts }
     }
@@ -755,12 +769,12 @@ impl Services {
     fn open_door(&self, asker: &str) -> Response {
         if !self.config.opens() {
             let refusal = if self.config.mode == Mode::Attendance { Refusal::Attendance } else { Refusal::NoRelay };
-            return Response::Failed { problem: refusal.to_string(), exit_code: exit_code(&refusal) };
+            return Response::Failed { problem: refusal.to_string(), kind: refusal.kind() };
         }
         let Some(latch) = self.running().as_ref().map(|running| running.latch.clone()) else {
             return Response::Failed {
                 problem: "no facelatch is running; start it (systemctl start facelatch)".into(),
-                exit_code: 69,
+                kind: ErrorKind::Unavailable,
             };
         };
         let asker = printable(asker);
@@ -776,18 +790,9 @@ impl Services {
                 self.counters.increment("pulses_failed");
                 let reason = format!("{asker} asked to open, but the door was not opened: {refusal}");
                 self.record(EventKind::Denied { reason, nearest: None, distance: None, frames: 0 });
-                Response::Failed { problem: refusal.to_string(), exit_code: exit_code(&refusal) }
+                Response::Failed { problem: refusal.to_string(), kind: refusal.kind() }
             }
         }
-    }
-}
-
-/// What a script learns about a door that was not opened.
-fn exit_code(refusal: &Refusal) -> u8 {
-    match refusal {
-        Refusal::Attendance | Refusal::NoRelay => 78,
-        Refusal::Rests | Refusal::Budget | Refusal::Stuck(_) | Refusal::Line(_) => 69,
-        Refusal::Stale { .. } | Refusal::Silent => 70,
     }
 }
 
@@ -803,26 +808,25 @@ pub(crate) fn record_notes(store: &Store, notes: &[RecoveryNote]) -> Vec<Event> 
 
 /// Not for what the picture shows: folder or store cannot be written.
 fn not_enrolled(error: &EnrollError) -> Response {
-    let denied =
-        matches!(error, EnrollError::Folder { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
-    Response::Failed { problem: error.to_string(), exit_code: if denied { 77 } else { 74 } }
+    Response::Failed { problem: error.to_string(), kind: error.kind() }
+}
+
+fn failed(error: &StoreError) -> Response {
+    Response::Failed { problem: error.to_string(), kind: error.kind() }
 }
 
 impl Service for Services {
     fn answer(&self, request: Request, asker: &str) -> Response {
-        let failed = |problem: String| Response::Failed { problem, exit_code: 74 };
         match request {
-            Request::People => {
-                self.people().map_or_else(|e| failed(e.to_string()), |people| Response::People { people })
-            }
+            Request::People => self.people().map_or_else(|e| failed(&e), |people| Response::People { people }),
             Request::Events { since_ms, limit, .. } => self
                 .store
                 .events(since_ms, Some(limit.unwrap_or(MOST_EVENTS).min(MOST_EVENTS)))
-                .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
+                .map_or_else(|e| failed(&e), |events| Response::Events { events }),
             Request::EventsAfter { id, since_ms } => self
                 .store
                 .events_after(id, since_ms, MOST_EVENTS)
-                .map_or_else(|e| failed(e.to_string()), |events| Response::Events { events }),
+                .map_or_else(|e| failed(&e), |events| Response::Events { events }),
             Request::Status => Response::Status { status: Box::new(self.status()) },
             Request::Enroll { name, file_name, picture } => {
                 self.enroll(&name, &file_name, &picture).unwrap_or_else(|error| not_enrolled(&error))
@@ -832,36 +836,28 @@ impl Service for Services {
                 |faces| Response::Identified { faces },
             ),
             Request::Calibrate => Response::Calibrated { calibration: Box::new(self.calibrate()) },
-            Request::ForgetStrangers => {
-                self.forget_strangers().map_or_else(|e| failed(e.to_string()), |()| Response::Forgotten)
-            }
+            Request::ForgetStrangers => self.forget_strangers().map_or_else(|e| failed(&e), |()| Response::Forgotten),
             Request::EnrollFace { track, name } => self.enroll_face(track, &name),
-            Request::Unknown => {
-                self.unknown().map_or_else(|e| failed(e.to_string()), |faces| Response::Unknown { faces })
-            }
+            Request::Unknown => self.unknown().map_or_else(|e| failed(&e), |faces| Response::Unknown { faces }),
             Request::UnknownPicture { id, look } => self.stranger(id).map_or_else(
                 |response| response,
                 |mut stranger| match look < stranger.looks.len() {
                     true => Response::Picture { picture: stranger.looks.swap_remove(look).picture },
-                    false => {
-                        Response::Failed { problem: format!("unknown face {id} has no picture {look}"), exit_code: 1 }
-                    }
+                    false => Response::Failed {
+                        problem: format!("unknown face {id} has no picture {look}"),
+                        kind: ErrorKind::NotFound,
+                    },
                 },
             ),
             Request::NameUnknown { id, name } => self.name_unknown(id, &name),
             Request::ForgetUnknown { id } => match self.stranger(id) {
-                Ok(_) => {
-                    self.store.remove_stranger(id).map_or_else(|e| failed(e.to_string()), |()| Response::Forgotten)
-                }
+                Ok(_) => self.store.remove_stranger(id).map_or_else(|e| failed(&e), |()| Response::Forgotten),
                 Err(response) => response,
             },
             Request::Attendance { from, to, person } => match self.attendance(Question { from, to, person }) {
                 Ok(Ok(attendance)) => Response::Attendance { attendance: Box::new(attendance) },
-                Ok(Err(error)) => Response::Failed {
-                    problem: error.to_string(),
-                    exit_code: if error == AttendanceError::Nobody { 1 } else { 64 },
-                },
-                Err(error) => failed(error.to_string()),
+                Ok(Err(error)) => Response::Failed { problem: error.to_string(), kind: error.kind() },
+                Err(error) => failed(&error),
             },
             Request::Open => self.open_door(asker),
         }

@@ -16,6 +16,8 @@ use std::collections::HashMap;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, NdFloat, Zip};
 
+use crate::error::ErrorKind;
+
 /// Features of pictures of people, one row per view of a picture (as it is, mirrored, cut out a little differently ...).
 #[derive(Clone, Debug)]
 pub struct Samples {
@@ -97,6 +99,13 @@ pub enum TrainError {
     Shape { layer: usize, features: usize },
     #[error("{0} is not a finite number: nothing can be learnt from it")]
     NotFinite(&'static str),
+}
+
+impl TrainError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        if matches!(self, TrainError::Setting { .. }) { ErrorKind::Invalid } else { ErrorKind::Io }
+    }
 }
 
 impl Settings {

@@ -18,6 +18,7 @@ use crate::{
     config::{CameraSource, Config, GpioBackend, LineChoice},
     control::{ControlClient, Request, Response},
     daemon::{self, Signals},
+    error::ErrorKind,
     service::Services,
     store::{Event, EventKind},
     telemetry,
@@ -227,7 +228,7 @@ impl Stage<'_> {
                 let frame = fs::read(&path).map_err(|source| CommandError::File { path: path.clone(), source })?;
                 let faces = services.identify(&frame).map_err(|refusal| CommandError::Answer {
                     problem: refusal.to_string(),
-                    exit_code: exit::INTERNAL,
+                    kind: ErrorKind::Internal,
                 })?;
                 let target = self.out.join("annotated").join(format!("{number:02} {}.jpg", scene.title));
                 annotate::annotate_file(&frame, &faces, &target)

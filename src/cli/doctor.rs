@@ -60,7 +60,7 @@ pub(super) fn run(path: &Path, json: bool) -> u8 {
                 error.to_string(),
                 "mend the file; `facelatch check` reads it again",
             )],
-            super::config_code(&error),
+            super::exit::of(error.kind()),
         ),
         Ok(config) => {
             let checks = examine(path, &config);

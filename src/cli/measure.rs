@@ -11,9 +11,10 @@ use std::{
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::{CommandError, arguments::ModelArguments, exit};
+use super::{CommandError, arguments::ModelArguments};
 use crate::{
     config::{Config, ModelsConfig, PrecisionChoice},
+    error::ErrorKind,
     eval::collection::{self, Collection},
     service::StartError,
     vision::{Vision, manifest::Manifest, model::Precision, mtcnn::MtcnnSettings},
@@ -163,7 +164,7 @@ pub(super) fn write_pictures<const N: usize>(
     fs::create_dir_all(folder).map_err(file_error(folder))?;
     for (name, picture) in pictures {
         let path = folder.join(name);
-        let picture = picture.map_err(|problem| CommandError::Answer { problem, exit_code: exit::INTERNAL })?;
+        let picture = picture.map_err(|problem| CommandError::Answer { problem, kind: ErrorKind::Internal })?;
         fs::write(&path, picture).map_err(file_error(&path))?;
     }
     Ok(())

@@ -34,19 +34,21 @@ use crate::{
     config::{Config, ConfigError},
     control::{ControlClient, ControlError, MOST_EVENTS, Request, Response, Service},
     daemon::{self, LockError, RunError, Signals},
+    error::ErrorKind,
     eval::collection::CollectionError,
-    gpio::GpioError,
     service::{Services, StartError, now_ms, record_notes},
-    store::{Store, StoreError},
+    store::Store,
     telemetry::{self, ServiceManager, printable},
     threshold::Threshold,
     triplet::TrainError,
-    vision::{VisionError, manifest::Manifest},
+    vision::manifest::Manifest,
 };
 use arguments::{Arguments, Command, UnknownAction};
 
 /// Exit codes of sysexits.h, as the help lists them.
 pub mod exit {
+    use crate::error::ErrorKind;
+
     pub const DONE: u8 = 0;
     pub const NO: u8 = 1;
     pub const USAGE: u8 = 64;
@@ -55,6 +57,19 @@ pub mod exit {
     pub const IO: u8 = 74;
     pub const PERMISSION: u8 = 77;
     pub const CONFIG: u8 = 78;
+
+    /// What tells a script of such trouble.
+    pub fn of(kind: ErrorKind) -> u8 {
+        match kind {
+            ErrorKind::NotFound => NO,
+            ErrorKind::Invalid => USAGE,
+            ErrorKind::Unavailable => UNAVAILABLE,
+            ErrorKind::Internal => INTERNAL,
+            ErrorKind::Io => IO,
+            ErrorKind::Denied => PERMISSION,
+            ErrorKind::Conflict => CONFIG,
+        }
+    }
 }
 
 /// Why a command failed.
@@ -81,86 +96,33 @@ pub enum CommandError {
     /// What was asked for was tried, and the answer is no.
     #[error("{0}")]
     Refused(String),
-    /// The daemon's own words and exit code.
+    /// The daemon's own words.
     #[error("{problem}")]
-    Answer { problem: String, exit_code: u8 },
+    Answer { problem: String, kind: ErrorKind },
 }
 
 impl CommandError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            CommandError::Config(error) => error.kind(),
+            CommandError::Run(error) => error.kind(),
+            CommandError::Lock(error) => error.kind(),
+            CommandError::Start(error) => error.kind(),
+            CommandError::Control(error) => error.kind(),
+            CommandError::Collection(error) => error.kind(),
+            CommandError::Train(error) => error.kind(),
+            CommandError::File { source, .. } => ErrorKind::of_io(source),
+            CommandError::Usage(_) => ErrorKind::Invalid,
+            CommandError::Refused(_) => ErrorKind::NotFound,
+            CommandError::Answer { kind, .. } => *kind,
+        }
+    }
+
     /// The exit code that tells a script what kind of trouble this is.
     pub fn exit_code(&self) -> u8 {
-        match self {
-            CommandError::Config(error) | CommandError::Lock(LockError::Config(error)) => config_code(error),
-            CommandError::Run(error) => match error {
-                RunError::Start(error) => start_code(error),
-                RunError::Gpio(error) => gpio_code(error),
-                RunError::Control(error) => control_code(error),
-                RunError::NoThreshold(_) => exit::CONFIG,
-                RunError::Thread(_) | RunError::Died(_) => exit::INTERNAL,
-                RunError::StoreBroken(_) => exit::IO,
-                RunError::RelayStuck(_) => exit::UNAVAILABLE,
-            },
-            CommandError::Lock(LockError::Gpio(error)) => gpio_code(error),
-            CommandError::Start(error) => start_code(error),
-            CommandError::Control(error) => control_code(error),
-            CommandError::Train(TrainError::Setting { .. }) => exit::USAGE,
-            CommandError::Collection(CollectionError::Chain { .. }) => exit::INTERNAL,
-            CommandError::File { source, .. } | CommandError::Collection(CollectionError::Read { source, .. }) => {
-                io_code(source)
-            }
-            CommandError::Collection(_) | CommandError::Train(_) => exit::IO,
-            CommandError::Usage(_) => exit::USAGE,
-            CommandError::Refused(_) => exit::NO,
-            CommandError::Answer { exit_code, .. } => *exit_code,
-        }
+        exit::of(self.kind())
     }
-}
-
-fn config_code(error: &ConfigError) -> u8 {
-    if matches!(error, ConfigError::Denied { .. }) { exit::PERMISSION } else { exit::CONFIG }
-}
-
-fn gpio_code(error: &GpioError) -> u8 {
-    if error.problem.contains("permission") { exit::PERMISSION } else { exit::UNAVAILABLE }
-}
-
-fn start_code(error: &StartError) -> u8 {
-    use crate::{enroll::EnrollError, vision::embed::EmbedError, vision::manifest::ManifestError};
-    let manifest_code = |error: &ManifestError| match error {
-        ManifestError::Read { source, .. } => io_code(source),
-        ManifestError::UnknownEmbedder { .. }
-        | ManifestError::Unmeasured { .. }
-        | ManifestError::NoThresholds { .. } => exit::CONFIG,
-        _ => exit::IO,
-    };
-    match error {
-        StartError::Manifest(error) | StartError::Vision(VisionError::Manifest(error)) => manifest_code(error),
-        StartError::Vision(VisionError::Embed(EmbedError::Manifest(error))) => manifest_code(error),
-        StartError::Vision(VisionError::Precision { .. }) | StartError::Threshold(_) => exit::CONFIG,
-        StartError::Vision(_) => exit::IO,
-        StartError::Store(error) | StartError::Enroll(EnrollError::Store(error)) => match error {
-            StoreError::InUse { .. } => exit::UNAVAILABLE,
-            StoreError::Foreign { .. } => exit::PERMISSION,
-            StoreError::Io { source, .. } => io_code(source),
-            _ => exit::IO,
-        },
-        StartError::Enroll(EnrollError::Folder { source, .. }) => io_code(source),
-    }
-}
-
-fn control_code(error: &ControlError) -> u8 {
-    match error {
-        ControlError::NobodyThere { .. } | ControlError::Taken { .. } | ControlError::HungUp { .. } => {
-            exit::UNAVAILABLE
-        }
-        ControlError::NoPermission { .. } => exit::PERMISSION,
-        ControlError::Io { source, .. } => io_code(source),
-        ControlError::Protocol { .. } => exit::INTERNAL,
-    }
-}
-
-fn io_code(error: &io::Error) -> u8 {
-    if error.kind() == io::ErrorKind::PermissionDenied { exit::PERMISSION } else { exit::IO }
 }
 
 /// Reads the command line, runs the command, prints its error.
@@ -392,7 +354,7 @@ fn ask_daemon(config: &Config, request: &Request) -> Result<Response, CommandErr
 
 fn understood(response: Response) -> Result<Response, CommandError> {
     match response {
-        Response::Failed { problem, exit_code } => Err(CommandError::Answer { problem, exit_code }),
+        Response::Failed { problem, kind } => Err(CommandError::Answer { problem, kind }),
         response => Ok(response),
     }
 }

@@ -8,14 +8,14 @@ use super::{
     CommandError, exit,
     print::{emit, emit_json},
 };
-use crate::http::auth;
+use crate::{error::ErrorKind, http::auth};
 
 /// Shorter ones are guessed.
 const SHORTEST: usize = 8;
 
 pub(super) fn run(token: bool, as_json: bool) -> Result<u8, CommandError> {
     let failed =
-        |error: crate::http::HttpError| CommandError::Answer { problem: error.to_string(), exit_code: exit::INTERNAL };
+        |error: crate::http::HttpError| CommandError::Answer { problem: error.to_string(), kind: ErrorKind::Internal };
     if token {
         let token = auth::random_token().map_err(failed)?;
         let hash = auth::hash_of_token(&token);

@@ -15,6 +15,7 @@ use super::{
     print,
 };
 use crate::{
+    error::ErrorKind,
     eval::{
         collection::Collection,
         door::{Question, Simulated, simulate},
@@ -160,7 +161,7 @@ impl Group {
         let (people, pictures) = (collection.people.len(), collection.pictures.len());
         if person.is_empty() {
             let problem = format!("{}: no face on any of {pictures} pictures", folder.display());
-            return Err(CommandError::Answer { problem, exit_code: exit::IO });
+            return Err(CommandError::Answer { problem, kind: ErrorKind::Io });
         }
         let population = Population::new(rows.view(), &person, &collection.groups);
         Ok(Group { folder, people, pictures, undetected: pictures - person.len(), population, rows, person })

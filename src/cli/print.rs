@@ -14,6 +14,7 @@ use crate::{
     clock::span_in_words,
     config::units::parse_duration,
     control::{IdentifiedFace, PersonSummary, Response, Status, Verdict},
+    error::ErrorKind,
     store::{Event, EventKind},
     telemetry::printable,
     threshold::Threshold,
@@ -31,7 +32,7 @@ pub(super) fn emit_json(value: &Value) -> bool {
 
 /// An answer of another kind than the question: command and daemon are of different versions.
 pub(super) fn unexpected<T>(response: &Response) -> Result<T, CommandError> {
-    Err(CommandError::Answer { problem: format!("unexpected answer {response:?}"), exit_code: exit::INTERNAL })
+    Err(CommandError::Answer { problem: format!("unexpected answer {response:?}"), kind: ErrorKind::Internal })
 }
 
 /// A moment in local time.

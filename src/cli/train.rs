@@ -23,6 +23,7 @@ use super::{
     print,
 };
 use crate::{
+    error::ErrorKind,
     eval::{
         collection::{self, Collection, CollectionError},
         plot,
@@ -145,7 +146,7 @@ fn start_error(error: ManifestError) -> CommandError {
 }
 
 fn internal(problem: String) -> CommandError {
-    CommandError::Answer { problem, exit_code: exit::INTERNAL }
+    CommandError::Answer { problem, kind: ErrorKind::Internal }
 }
 
 fn say(line: &str) {

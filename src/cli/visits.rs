@@ -21,6 +21,7 @@ use crate::{
     config::{Config, FalseMatchRate, Mode, PrecisionChoice},
     daemon::played::{PlayError, PlayedVisit, play_visit},
     enroll::check_name,
+    error::ErrorKind,
     eval::{
         bootstrap,
         collection::{in_parallel, is_picture, sorted},
@@ -139,7 +140,7 @@ fn pictures(dir: &Path) -> Result<Vec<PathBuf>, CommandError> {
 }
 
 fn lacking(path: &Path, problem: &str) -> CommandError {
-    CommandError::Answer { problem: format!("{}: {problem}", path.display()), exit_code: exit::IO }
+    CommandError::Answer { problem: format!("{}: {problem}", path.display()), kind: ErrorKind::Io }
 }
 
 /// The person's name as enrolment spells it.
@@ -241,8 +242,8 @@ fn play(doors: &[Door], visits: Vec<Visit>) -> Result<Vec<Played>, CommandError>
     let bar = Bar::new("playing visits", visits.len());
     let one = |_: &mut (), i: usize| play_visit(&doors[visits[i].door].services, &visits[i].frames);
     let results = in_parallel(visits.len(), &(), one, |done| bar.show(done)).map_err(|error| {
-        let exit_code = if matches!(error, PlayError::Frame(_)) { exit::IO } else { exit::INTERNAL };
-        CommandError::Answer { problem: error.to_string(), exit_code }
+        let kind = if matches!(error, PlayError::Frame(_)) { ErrorKind::Io } else { ErrorKind::Internal };
+        CommandError::Answer { problem: error.to_string(), kind }
     })?;
     let judged = visits.into_iter().zip(results).map(|(visit, result)| judge(&doors[visit.door], visit, &result));
     Ok(judged.collect())

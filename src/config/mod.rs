@@ -24,7 +24,7 @@ use toml::{
 };
 
 use self::{access::Owner, token::Token};
-use crate::gallery::TemplateFusion;
+use crate::{error::ErrorKind, gallery::TemplateFusion};
 
 /// Everything a person may set. Every key has a default, so an empty file is a valid configuration of the default paths.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -461,6 +461,13 @@ pub enum ConfigError {
     /// One line per problem, each with file, line, key, what is wrong and the remedy.
     #[error("{0}")]
     Wrong(String),
+}
+
+impl ConfigError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        if matches!(self, ConfigError::Denied { .. }) { ErrorKind::Denied } else { ErrorKind::Conflict }
+    }
 }
 
 impl Config {

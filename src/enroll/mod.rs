@@ -34,6 +34,7 @@ pub use verdict::Refusal;
 
 use crate::{
     config::EnrollConfig,
+    error::ErrorKind,
     gallery::{PersonId, Template},
     names::canonical,
     store::{EnrolledPicture, EnrolmentChange, FoundFace, Person, Reading, Store, StoreError},
@@ -71,6 +72,16 @@ pub enum EnrollError {
     Folder { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl EnrollError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            EnrollError::Folder { source, .. } => ErrorKind::of_io(source),
+            EnrollError::Store(error) => error.kind(),
+        }
+    }
 }
 
 fn folder_remedy(error: &io::Error) -> &'static str {

@@ -15,6 +15,7 @@ use image::RgbImage;
 
 use crate::{
     enroll::{Refusal, decode_picture_at_once},
+    error::ErrorKind,
     vision::{Vision, geometry::Detection},
 };
 
@@ -75,6 +76,17 @@ pub enum CollectionError {
     Picture { path: PathBuf, refusal: Refusal },
     #[error("{path}: {problem}")]
     Chain { path: PathBuf, problem: String },
+}
+
+impl CollectionError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            CollectionError::Read { source, .. } => ErrorKind::of_io(source),
+            CollectionError::Chain { .. } => ErrorKind::Internal,
+            _ => ErrorKind::Io,
+        }
+    }
 }
 
 impl Collection {

@@ -8,6 +8,7 @@ use std::{
 use gpiocdev::{Request, chip::Chip, line::Value};
 
 use super::{GpioError, LineChoice, LineState, OutputLine};
+use crate::error::ErrorKind;
 
 const CONSUMER: &str = "facelatch";
 /// Labels of the chip whose lines are the 40-pin header, on Raspberry Pi 1 to 3 and Zero, 4, 5.
@@ -83,11 +84,11 @@ pub fn look_up(chip: &str, line: &LineChoice) -> Result<LineUse, GpioError> {
 fn locate(chip: &str, line: &LineChoice) -> Result<(PathBuf, u32), GpioError> {
     match line {
         LineChoice::Name(name) => {
-            let found = gpiocdev::find_named_line(name).ok_or_else(|| GpioError {
-                line: line.to_string(),
-                problem:
-                    "no GPIO chip has a line of this name; `facelatch doctor` lists the chips, `gpioinfo` their lines"
-                        .into(),
+            let found = gpiocdev::find_named_line(name).ok_or_else(|| {
+                GpioError::unavailable(
+                    line.to_string(),
+                    "no GPIO chip has a line of this name; `facelatch doctor` lists the chips, `gpioinfo` their lines",
+                )
             })?;
             Ok((found.chip, found.info.offset))
         }
@@ -133,13 +134,17 @@ fn choose_chip(chips: &[ChipSummary]) -> Result<PathBuf, GpioError> {
     match (header, chips) {
         (Some(chip), _) => Ok(chip.path.clone()),
         (None, [only]) => Ok(only.path.clone()),
-        (None, []) => Err(GpioError {
-            line: "gpiochip".into(),
-            problem: "no GPIO chip can be opened; is this a board with GPIO, and is the user in the group gpio? latch.backend = \"simulated\" goes without".into(),
-        }),
+        (None, []) => Err(GpioError::unavailable(
+            "gpiochip".into(),
+            "no GPIO chip can be opened; is this a board with GPIO, and is the user in the group gpio? latch.backend = \"simulated\" goes without",
+        )),
         (None, several) => {
-            let list: Vec<String> = several.iter().map(|chip| format!("{} ({})", chip.path.display(), chip.label)).collect();
-            Err(GpioError { line: "gpiochip".into(), problem: format!("which of these? set latch.chip to one of {}", list.join(", ")) })
+            let list: Vec<String> =
+                several.iter().map(|chip| format!("{} ({})", chip.path.display(), chip.label)).collect();
+            Err(GpioError::unavailable(
+                "gpiochip".into(),
+                format!("which of these? set latch.chip to one of {}", list.join(", ")),
+            ))
         }
     }
 }
@@ -158,7 +163,8 @@ fn errno(error: &gpiocdev::Error) -> Option<i32> {
 
 /// The kernel's answer in words.
 fn refusal(chip: &Path, offset: u32, text: &str, errno: Option<i32>, user: Option<String>) -> GpioError {
-    let problem = match errno.map(|errno| io::Error::from_raw_os_error(errno).kind()) {
+    let said = errno.map(|errno| io::Error::from_raw_os_error(errno).kind());
+    let problem = match said {
         Some(io::ErrorKind::ResourceBusy) => format!(
             "the line is in use by \"{}\"; stop that program or choose another line (`gpioinfo` shows all)",
             user.unwrap_or_else(|| "another program".into())
@@ -168,7 +174,9 @@ fn refusal(chip: &Path, offset: u32, text: &str, errno: Option<i32>, user: Optio
         Some(io::ErrorKind::InvalidInput) => "the chip has no such line; `gpioinfo` shows what it has".to_owned(),
         _ => text.to_owned(),
     };
-    GpioError { line: format!("{} line {offset}", chip.display()), problem }
+    let denied = said == Some(io::ErrorKind::PermissionDenied);
+    let kind = if denied { ErrorKind::Denied } else { ErrorKind::Unavailable };
+    GpioError { line: format!("{} line {offset}", chip.display()), problem, kind }
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ pub mod simulated;
 
 pub use gpiochip::{ChipSummary, LineUse, look_up, survey};
 
-use crate::config::{GpioBackend, LineChoice};
+use crate::{
+    config::{GpioBackend, LineChoice},
+    error::ErrorKind,
+};
 
 /// The logical state of a line, whatever its polarity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,14 @@ pub trait OutputLine: Send {
 pub struct GpioError {
     pub line: String,
     pub problem: String,
+    /// [`ErrorKind::Denied`] or [`ErrorKind::Unavailable`].
+    pub kind: ErrorKind,
+}
+
+impl GpioError {
+    pub(crate) fn unavailable(line: String, problem: impl Into<String>) -> GpioError {
+        GpioError { line, problem: problem.into(), kind: ErrorKind::Unavailable }
+    }
 }
 
 /// Takes a line as an output and drives it inactive. `purpose` (relay, LED ready ...) is for people.
@@ -53,10 +64,10 @@ pub fn open_output(
     match (backend, by_number) {
         (GpioBackend::Simulated, _) => Ok(Box::new(simulated::SimulatedLine::new(purpose, line))),
         (GpioBackend::Rppal, Some(number)) => Ok(Box::new(raspberry::RaspberryLine::open(number, active_low)?)),
-        (GpioBackend::Rppal, None) => Err(GpioError {
-            line: line.to_string(),
-            problem: "rppal knows lines by BCM number only; give a number or another latch.backend".into(),
-        }),
+        (GpioBackend::Rppal, None) => Err(GpioError::unavailable(
+            line.to_string(),
+            "rppal knows lines by BCM number only; give a number or another latch.backend",
+        )),
         (GpioBackend::Auto, Some(number)) if chip == "auto" => {
             let header = gpiochip::has_header();
             open_output(auto_means(header, raspberry::usable), chip, &LineChoice::Number(number), active_low, purpose)

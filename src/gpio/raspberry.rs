@@ -4,11 +4,12 @@
 //! whether somebody else drives the same pin.
 
 use rppal::{
-    gpio::{Gpio, Level, OutputPin},
+    gpio::{Error, Gpio, Level, OutputPin},
     system::DeviceInfo,
 };
 
 use super::{GpioError, LineState, OutputLine};
+use crate::error::ErrorKind;
 
 /// A pin by BCM number.
 pub(super) struct RaspberryLine {
@@ -25,9 +26,12 @@ pub(super) fn usable() -> bool {
 impl RaspberryLine {
     pub(super) fn open(number: u32, active_low: bool) -> Result<RaspberryLine, GpioError> {
         let line = format!("rppal BCM {number}");
-        let fail = |problem: String| GpioError { line: line.clone(), problem };
+        let fail = |problem: String| GpioError::unavailable(line.clone(), problem);
         let gpio = Gpio::new().map_err(|error| {
-            fail(format!("{error}; this needs a Raspberry Pi with /dev/gpiomem and membership in the group gpio; or set latch.backend = \"gpiochip\""))
+            let denied = matches!(error, Error::PermissionDenied(_));
+            let kind = if denied { ErrorKind::Denied } else { ErrorKind::Unavailable };
+            let problem = format!("{error}; this needs a Raspberry Pi with /dev/gpiomem and membership in the group gpio; or set latch.backend = \"gpiochip\"");
+            GpioError { line: line.clone(), problem, kind }
         })?;
         let pin = u8::try_from(number).map_err(|_| fail("there is no such pin; give a BCM number".into()))?;
         let pin = gpio.get(pin).map_err(|error| fail(format!("{error}; give the BCM number of a free pin")))?;

@@ -37,11 +37,11 @@ impl OutputLine for SimulatedLine {
     fn set(&mut self, state: LineState) -> Result<(), GpioError> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         if self.sticks && state == LineState::Inactive && record.states.last() == Some(&LineState::Active) {
-            return Err(GpioError { line: self.name.clone(), problem: "it is simulated to be stuck".into() });
+            return Err(GpioError::unavailable(self.name.clone(), "it is simulated to be stuck"));
         }
         if record.failures_to_come > 0 {
             record.failures_to_come -= 1;
-            return Err(GpioError { line: self.name.clone(), problem: "told to fail".into() });
+            return Err(GpioError::unavailable(self.name.clone(), "told to fail"));
         }
         if record.states.last() != Some(&state) {
             log::info!("simulated {} is {}", self.name, if state == LineState::Active { "active" } else { "inactive" });

@@ -39,6 +39,7 @@ use crate::{
     attendance::Attendance,
     config::{HttpConfig, token::Scope},
     control::{Request, Response, Service},
+    error::ErrorKind,
     service::Services,
 };
 
@@ -373,7 +374,7 @@ impl App {
             answer
         });
         match asked.await {
-            Ok(Response::Failed { problem: text, exit_code }) => Err(problem(status_of(exit_code), &text)),
+            Ok(Response::Failed { problem: text, kind }) => Err(problem(status_of(kind), &text)),
             Ok(Response::Refused { reason }) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, &reason)),
             Ok(response) => Ok(response),
             Err(_) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the log says why")),
@@ -381,15 +382,15 @@ impl App {
     }
 }
 
-/// What an exit code of the commands means to a browser.
-fn status_of(exit_code: u8) -> StatusCode {
-    match exit_code {
-        1 => StatusCode::NOT_FOUND,
-        64 => StatusCode::BAD_REQUEST,
-        69 => StatusCode::SERVICE_UNAVAILABLE,
-        77 => StatusCode::FORBIDDEN,
-        78 => StatusCode::CONFLICT,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+/// What a kind of trouble means to a browser.
+fn status_of(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
+        ErrorKind::Conflict => StatusCode::CONFLICT,
+        ErrorKind::Io | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -32,7 +32,7 @@ pub use nearness::{KeptNearness, Measure};
 pub use recovery::RecoveryNote;
 
 use self::{eventlog::EventLog, events::Writer};
-use crate::{clock::Stamp, gallery::PersonId, vision::model::ModelId};
+use crate::{clock::Stamp, error::ErrorKind, gallery::PersonId, vision::model::ModelId};
 
 /// Layout of trees and keys; a store of a newer one is not touched. 1: events in sled; 2:
 /// in a log.
@@ -280,6 +280,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            StoreError::InUse { .. } => ErrorKind::Unavailable,
+            StoreError::Foreign { .. } => ErrorKind::Denied,
+            StoreError::Io { source, .. } => ErrorKind::of_io(source),
+            StoreError::Write { .. } | StoreError::Damaged { .. } | StoreError::Newer { .. } => ErrorKind::Io,
+        }
+    }
+
     fn io(path: &Path, source: io::Error) -> StoreError {
         let source = if is_full(&source) { io::Error::new(source.kind(), FULL) } else { source };
         StoreError::Io { path: path.to_owned(), source }

@@ -17,6 +17,7 @@ use super::{
     geometry::Point,
     model::{ModelId, Precision},
 };
+use crate::error::ErrorKind;
 
 /// The manifest and the folder it was read from.
 #[derive(Clone, Debug)]
@@ -402,6 +403,20 @@ pub enum ManifestError {
         "embedder \"{net}\": no distance is known for a false-match rate of {wanted:.1e} per comparison, only from {least:.1e} to {most:.1e}; choose another recognition.false_match_rate or set recognition.max_distance"
     )]
     Unmeasured { net: String, wanted: f64, least: f64, most: f64 },
+}
+
+impl ManifestError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            ManifestError::Read { source, .. } => ErrorKind::of_io(source),
+            ManifestError::UnknownEmbedder { .. }
+            | ManifestError::Unmeasured { .. }
+            | ManifestError::NoThresholds { .. }
+            | ManifestError::NoPopulations { .. } => ErrorKind::Conflict,
+            ManifestError::Parse { .. } | ManifestError::Changed { .. } | ManifestError::Entry { .. } => ErrorKind::Io,
+        }
+    }
 }
 
 #[derive(Deserialize)]

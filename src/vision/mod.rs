@@ -32,6 +32,8 @@ use mtcnn::{Mtcnn, MtcnnSettings};
 use net::{Net, NetError, NetFile};
 use quality::Quality;
 
+use crate::error::ErrorKind;
+
 /// Detector and embedder, loaded. Clones share the nets, so each thread can have one.
 #[derive(Clone)]
 pub struct Vision {
@@ -50,6 +52,17 @@ pub enum VisionError {
     Embed(#[from] EmbedError),
     #[error("net \"{net}\" cannot be run as {wanted}; the manifest offers {offered}: set models.precision = \"auto\"")]
     Precision { net: String, wanted: Precision, offered: String },
+}
+
+impl VisionError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            VisionError::Manifest(error) | VisionError::Embed(EmbedError::Manifest(error)) => error.kind(),
+            VisionError::Precision { .. } => ErrorKind::Conflict,
+            VisionError::Net(_) | VisionError::Embed(_) => ErrorKind::Io,
+        }
+    }
 }
 
 /// A face of a picture with all that is known about it but whose it is.

@@ -14,6 +14,7 @@ use facelatch::{
     config::{Config, Mode},
     control::{ControlClient, Request, Response, Status},
     daemon::{self, Signals},
+    error::ErrorKind as Kind,
     store::{Event, EventKind, Store},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -67,7 +68,7 @@ fn in_attendance_mode_nobody_opens_by_command() {
     let config = Config { mode: Mode::Attendance, ..door::config(dir.path()) };
     let running = Running::start(&config);
     let answer = ask(&config, &Request::Open);
-    let Some(Response::Failed { problem, exit_code: 78 }) = answer else { panic!("{answer:?}") };
+    let Some(Response::Failed { problem, kind: Kind::Conflict }) = answer else { panic!("{answer:?}") };
     assert!(problem.contains("attendance"), "{problem}");
     let Some(Response::Status { status }) = ask(&config, &Request::Status) else { panic!("no status") };
     assert!(!status.relay_active);
@@ -86,7 +87,7 @@ fn what_is_recorded_as_opened_was_opened() {
     for _ in 0..24 {
         match ask(&config, &Request::Open).unwrap() {
             Response::Opened => done += 1,
-            Response::Failed { problem, exit_code: 69 } if problem.contains("max_hold") => refused += 1,
+            Response::Failed { problem, kind: Kind::Unavailable } if problem.contains("max_hold") => refused += 1,
             other => panic!("{other:?}"),
         }
         thread::sleep(Duration::from_millis(100));
@@ -258,7 +259,7 @@ fn neither_a_reload_nor_a_crash_renews_the_budget() {
     let config = limits("");
     let open = || ask(&config, &Request::Open);
     let refused = |answer| match answer {
-        Some(Response::Failed { problem, exit_code: 69 }) => {
+        Some(Response::Failed { problem, kind: Kind::Unavailable }) => {
             assert!(problem.contains("max_active_per_minute"), "{problem}")
         }
         other => panic!("{other:?}"),
@@ -301,7 +302,7 @@ fn a_stuck_relay_is_told_and_the_watchdog_is_not_fed() {
     thread::sleep(Duration::from_secs(2));
     assert_eq!(service.fed(), 0);
     let refused = ask(&config, &Request::Open);
-    assert!(matches!(refused, Some(Response::Failed { exit_code: 69, .. })), "{refused:?}");
+    assert!(matches!(refused, Some(Response::Failed { kind: Kind::Unavailable, .. })), "{refused:?}");
 
     let begun = Instant::now();
     service.signal(Signal::TERM);
