@@ -51,7 +51,7 @@ struct Measured {
 pub(super) fn run(arguments: &EvalArguments, config: &Path, json: bool) -> Result<u8, CommandError> {
     match &arguments.images[..] {
         folders if arguments.table => {
-            populations::print_table(&Chosen::new(&arguments.model, config)?, folders, &arguments.no_limit)
+            populations::print_table(&Chosen::new(&arguments.model, config)?, folders, &arguments.no_limit, json)
         }
         [] => visits::run(arguments, config, json),
         [images] => one_folder(arguments, images, config, json),

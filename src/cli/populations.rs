@@ -100,7 +100,12 @@ pub(super) fn run(chosen: &Chosen, folders: &[PathBuf], plots: Option<&Path>, js
 }
 
 /// Prints the manifest's populations: of the embedder's precisions the strictest.
-pub(super) fn print_table(chosen: &Chosen, folders: &[PathBuf], no_limit: &[PathBuf]) -> Result<u8, CommandError> {
+pub(super) fn print_table(
+    chosen: &Chosen,
+    folders: &[PathBuf],
+    no_limit: &[PathBuf],
+    json: bool,
+) -> Result<u8, CommandError> {
     let mut names = BTreeSet::new();
     if let Some(twice) =
         folders.iter().chain(no_limit).map(|folder| name(folder)).find(|name| !names.insert(name.clone()))
@@ -133,7 +138,11 @@ pub(super) fn print_table(chosen: &Chosen, folders: &[PathBuf], no_limit: &[Path
             mirror_thresholds: strictest(&mirrored),
         });
     }
-    print::emit(&tables.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    let text = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    match toml::from_str::<Value>(&text) {
+        Ok(manifest) if json => print::emit_json(&json!({ "populations": manifest["net"]["populations"] })),
+        _ => print::emit(&text),
+    };
     Ok(exit::DONE)
 }
 

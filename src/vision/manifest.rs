@@ -392,9 +392,9 @@ pub enum ManifestError {
     #[error("{path}: net \"{net}\": {problem}")]
     Entry { path: PathBuf, net: String, problem: String },
     #[error(
-        "embedder \"{net}\": no distances were measured for it, so there is none for a false-match rate; set recognition.max_distance (`facelatch eval` shows which distance gives which rate)"
+        "embedder \"{net}\": no distances were measured for it{how}, so there is none for a false-match rate; set recognition.max_distance (`facelatch eval` shows which distance gives which rate)"
     )]
-    NoThresholds { net: String },
+    NoThresholds { net: String, how: &'static str },
     #[error(
         "{path}: embedder \"{net}\" has thresholds but no populations: a rate measured on one group of people is not promised to others; measure it (`facelatch eval --people DIR ... --table` prints the populations), or set recognition.max_distance"
     )]
@@ -691,7 +691,8 @@ impl NetEntry {
     pub fn operating_point(&self, fmr: f64) -> Result<OperatingPoint, ManifestError> {
         let net = self.name.clone();
         if self.thresholds.is_empty() {
-            return Err(ManifestError::NoThresholds { net });
+            let how = if self.mirrored { " with models.mirror" } else { "" };
+            return Err(ManifestError::NoThresholds { net, how });
         }
         let Some((first, others)) = self.populations.split_first() else {
             return Err(ManifestError::NoPopulations { path: self.listed_in.clone(), net });
@@ -854,6 +855,10 @@ mod tests {
         let manifest = manifest_in(dir.path(), &text).unwrap();
         let error = manifest.embedder("a").unwrap().distance_for(1e-4).unwrap_err().to_string();
         assert!(error.contains("\"a\"") && error.contains("set recognition.max_distance"), "{error}");
+        let manifest = manifest_in(dir.path(), &entry(COMPLETE)).unwrap();
+        let mirrored = manifest.embedder("a").unwrap().mirroring(true);
+        let error = mirrored.distance_for(1e-3).unwrap_err().to_string();
+        assert!(error.contains("measured for it with models.mirror"), "{error}");
     }
 
     #[test]

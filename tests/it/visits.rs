@@ -244,3 +244,21 @@ fn groups_of_people_are_measured_side_by_side() {
         assert!(picture.lines().any(|line| line == words), "{words}: {picture}");
     }
 }
+
+#[test]
+fn the_manifests_table_is_toml_or_json() {
+    let site = Site::new();
+    site.enrol("Barack Obama", &["barack_obama_1.png", "barack_obama_2.png"]);
+    site.enrol("Joe Biden", &["joe_biden_1.png"]);
+    let people = site.path("of \"our\" office\n");
+    fs::rename(site.path("enrolled"), &people).unwrap();
+    let as_json = answer(&eval(&["--people", shown(&people), "--table"]));
+    let mut command = crate::support::command(env!("CARGO_BIN_EXE_facelatch"));
+    command.arg("eval").arg("--models").arg(root().join("models"));
+    let output = command.arg("--people").arg(&people).arg("--table").output().unwrap();
+    let as_toml: toml::Value = toml::from_str(std::str::from_utf8(&output.stdout).unwrap()).unwrap();
+    let population = &as_json["populations"][0];
+    assert_eq!(population["name"], json!("of \"our\" office\n"));
+    assert_eq!((&population["people"], &population["comparisons"]), (&json!(2), &json!(2)));
+    assert_eq!(serde_json::to_value(&as_toml["net"]["populations"]).unwrap(), as_json["populations"]);
+}
