@@ -382,6 +382,13 @@ mod tests {
     }
 
     #[test]
+    fn seven_comparisons_are_no_evidence() {
+        // 1 in 1,000,000 of LFW's 7.3 million, 6 pairs of people.
+        let said = Threshold::choose(&dlib(), &wanted(1e-5), 2).unwrap().to_string();
+        assert!(said.ends_with("set by LFW, of whom there is no evidence beyond 1 in 100000 comparisons"), "{said}");
+    }
+
+    #[test]
     fn it_is_said_where_the_evidence_of_other_people_ends() {
         // Here the table of the first population is the strictest: nothing is known of the others.
         let said = Threshold::choose(&shipped("mobilefacenet"), &wanted(1e-5), 2).unwrap().to_string();

@@ -232,7 +232,9 @@ fn yes() -> bool {
 impl Population {
     /// Where its evidence ends, if a rate is smaller than that.
     fn no_evidence_of(&self, fmr: f64) -> Option<EvidenceEnd> {
-        let rate = self.thresholds.last()?.fmr;
+        // Ten pairs of people need ten comparisons at least.
+        let enough = |point: &&Threshold| point.fmr * self.comparisons as f64 >= 10.0;
+        let rate = self.thresholds.iter().rev().find(enough).or(self.thresholds.first())?.fmr;
         (fmr < rate).then(|| EvidenceEnd { of: self.name.clone(), rate })
     }
 
@@ -718,7 +720,8 @@ impl NetEntry {
         let (distance, set_by) = nearest.filter(|(other, _)| *other < own).unwrap_or((own, first));
         // The first population may be the stricter one because nothing more is known of the others.
         let nearest = nearest.map(|(_, population)| population);
-        let evidence_ends = [Some(set_by), nearest].into_iter().flatten().find_map(|of| of.no_evidence_of(fmr));
+        let evidence = [Some(set_by), nearest].into_iter().flatten().filter_map(|of| of.no_evidence_of(fmr));
+        let evidence_ends = evidence.max_by(|one, other| one.rate.total_cmp(&other.rate));
         // Means were measured on the first population only. Spreads add up to at most 1, so what
         // another's limit is stricter by stays within the first one's at every spread.
         let shrink = (shrink - (own * own - distance * distance)).max(0.0);
@@ -789,12 +792,13 @@ mod tests {
     }
 
     const COMPLETE: &str = "dimension = 128\nalignment = { box_margin = 0.25 }\n\
-        populations = [{ name = \"many\", source = \"test\", people = 9, comparisons = 99, thresholds = [\
+        populations = [{ name = \"many\", source = \"test\", people = 999, comparisons = 999999, thresholds = [\
         { fmr = 1e-2, distance = 0.5 }, { fmr = 1e-4, distance = 0.3 }] }]";
 
     /// [`COMPLETE`], and another population with this table.
     fn with_another(table: &str) -> String {
-        let another = format!(", {{ name = \"others\", source = \"test\", people = 5, comparisons = 9, {table} }}]");
+        let another =
+            format!(", {{ name = \"others\", source = \"test\", people = 99, comparisons = 999999, {table} }}]");
         entry(&format!("{}{another}", COMPLETE.strip_suffix(']').unwrap()))
     }
 
@@ -992,7 +996,7 @@ mod tests {
             (other.replace("others", "many"), "\"many\": another has this name"),
             (other.replace("others", " "), "one line of text"),
             (other.replace("others", "o\\u001b[2J\\nthers"), "\"o\\u{1b}[2J\\nthers\": its name"),
-            (other.replace("people = 5", "people = 1"), "people must be 2 or more"),
+            (other.replace("people = 99,", "people = 1,"), "people must be 2 or more"),
             (with_another(&table.replace(" }", ", interval = [0.5, 0.4] }")), "interval"),
             (with_another(&table.replace(" }", ", interval = [nan, 0.4] }")), "interval"),
             (
@@ -1007,7 +1011,7 @@ mod tests {
         let twice = format!("{COMPLETE}\nthresholds = [{{ fmr = 1e-3, distance = 0.5 }}]");
         let error = manifest_in(dir.path(), &entry(&twice)).unwrap_err().to_string();
         assert!(error.contains("remove those beside"), "{error}");
-        let without = entry(COMPLETE).replace("people = 9", "people = 9, sets_limit = false");
+        let without = entry(COMPLETE).replace("people = 999", "people = 999, sets_limit = false");
         let error = manifest_in(dir.path(), &without).unwrap_err().to_string();
         assert!(error.contains("\"many\", has to set the limit"), "{error}");
     }

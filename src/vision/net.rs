@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tract_onnx::{
-    pb::ModelProto,
+    pb::{ModelProto, tensor_shape_proto::dimension, type_proto},
     prelude::{
         DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TValue,
         Tensor, TractResult, TypedModel, TypedSimplePlan, tvec,
@@ -64,6 +64,7 @@ impl NetFile {
     /// # Errors
     /// An operation the library does not know, or a size the net does not allow.
     pub fn plan(&self, height: usize, width: usize) -> Result<Net, NetError> {
+        self.fits(height, width)?;
         plan(self.name.clone(), height, width, || parse(&self.model))
     }
 
@@ -72,9 +73,39 @@ impl NetFile {
     /// # Errors
     /// As [`NetFile::plan`].
     pub fn into_plan(self, height: usize, width: usize) -> Result<Net, NetError> {
+        self.fits(height, width)?;
         let NetFile { name, model } = self;
         plan(name, height, width, || parse(&Arc::unwrap_or_clone(model)))
     }
+}
+
+impl NetFile {
+    /// A file may fix the size of its input. With another one the library does not always fail: it
+    /// may look for sizes that fit until the memory is full.
+    fn fits(&self, height: usize, width: usize) -> Result<(), NetError> {
+        let fixed = fixed_input(&self.model);
+        if [height, width].iter().zip(fixed).all(|(side, fixed)| fixed.is_none_or(|fixed| fixed == *side as i64)) {
+            return Ok(());
+        }
+        let side = |side: Option<i64>| side.map_or("any".to_owned(), |side| side.to_string());
+        let problem = format!("the file is for an input of {}×{}", side(fixed[0]), side(fixed[1]));
+        Err(NetError::Plan { net: self.name.clone(), height, width, problem })
+    }
+}
+
+/// Height and width of the input, where the file fixes them.
+fn fixed_input(model: &ModelProto) -> [Option<i64>; 2] {
+    let Some(graph) = &model.graph else { return [None; 2] };
+    // Older files list their weights among the inputs.
+    let is_weight = |name: &String| graph.initializer.iter().any(|weight| weight.name == *name);
+    let input = graph.input.iter().find(|input| !is_weight(&input.name));
+    let kind = input.and_then(|input| input.r#type.as_ref()?.value.as_ref());
+    let Some(type_proto::Value::TensorType(tensor)) = kind else { return [None; 2] };
+    let dims = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
+    [2, 3].map(|axis: usize| match dims.get(axis)?.value {
+        Some(dimension::Value::DimValue(side)) if side > 0 => Some(side),
+        _ => None,
+    })
 }
 
 fn plan(
