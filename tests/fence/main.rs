@@ -38,7 +38,7 @@ fn run_all_nets() {
             Role::Pnet => PYRAMID.to_vec(),
             Role::Rnet => vec![(24, 24)],
             Role::Onet => vec![(48, 48)],
-            Role::Embedder => vec![(150, 150)],
+            Role::Embedder => vec![(entry.input[0], entry.input[1])],
         };
         let bytes = manifest.read_net(entry).expect("its checksum is right");
         for precision in [Precision::W8, Precision::Int8] {
