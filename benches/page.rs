@@ -21,10 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use facelatch::{
-    control::{ControlClient, Request, Response},
-    store::EventKind,
-};
+use facelatch::{api::ask, control::ControlClient, store::EventKind};
 use image::{Rgb, RgbImage, imageops};
 
 /// Visits that are timed under each load.
@@ -152,7 +149,7 @@ impl Daemon {
             }
             thread::sleep(Duration::from_millis(50));
         };
-        events.ask(&Request::Events { since_ms: None, limit: Some(0), follow: true }).expect("it answers");
+        events.ask(ask::Events { since_ms: None, limit: Some(0), follow: true }).expect("it answers");
         Daemon { process, events }
     }
 
@@ -161,7 +158,7 @@ impl Daemon {
         let mut times = Vec::new();
         // The first one may have begun before the load.
         while times.len() <= VISITS {
-            let Response::Events { events } = self.events.next_answer().expect("the daemon lives") else { continue };
+            let events = self.events.next_events().expect("the daemon lives");
             times.extend(events.iter().filter_map(|event| match event.kind {
                 EventKind::Granted { latency_ms, .. } => Some(f64::from(latency_ms)),
                 _ => None,

@@ -24,9 +24,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api::Backend,
     camera::{self, capture::Capture},
     config::{Config, ConfigError, GpioBackend, LatchConfig, LedConfig, LineChoice, Mode},
-    control::{ControlError, ControlServer, Service},
+    control::{ControlError, ControlServer},
     enroll::watch::EnrollWatcher,
     error::ErrorKind,
     gpio::{self, GpioError, OutputLine},
@@ -166,7 +167,7 @@ impl Running {
         if changes.unsettled {
             log::info!("enroll folder: still reading in the background");
         }
-        let service = Arc::clone(&services) as Arc<dyn Service>;
+        let service = Arc::clone(&services) as Arc<dyn Backend>;
         let control = ControlServer::start(&services.config.control.socket, Arc::clone(&service))?;
         // They hear of everything from the start on.
         let hooks = Hooks::start(&services.config.hooks, services.follow(), &services.counters);

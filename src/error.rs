@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum ErrorKind {
     /// What was asked for is not there.
     NotFound,
+    /// What was asked for was tried, and the answer is no.
+    Refused,
     /// What was asked for makes no sense.
     Invalid,
     /// Something needed is absent, in use, or busy: later it may work.

@@ -36,6 +36,7 @@
 //! | [`eval`] | how well faces are told apart: rates and thresholds from pictures of known people |
 //! | [`triplet`] | triplet loss: an embedder's last layer trained anew |
 //! | [`config`] | the TOML file, its units, ranges and contradictions |
+//! | [`api`] | what can be asked of a facelatch, and who answers |
 //! | [`control`] | the unix socket through which commands ask the running daemon |
 //! | [`service`] | what daemon and commands share: models, store, enroll folder, gallery |
 //! | [`http`] | the live page and its JSON API |
@@ -49,6 +50,7 @@
 //! | [`names`] | which names people can have, and when two spellings are one |
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod attendance;
 pub mod calibrate;
 pub mod camera;

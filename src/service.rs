@@ -1,6 +1,7 @@
 //! What the daemon and the commands share: models, store, enroll folder and gallery, and the answers to questions about them.
 
 mod advice;
+mod answers;
 mod nets;
 mod pictures;
 
@@ -8,22 +9,19 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool, mpsc::Receiver},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
-    attendance::{self, Attendance, AttendanceError, Count, Question},
-    calibrate::{self, AtDoor, Calibration, Histogram, Likeness, Picture},
+    api::Status,
+    calibrate,
     config::{Config, DetectionConfig, Mode, RecognitionConfig, SeveralFaces},
-    control::{MOST_EVENTS, PersonSummary, Request, Response, Service, Status, UnknownFace, Verdict},
-    enroll::{
-        self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, Standard, check_name, templates_of,
-    },
+    enroll::{self, Changes, EnrollError, Enroller, Examiner, FolderNews, LimitsFor, Standard, templates_of},
     error::ErrorKind,
     evidence::{Fit, Width},
-    gallery::{Fusion, Gallery, Match, PersonId, Template},
-    latch::{LatchHandle, Refusal},
+    gallery::{Fusion, Gallery, Match, PersonId},
+    latch::LatchHandle,
     live::Live,
     policy::Rules,
     scale::Scale,
@@ -31,7 +29,7 @@ use crate::{
     store::{Event, EventKind, KeptNearness, Measure, Moment, Person, RecoveryNote, Store, StoreError, Stranger},
     telemetry::{Counters, Times, printable},
     threshold::{Threshold, ThresholdError},
-    unknown::{self, UnknownRules},
+    unknown::UnknownRules,
     vision::{
         Vision, VisionError,
         embed::Embedding,
@@ -40,7 +38,7 @@ use crate::{
         model::Precision,
         mtcnn::MtcnnSettings,
         quality::{Flaw, QualityLimits},
-        track::{TrackId, Tracker},
+        track::Tracker,
     },
 };
 
@@ -48,9 +46,6 @@ use advice::{Advice, advise};
 pub(crate) use nets::{Fastest, cpu_model};
 use nets::{Loaded, load_vision};
 use pictures::PictureReader;
-
-/// A face that is enrolled from the camera is given so long for its good looks.
-const SITTING_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Why the parts cannot be put together; nothing has been driven then.
 #[derive(Debug, thiserror::Error)]
@@ -526,90 +521,6 @@ impl Services {
         }
     }
 
-    fn people(&self) -> Result<Vec<PersonSummary>, StoreError> {
-        let last_seen = self.store.last_granted()?;
-        let roster = self.roster();
-        let summary = |person: &Person| PersonSummary {
-            advice: roster.advice(person.id).to_vec(),
-            pictures: person.pictures.len(),
-            smallest_face_px: person.pictures.iter().map(|p| p.face_px).min().unwrap_or(0),
-            enrolled_at_ms: person.pictures.iter().map(|p| p.enrolled_at_ms).min().unwrap_or(0),
-            last_seen_ms: last_seen.get(&person.id).copied(),
-            name: person.name.clone(),
-        };
-        let mut people: Vec<_> = roster.people.iter().map(summary).collect();
-        people.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(people)
-    }
-
-    /// What the threshold means for the people enrolled.
-    fn calibrate(&self) -> Calibration {
-        let (roster, recognition) = (self.roster(), &self.config.recognition);
-        let mut pictures = Vec::new();
-        for person in roster.people.iter() {
-            // One that has no direction cannot be matched either: nothing is lost by leaving it out.
-            let whole = person.pictures.iter().filter_map(|picture| {
-                let embedding = Embedding::new(picture.embedding.clone(), picture.model).ok()?;
-                Some(Picture { path: picture.path.clone(), template: Template { person: person.id, embedding } })
-            });
-            pictures.extend(whole);
-        }
-        let (limits, model) = (roster.threshold.limits, self.embedder.model_id());
-        let fusion = Fusion::of(&self.embedder, recognition.template_fusion);
-        let mut found = Calibration::of(model, fusion, &pictures, limits, |person| roster.name(person));
-        let by_table = RecognitionConfig { max_distance: None, ..recognition.clone() };
-        let ceiling = Threshold::choose(&self.embedder, &by_table, roster.threshold.comparisons);
-        found.stranger_ceiling = ceiling.ok().map(|threshold| threshold.limits.single);
-        found.at_door = self.at_door(&roster, found.stranger_ceiling);
-        found.add_strangers(self.kept_strangers(&roster));
-        found.reason = roster.threshold.to_string();
-        found
-    }
-
-    /// How near strangers came to this door, as counted up to now.
-    fn at_door(&self, roster: &Roster, table: Option<f32>) -> AtDoor {
-        let kept = kept_nearness(&self.store, &self.embedder, self.precision);
-        let rate = self.config.recognition.false_match_rate.0;
-        AtDoor {
-            visits: kept.nearness.visits(),
-            distances: Histogram::of_nearness(&kept.nearness.bins()),
-            own: fit(&kept, &self.embedder).map(|fit| fit.limit(rate, roster.threshold.comparisons)),
-            table,
-            in_force: roster.threshold.own.is_some(),
-            given: self.config.recognition.max_distance.is_some(),
-            visits_of_other_models: kept.of_others,
-            damaged_days: kept.damaged_days,
-        }
-    }
-
-    /// Unknown people who are kept, and whom each is nearest to.
-    fn kept_strangers(&self, roster: &Roster) -> Vec<Likeness> {
-        let limits = roster.threshold.limits;
-        let likeness = |stranger: Stranger| {
-            let nearest = nearest(roster, &stranger)?;
-            let (picture, person) = (format!("unknown face {}", stranger.id), roster.name(nearest.person));
-            Some(Likeness { picture, person, distance: limits.as_single(nearest.distance, nearest.spread) })
-        };
-        let kept = self.store.strangers().unwrap_or_else(|error| {
-            log::error!("unknown faces cannot be read ({error}); they are left out");
-            Vec::new()
-        });
-        kept.into_iter().filter_map(likeness).collect()
-    }
-
-    /// Who was there, and when.
-    fn attendance(&self, question: Question) -> Result<Result<Attendance, AttendanceError>, StoreError> {
-        let rules = attendance::Rules::new(&self.config.attendance);
-        let (history, mut names) = (self.store.history()?, self.store.names()?);
-        names.extend(self.roster().people.iter().map(|person| (person.id, person.name.clone())));
-        let mut count = match Count::new(&rules, &history, &names, &question, now_ms()) {
-            Ok(count) => count,
-            Err(error) => return Ok(Err(error)),
-        };
-        self.store.read_events(count.stretches(), |event| count.add(event))?;
-        Ok(count.finish())
-    }
-
     /// Two people in the gallery who are nearer to each other than a match may be far, in words with the remedy.
     pub fn confusable(&self) -> Option<String> {
         let roster = self.roster();
@@ -645,75 +556,6 @@ impl Services {
         }
     }
 
-    fn enroll(&self, name: &str, file_name: &str, picture: &[u8]) -> Result<Response, EnrollError> {
-        let name = match check_name(name) {
-            Ok(name) => name,
-            Err(refusal) => return Ok(Response::Refused { reason: refusal.to_string() }),
-        };
-        // Examined before the enroller is asked for: a removal never waits for this.
-        let found = self.examiner.examine(picture);
-        let mut enroller = self.enroller.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = enroller.add_examined(&name, file_name, picture, found, SystemTime::now())?;
-        drop(enroller);
-        Ok(match verdict {
-            Ok((picture, changes)) => {
-                self.note_changes(&changes);
-                let roster = self.roster();
-                let person = changes.accepted.iter().find(|(.., key)| *key == picture.path).map(|(person, ..)| *person);
-                let advice = person.map_or(Vec::new(), |person| roster.advice(person).to_vec());
-                Response::Enrolled { name, picture: picture.path, face_px: picture.face_px, advice }
-            }
-            Err(refusal) => Response::Refused { reason: refusal.to_string() },
-        })
-    }
-
-    /// Takes in looks at somebody as pictures; they are judged like any others.
-    fn enroll_looks(&self, name: &str, looks: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Verdict>, EnrollError> {
-        let file = format!("camera-{}.jpg", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
-        let one = |picture: Vec<u8>| {
-            Ok(match self.enroll(name, &file, &picture)? {
-                Response::Enrolled { picture, .. } => Verdict::Enrolled(picture),
-                Response::Refused { reason } => Verdict::Refused(reason),
-                other => Verdict::Refused(format!("{other:?}")),
-            })
-        };
-        looks.map(one).collect()
-    }
-
-    fn enroll_face(&self, track: u64, name: &str) -> Response {
-        if let Err(refusal) = check_name(name) {
-            return Response::Refused { reason: refusal.to_string() };
-        }
-        if self.running().is_none() {
-            return Response::Failed {
-                problem: "no facelatch is running that sees somebody; start it (systemctl start facelatch)".into(),
-                kind: ErrorKind::Unavailable,
-            };
-        }
-        let Some(looks) = self.live.sit(TrackId(track), SITTING_PATIENCE) else {
-            return Response::Refused {
-                reason: "another face is being enrolled just now. Try again in some seconds".into(),
-            };
-        };
-        if looks.is_empty() {
-            let reason =
-                "there was no good look at this face. Stay in view, come nearer, look into the camera, mind the light"
-                    .into();
-            return Response::Refused { reason };
-        }
-        match self.enroll_looks(name, looks.iter().filter_map(unknown::jpeg)) {
-            Ok(verdicts) => Response::Looked { name: name.to_owned(), verdicts },
-            Err(error) => not_enrolled(&error),
-        }
-    }
-
-    fn stranger(&self, id: u32) -> Result<Stranger, Response> {
-        let failed = |problem: String, kind| Response::Failed { problem, kind };
-        let strangers = self.store.strangers().map_err(|error| failed(error.to_string(), error.kind()))?;
-        let found = strangers.into_iter().find(|stranger| stranger.id == id);
-        found.ok_or_else(|| failed(format!("there is no unknown face {id} (any more)"), ErrorKind::NotFound))
-    }
-
     /// Whoever was kept as unknown and would be recognised now is unknown no longer.
     fn forget_named(&self) -> Result<(), StoreError> {
         let roster = self.roster();
@@ -725,75 +567,6 @@ impl Services {
         }
         Ok(())
     }
-
-    fn unknown(&self) -> Result<Vec<UnknownFace>, StoreError> {
-        let roster = self.roster();
-        let describe = |stranger: Stranger| {
-            let nearest = nearest(&roster, &stranger);
-            UnknownFace {
-                id: stranger.id,
-                first_ms: stranger.first_ms,
-                last_ms: stranger.last_ms,
-                visits: stranger.visits,
-                pictures: stranger.looks.len(),
-                nearest: nearest.map(|nearest| roster.name(nearest.person)),
-                distance: nearest.map(|nearest| nearest.distance),
-            }
-        };
-        let mut faces: Vec<_> = self.store.strangers()?.into_iter().map(describe).collect();
-        faces.sort_by_key(|face| std::cmp::Reverse(face.last_ms));
-        Ok(faces)
-    }
-
-    fn name_unknown(&self, id: u32, name: &str) -> Response {
-        let stranger = match self.stranger(id) {
-            Ok(stranger) => stranger,
-            Err(response) => return response,
-        };
-        if let Err(refusal) = check_name(name) {
-            return Response::Refused { reason: refusal.to_string() };
-        }
-        let verdicts = match self.enroll_looks(name, stranger.looks.into_iter().map(|look| look.picture)) {
-            Ok(verdicts) => verdicts,
-            Err(error) => return not_enrolled(&error),
-        };
-        if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Enrolled(_)))
-            && let Err(error) = self.store.remove_stranger(id)
-        {
-            return failed(&error);
-        }
-        Response::Looked { name: name.to_owned(), verdicts }
-    }
-
-    /// The answer, and the event, say what the relay did.
-    fn open_door(&self, asker: &str) -> Response {
-        if !self.config.opens() {
-            let refusal = if self.config.mode == Mode::Attendance { Refusal::Attendance } else { Refusal::NoRelay };
-            return Response::Failed { problem: refusal.to_string(), kind: refusal.kind() };
-        }
-        let Some(latch) = self.running().as_ref().map(|running| running.latch.clone()) else {
-            return Response::Failed {
-                problem: "no facelatch is running; start it (systemctl start facelatch)".into(),
-                kind: ErrorKind::Unavailable,
-            };
-        };
-        let asker = printable(asker);
-        match latch.pulse(self.config.latch.hold, Instant::now()) {
-            Ok(_) => {
-                log::info!("opened by hand: {asker}");
-                self.counters.increment("opened_by_hand");
-                self.record(EventKind::Opened { by: asker });
-                Response::Opened
-            }
-            Err(refusal) => {
-                log::error!("opening by hand ({asker}): refused: {refusal}");
-                self.counters.increment("pulses_failed");
-                let reason = format!("{asker} asked to open, but the door was not opened: {refusal}");
-                self.record(EventKind::Denied { reason, nearest: None, distance: None, frames: 0 });
-                Response::Failed { problem: refusal.to_string(), kind: refusal.kind() }
-            }
-        }
-    }
 }
 
 /// What opening the store showed becomes events; only once, as the numbers go on behind
@@ -804,68 +577,6 @@ pub(crate) fn record_notes(store: &Store, notes: &[RecoveryNote]) -> Vec<Event> 
         recorded.inspect_err(|error| log::error!("an event could not be recorded: {error}")).ok()
     };
     notes.iter().filter_map(record).collect()
-}
-
-/// Not for what the picture shows: folder or store cannot be written.
-fn not_enrolled(error: &EnrollError) -> Response {
-    Response::Failed { problem: error.to_string(), kind: error.kind() }
-}
-
-fn failed(error: &StoreError) -> Response {
-    Response::Failed { problem: error.to_string(), kind: error.kind() }
-}
-
-impl Service for Services {
-    fn answer(&self, request: Request, asker: &str) -> Response {
-        match request {
-            Request::People => self.people().map_or_else(|e| failed(&e), |people| Response::People { people }),
-            Request::Events { since_ms, limit, .. } => self
-                .store
-                .events(since_ms, Some(limit.unwrap_or(MOST_EVENTS).min(MOST_EVENTS)))
-                .map_or_else(|e| failed(&e), |events| Response::Events { events }),
-            Request::EventsAfter { id, since_ms } => self
-                .store
-                .events_after(id, since_ms, MOST_EVENTS)
-                .map_or_else(|e| failed(&e), |events| Response::Events { events }),
-            Request::Status => Response::Status { status: Box::new(self.status()) },
-            Request::Enroll { name, file_name, picture } => {
-                self.enroll(&name, &file_name, &picture).unwrap_or_else(|error| not_enrolled(&error))
-            }
-            Request::Identify { picture } => self.identify(&picture).map_or_else(
-                |refusal| Response::Refused { reason: refusal.to_string() },
-                |faces| Response::Identified { faces },
-            ),
-            Request::Calibrate => Response::Calibrated { calibration: Box::new(self.calibrate()) },
-            Request::ForgetStrangers => self.forget_strangers().map_or_else(|e| failed(&e), |()| Response::Forgotten),
-            Request::EnrollFace { track, name } => self.enroll_face(track, &name),
-            Request::Unknown => self.unknown().map_or_else(|e| failed(&e), |faces| Response::Unknown { faces }),
-            Request::UnknownPicture { id, look } => self.stranger(id).map_or_else(
-                |response| response,
-                |mut stranger| match look < stranger.looks.len() {
-                    true => Response::Picture { picture: stranger.looks.swap_remove(look).picture },
-                    false => Response::Failed {
-                        problem: format!("unknown face {id} has no picture {look}"),
-                        kind: ErrorKind::NotFound,
-                    },
-                },
-            ),
-            Request::NameUnknown { id, name } => self.name_unknown(id, &name),
-            Request::ForgetUnknown { id } => match self.stranger(id) {
-                Ok(_) => self.store.remove_stranger(id).map_or_else(|e| failed(&e), |()| Response::Forgotten),
-                Err(response) => response,
-            },
-            Request::Attendance { from, to, person } => match self.attendance(Question { from, to, person }) {
-                Ok(Ok(attendance)) => Response::Attendance { attendance: Box::new(attendance) },
-                Ok(Err(error)) => Response::Failed { problem: error.to_string(), kind: error.kind() },
-                Err(error) => failed(&error),
-            },
-            Request::Open => self.open_door(asker),
-        }
-    }
-
-    fn follow(&self) -> Receiver<Event> {
-        self.store.follow()
-    }
 }
 
 /// The reason a single look at this face would not be enough, in words; None when nothing speaks against it.

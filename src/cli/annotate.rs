@@ -11,7 +11,7 @@ use embedded_graphics::{
 };
 use image::{Rgb, RgbImage};
 
-use crate::control::IdentifiedFace;
+use crate::api::IdentifiedFace;
 
 const KNOWN: Rgb888 = Rgb888::new(40, 200, 80);
 const UNKNOWN: Rgb888 = Rgb888::new(230, 60, 50);

@@ -6,14 +6,14 @@ use jiff::civil::Date;
 use serde_json::json;
 
 use super::{
-    CommandError,
+    CommandError, answer,
     arguments::{AttendanceArguments, Format},
-    ask, exit, print,
+    exit, print,
 };
 use crate::{
+    api::ask,
     attendance::{Attendance, Day, LocalTime},
     config::Config,
-    control::{Request, Response},
     telemetry::printable,
 };
 
@@ -23,10 +23,7 @@ const LONGEST_NAME: usize = 78;
 pub(super) fn run(config: Config, question: &AttendanceArguments, json: bool) -> Result<u8, CommandError> {
     let date = |option: &str, text: &Option<String>| text.as_ref().map(|text| parse_date(option, text)).transpose();
     let (from, to) = (date("--from", &question.from)?, date("--to", &question.to)?);
-    let attendance = match ask(config, Request::Attendance { from, to, person: question.person.clone() })? {
-        Response::Attendance { attendance } => attendance,
-        other => return print::unexpected(&other),
-    };
+    let attendance = answer(config, ask::Attendance { from, to, person: question.person.clone() })?;
     match question.format {
         _ if json => print::emit_json(&json!(attendance)),
         Format::Json => print::emit_json(&json!(attendance)),

@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{Answerer, CommandError, exit, histogram, print};
 use crate::{
+    api::ask,
     calibrate::{AtDoor, BIN, Calibration, Histogram, Likeness},
     config::Config,
-    control::{Request, Response},
     evidence::ENOUGH_VISITS,
     telemetry::printable,
 };
@@ -30,10 +30,7 @@ pub(super) fn run(
     json: bool,
 ) -> Result<u8, CommandError> {
     let answerer = Answerer::find(config)?;
-    let mut found = match answerer.ask(Request::Calibrate)? {
-        Response::Calibrated { calibration } => *calibration,
-        other => return print::unexpected(&other),
-    };
+    let mut found = answerer.ask(ask::Calibrate {})?;
     let mut faceless = 0;
     if let Some(folder) = strangers {
         let files = pictures(folder)?;
@@ -93,12 +90,7 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
 fn likeness(answerer: &Answerer, file: &Path) -> Result<Option<Likeness>, CommandError> {
     let of_file = |source| CommandError::File { path: file.to_owned(), source };
     let picture = fs::read(file).map_err(of_file)?;
-    let faces = match answerer.ask(Request::Identify { picture }) {
-        Ok(Response::Identified { faces }) => faces,
-        Ok(Response::Refused { reason }) => return Err(of_file(io::Error::other(reason))),
-        Ok(other) => return print::unexpected(&other),
-        Err(error) => return Err(of_file(io::Error::other(error))),
-    };
+    let faces = answerer.ask(ask::Identify { picture }).map_err(|error| of_file(io::Error::other(error)))?;
     let Some(face) = faces.into_iter().next() else { return Ok(None) };
     let picture = file.display().to_string();
     Ok(face.nearest.zip(face.distance_as_single).map(|(person, distance)| Likeness { picture, person, distance }))

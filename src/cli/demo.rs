@@ -15,8 +15,9 @@ use image::{Rgb, RgbImage, imageops};
 
 use super::{CommandError, annotate, exit};
 use crate::{
+    api::ask,
     config::{CameraSource, Config, GpioBackend, LineChoice},
-    control::{ControlClient, Request, Response},
+    control::ControlClient,
     daemon::{self, Signals},
     error::ErrorKind,
     service::Services,
@@ -200,10 +201,9 @@ impl Stage<'_> {
                 Err(_) => return Vec::new(),
             }
         };
-        let follow = Request::Events { since_ms: None, limit: None, follow: true };
-        let mut answer = client.ask(&follow);
+        let mut answer = client.ask(ask::Events { follow: true, ..ask::Events::default() });
         let (mut events, mut dropped) = (Vec::new(), false);
-        while let Ok(Response::Events { events: new }) = answer {
+        while let Ok(new) = answer {
             for event in new {
                 if matches!(event.kind, EventKind::Denied { .. }) && !dropped {
                     dropped = true;
@@ -213,7 +213,7 @@ impl Stage<'_> {
                 }
                 events.push(event);
             }
-            answer = client.next_answer();
+            answer = client.next_events();
         }
         events
     }

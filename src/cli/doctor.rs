@@ -14,9 +14,10 @@ use serde_json::json;
 
 use super::exit;
 use crate::{
+    api::{Status, ask},
     camera::v4l2,
     config::{CameraSource, Config, GpioBackend},
-    control::{ControlClient, Request, Response, Status},
+    control::ControlClient,
     gpio,
     store::{Store, StoreError},
     telemetry::printable,
@@ -85,8 +86,7 @@ pub(super) fn run(path: &Path, json: bool) -> u8 {
 }
 
 fn examine(path: &Path, config: &Config) -> Vec<Check> {
-    let running =
-        ControlClient::connect(&config.control.socket).and_then(|mut client| client.ask(&Request::Status)).ok();
+    let running = ControlClient::connect(&config.control.socket).and_then(|mut client| client.ask(ask::Status {})).ok();
     let mut checks = vec![ok("configuration", path.display().to_string())];
     checks.extend(config.warnings().into_iter().map(|warning| {
         check(
@@ -96,26 +96,23 @@ fn examine(path: &Path, config: &Config) -> Vec<Check> {
             "facelatch check reads the file again; docs/page.md, docs/home-automation.md",
         )
     }));
-    let pid = match &running {
-        Some(Response::Status { status }) => Some(status.pid),
-        _ => None,
-    };
+    let pid = running.as_ref().map(|status| status.pid);
     checks.push(match &running {
-        Some(Response::Status { status }) => {
-            let Status { pid, model, precision, .. } = &**status;
+        Some(status) => {
+            let Status { pid, model, precision, .. } = status;
             let up = Duration::from_secs(status.uptime_s);
             ok("daemon", format!("running, process {pid}, up for {up:?}; embedder {model} calculated as {precision}"))
         }
-        _ => check("daemon", Verdict::Warn, "not running", "systemctl start facelatch"),
+        None => check("daemon", Verdict::Warn, "not running", "systemctl start facelatch"),
     });
-    if let Some(Response::Status { status }) = &running {
+    if let Some(status) = &running {
         let failed = |problem: &String| check("people", Verdict::Fail, printable(problem), "see the reason");
         checks.extend(status.problems.iter().map(failed));
         const REMEDY: &str = "facelatch people says it of each; facelatch calibrate says how near they are";
         checks.extend(status.advice.iter().map(|advice| check("people", Verdict::Warn, printable(advice), REMEDY)));
     }
     checks.extend(camera(config));
-    if let Some(Response::Status { status }) = &running {
+    if let Some(status) = &running {
         checks.extend(turned(status));
     }
     checks.extend(lines(config));

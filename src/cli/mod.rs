@@ -1,4 +1,4 @@
-//! The commands: thin. Each reads its arguments, asks a [`Service`], prints the answer and returns an exit code.
+//! The commands: thin. Each reads its arguments, asks a [`Backend`](crate::api::Backend), prints the answer and returns an exit code.
 
 mod annotate;
 pub mod arguments;
@@ -31,12 +31,14 @@ use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
+    api::{Ask, Failure, MOST_EVENTS, ask},
     config::{Config, ConfigError},
-    control::{ControlClient, ControlError, MOST_EVENTS, Request, Response, Service},
+    control::{ControlClient, ControlError},
     daemon::{self, LockError, RunError, Signals},
     error::ErrorKind,
     eval::collection::CollectionError,
     service::{Services, StartError, now_ms, record_notes},
+    store::Event,
     store::Store,
     telemetry::{self, ServiceManager, printable},
     threshold::Threshold,
@@ -61,7 +63,7 @@ pub mod exit {
     /// What tells a script of such trouble.
     pub fn of(kind: ErrorKind) -> u8 {
         match kind {
-            ErrorKind::NotFound => NO,
+            ErrorKind::NotFound | ErrorKind::Refused => NO,
             ErrorKind::Invalid => USAGE,
             ErrorKind::Unavailable => UNAVAILABLE,
             ErrorKind::Internal => INTERNAL,
@@ -96,7 +98,7 @@ pub enum CommandError {
     /// What was asked for was tried, and the answer is no.
     #[error("{0}")]
     Refused(String),
-    /// The daemon's own words.
+    /// Other trouble.
     #[error("{problem}")]
     Answer { problem: String, kind: ErrorKind },
 }
@@ -114,7 +116,7 @@ impl CommandError {
             CommandError::Train(error) => error.kind(),
             CommandError::File { source, .. } => ErrorKind::of_io(source),
             CommandError::Usage(_) => ErrorKind::Invalid,
-            CommandError::Refused(_) => ErrorKind::NotFound,
+            CommandError::Refused(_) => ErrorKind::Refused,
             CommandError::Answer { kind, .. } => *kind,
         }
     }
@@ -173,12 +175,15 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         }
         Command::Doctor => Ok(doctor::run(&arguments.config, json)),
         Command::Models { models, action } => models::run(config, models.as_deref(), action.as_ref(), json),
-        Command::People => print::people(&ask(config()?, Request::People)?, json),
-        Command::Status => print::status(&ask_daemon(&config_or_default(config()), &Request::Status)?, json),
+        Command::People => print::people(&answer(config()?, ask::People {})?, json),
+        Command::Status => print::status(&ask_daemon(&config_or_default(config()), ask::Status {})?, json),
         Command::Eval(measurement) => eval::run(measurement, &arguments.config, json),
         Command::Train(training) => train::run(training, json),
         Command::Bench(measurement) => bench::run(measurement, &arguments.config, json),
-        Command::Open => print::opened(&ask_daemon(&config()?, &Request::Open)?, json),
+        Command::Open => {
+            ask_daemon(&config()?, ask::Open {})?;
+            print::opened(json)
+        }
         Command::Lock => {
             daemon::lock(config())?;
             Ok(exit::DONE)
@@ -186,12 +191,16 @@ fn run(arguments: &Arguments) -> Result<u8, CommandError> {
         Command::Enroll { file, name } => {
             let config = config()?;
             let file_name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let request = Request::Enroll { name: name.clone(), file_name, picture: read(file)? };
-            print::enrolled(&ask(config, request)?, json)
+            let question = ask::Enroll { name: name.clone(), file_name, picture: read(file)? };
+            match answer(config, question) {
+                Ok(enrolled) => print::enrolled(&enrolled, json),
+                Err(error) => print::not_enrolled(error, json),
+            }
         }
         Command::Identify { picture, annotate } => identify(config()?, picture, annotate.as_deref(), json),
         Command::Calibrate { forget_strangers: true, .. } => {
-            print::unknown(&ask(config()?, Request::ForgetStrangers)?, json)
+            answer(config()?, ask::ForgetStrangers {})?;
+            print::forgotten(json)
         }
         Command::Calibrate { strangers, plot, .. } => {
             calibrate::run(config()?, strangers.as_deref(), plot.as_deref(), json)
@@ -212,30 +221,42 @@ fn config_or_default(config: Result<Config, ConfigError>) -> Config {
 }
 
 fn identify(config: Config, picture: &Path, annotated: Option<&Path>, json: bool) -> Result<u8, CommandError> {
-    let answer = ask(config, Request::Identify { picture: read(picture)? })?;
-    if let Response::Refused { reason } = &answer {
-        return Err(CommandError::Refused(format!("{}: {reason}", picture.display())));
-    }
-    if let (Some(target), Response::Identified { faces }) = (annotated, &answer) {
-        annotate::annotate_file(&read(picture)?, faces, target)
+    let question = ask::Identify { picture: read(picture)? };
+    let faces = answer(config, question).map_err(|error| refused(error, &picture.display().to_string()))?;
+    if let Some(target) = annotated {
+        annotate::annotate_file(&read(picture)?, &faces, target)
             .map_err(|problem| CommandError::File { path: target.to_owned(), source: io::Error::other(problem) })?;
     }
-    print::identified(&answer, json)
+    print::identified(&faces, json)
+}
+
+/// A refusal with what it is about.
+fn refused(error: CommandError, what: &str) -> CommandError {
+    match error {
+        CommandError::Control(ControlError::Failed(Failure { problem, kind: ErrorKind::Refused })) => {
+            CommandError::Refused(format!("{what}: {problem}"))
+        }
+        other => other,
+    }
 }
 
 fn unknown(config: Config, action: Option<&UnknownAction>, json: bool) -> Result<u8, CommandError> {
-    let request = match action.unwrap_or(&UnknownAction::List) {
-        UnknownAction::List => Request::Unknown,
-        UnknownAction::Name { id, name } => Request::NameUnknown { id: *id, name: name.clone() },
-        UnknownAction::Picture { id, .. } => Request::UnknownPicture { id: *id, look: 0 },
-        UnknownAction::Forget { id } => Request::ForgetUnknown { id: *id },
-    };
-    let answer = ask(config, request)?;
-    if let (Some(UnknownAction::Picture { file, .. }), Response::Picture { picture }) = (action, &answer) {
-        fs::write(file, picture).map_err(|source| CommandError::File { path: file.clone(), source })?;
-        return Ok(exit::DONE);
+    match action.unwrap_or(&UnknownAction::List) {
+        UnknownAction::List => print::unknown(&answer(config, ask::Unknown {})?, json),
+        UnknownAction::Name { id, name } => {
+            let looked = answer(config, ask::NameUnknown { id: *id, name: name.clone() });
+            print::looked(&looked.map_err(|error| refused(error, "refused"))?, json)
+        }
+        UnknownAction::Picture { id, file } => {
+            let picture = answer(config, ask::UnknownPicture { id: *id, look: 0 })?;
+            fs::write(file, picture).map_err(|source| CommandError::File { path: file.clone(), source })?;
+            Ok(exit::DONE)
+        }
+        UnknownAction::Forget { id } => {
+            answer(config, ask::ForgetUnknown { id: *id })?;
+            print::forgotten(json)
+        }
     }
-    print::unknown(&answer, json)
 }
 
 /// Opens a store of an older program, which moves its events, and starts again as another
@@ -336,27 +357,20 @@ impl Answerer {
         }
     }
 
-    fn ask(&self, request: Request) -> Result<Response, CommandError> {
-        understood(match self {
-            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(&request)?,
-            Answerer::Store(services) => services.answer(request, "the command line"),
+    fn ask<Q: Ask>(&self, question: Q) -> Result<Q::Answer, CommandError> {
+        Ok(match self {
+            Answerer::Daemon(socket) => ControlClient::connect(socket)?.ask(question)?,
+            Answerer::Store(services) => question.of(&**services, "the command line").map_err(ControlError::from)?,
         })
     }
 }
 
-fn ask(config: Config, request: Request) -> Result<Response, CommandError> {
-    Answerer::find(config)?.ask(request)
+fn answer<Q: Ask>(config: Config, question: Q) -> Result<Q::Answer, CommandError> {
+    Answerer::find(config)?.ask(question)
 }
 
-fn ask_daemon(config: &Config, request: &Request) -> Result<Response, CommandError> {
-    understood(ControlClient::connect(&config.control.socket)?.ask(request)?)
-}
-
-fn understood(response: Response) -> Result<Response, CommandError> {
-    match response {
-        Response::Failed { problem, kind } => Err(CommandError::Answer { problem, kind }),
-        response => Ok(response),
-    }
+fn ask_daemon<Q: Ask>(config: &Config, question: Q) -> Result<Q::Answer, CommandError> {
+    Ok(ControlClient::connect(&config.control.socket)?.ask(question)?)
 }
 
 fn events(
@@ -368,60 +382,53 @@ fn events(
 ) -> Result<u8, CommandError> {
     let since_ms = since.map(print::parse_since).transpose().map_err(CommandError::Usage)?;
     if !follow {
-        let answerer = Answerer::find(config)?;
-        return Ok(past_events(&|request| answerer.ask(request), since_ms, limit, json)?.0);
+        return Ok(past_events(&Answerer::find(config)?, since_ms, limit, json)?.0);
     }
     let socket = config.control.socket;
-    let (code, mut last) =
-        past_events(&|request| understood(ControlClient::connect(&socket)?.ask(&request)?), since_ms, limit, json)?;
+    let (code, mut last) = past_events(&Answerer::Daemon(socket.clone()), since_ms, limit, json)?;
     if code != exit::DONE {
         return Ok(exit::DONE);
     }
     let mut client = ControlClient::connect(&socket)?;
     // What happened since the last question comes again with the first answer.
-    let mut answer = understood(client.ask(&Request::Events { since_ms: None, limit: None, follow: true })?)?;
+    let mut events: Vec<Event> = client.ask(ask::Events { follow: true, ..ask::Events::default() })?;
     loop {
-        let Response::Events { events } = &mut answer else { return print::unexpected(&answer) };
         events.retain(|event| event.id > last);
         last = events.last().map_or(last, |event| event.id);
         // A closed pipe ends it, as it should.
-        if print::events(&answer, json)? != exit::DONE {
+        if print::events(&events, json) != exit::DONE {
             return Ok(exit::DONE);
         }
-        answer = match client.next_answer() {
-            Ok(answer) => understood(answer)?,
-            Err(_) => return Err(ControlError::NobodyThere { path: socket }.into()),
-        };
+        events = client.next_events().map_err(|error| match error {
+            ControlError::Failed(_) => error,
+            _ => ControlError::NobodyThere { path: socket.clone() },
+        })?;
     }
 }
 
 /// Prints what was recorded, in as many questions as it takes; the exit code, and the
 /// number of the newest event there is.
 fn past_events(
-    ask: &dyn Fn(Request) -> Result<Response, CommandError>,
+    answerer: &Answerer,
     since_ms: Option<i64>,
     limit: Option<usize>,
     json: bool,
 ) -> Result<(u8, u64), CommandError> {
-    let ask = |request| match ask(request)? {
-        Response::Events { events } => Ok(events),
-        other => print::unexpected(&other),
-    };
-    let newest = ask(Request::Events { since_ms: None, limit: Some(1), follow: false })?;
+    let newest = answerer.ask(ask::Events { limit: Some(1), ..ask::Events::default() })?;
     let newest = newest.last().map_or(0, |event| event.id);
     if let Some(limit) = limit.filter(|limit| *limit <= MOST_EVENTS) {
-        let events = ask(Request::Events { since_ms, limit: Some(limit), follow: false })?;
+        let events = answerer.ask(ask::Events { since_ms, limit: Some(limit), follow: false })?;
         let last = events.last().map_or(newest, |event| event.id.max(newest));
-        return Ok((print::events(&Response::Events { events }, json)?, last));
+        return Ok((print::events(&events, json), last));
     }
     let mut last = 0;
     let mut kept = VecDeque::new();
     loop {
-        let events = ask(Request::EventsAfter { id: last, since_ms })?;
+        let events = answerer.ask(ask::EventsAfter { id: last, since_ms })?;
         let Some(end) = events.last().map(|event| event.id) else { break };
         last = end;
         let Some(limit) = limit else {
-            match print::events(&Response::Events { events }, json)? {
+            match print::events(&events, json) {
                 exit::DONE => continue,
                 code => return Ok((code, last)),
             }
@@ -429,5 +436,5 @@ fn past_events(
         kept.extend(events);
         kept.drain(..kept.len().saturating_sub(limit));
     }
-    Ok((print::events(&Response::Events { events: kept.into() }, json)?, last.max(newest)))
+    Ok((print::events(kept.make_contiguous(), json), last.max(newest)))
 }

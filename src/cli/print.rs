@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::{CommandError, exit};
 use crate::{
+    api::{Enrolled, Failure, IdentifiedFace, Looked, PersonSummary, Status, UnknownFace, Verdict},
     clock::span_in_words,
     config::units::parse_duration,
-    control::{IdentifiedFace, PersonSummary, Response, Status, Verdict},
+    control::ControlError,
     error::ErrorKind,
     store::{Event, EventKind},
     telemetry::printable,
@@ -28,11 +29,6 @@ pub(super) fn emit(text: &str) -> bool {
 
 pub(super) fn emit_json(value: &Value) -> bool {
     emit(&format!("{value}\n"))
-}
-
-/// An answer of another kind than the question: command and daemon are of different versions.
-pub(super) fn unexpected<T>(response: &Response) -> Result<T, CommandError> {
-    Err(CommandError::Answer { problem: format!("unexpected answer {response:?}"), kind: ErrorKind::Internal })
 }
 
 /// A moment in local time.
@@ -85,8 +81,7 @@ pub(super) fn checked(path: &Path, warnings: &[String], threshold: Option<&Thres
     };
 }
 
-pub(super) fn people(response: &Response, json: bool) -> Result<u8, CommandError> {
-    let Response::People { people } = response else { return unexpected(response) };
+pub(super) fn people(people: &[PersonSummary], json: bool) -> Result<u8, CommandError> {
     if json {
         emit_json(&json!(people));
         return Ok(exit::DONE);
@@ -112,55 +107,53 @@ pub(super) fn people(response: &Response, json: bool) -> Result<u8, CommandError
     Ok(exit::DONE)
 }
 
-/// What was asked about unknown faces.
-pub(super) fn unknown(response: &Response, json: bool) -> Result<u8, CommandError> {
-    match response {
-        Response::Unknown { faces } if json => drop(emit_json(&json!(faces))),
-        Response::Unknown { faces } => {
-            let mut rows = vec![["NUMBER", "VISITS", "LAST", "PICTURES", "NEAREST"].map(str::to_owned).to_vec()];
-            rows.extend(faces.iter().map(|face| {
-                let nearest = face.nearest.as_deref().zip(face.distance);
-                vec![
-                    face.id.to_string(),
-                    face.visits.to_string(),
-                    local_time(face.last_ms),
-                    face.pictures.to_string(),
-                    nearest
-                        .map_or_else(String::new, |(name, distance)| format!("{} at {distance:.2}", printable(name))),
-                ]
-            }));
-            emit(&table(&rows));
-        }
-        Response::Looked { name, verdicts } => {
-            let enrolled = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Enrolled(_)));
-            match json {
-                true => drop(emit_json(&json!({ "name": name, "verdicts": verdicts }))),
-                false => verdicts.iter().for_each(|verdict| {
-                    emit(&match verdict {
-                        Verdict::Enrolled(picture) => {
-                            format!("{} enrolled with {}\n", printable(name), printable(picture))
-                        }
-                        Verdict::Refused(reason) => format!("refused: {reason}\n"),
-                    });
-                }),
-            }
-            return Ok(if enrolled { exit::DONE } else { exit::NO });
-        }
-        Response::Refused { reason } => return Err(CommandError::Refused(format!("refused: {reason}"))),
-        Response::Forgotten if json => drop(emit_json(&json!({ "forgotten": true }))),
-        Response::Forgotten => drop(emit("forgotten\n")),
-        other => return unexpected(other),
+pub(super) fn unknown(faces: &[UnknownFace], json: bool) -> Result<u8, CommandError> {
+    if json {
+        emit_json(&json!(faces));
+        return Ok(exit::DONE);
     }
+    let mut rows = vec![["NUMBER", "VISITS", "LAST", "PICTURES", "NEAREST"].map(str::to_owned).to_vec()];
+    rows.extend(faces.iter().map(|face| {
+        let nearest = face.nearest.as_deref().zip(face.distance);
+        vec![
+            face.id.to_string(),
+            face.visits.to_string(),
+            local_time(face.last_ms),
+            face.pictures.to_string(),
+            nearest.map_or_else(String::new, |(name, distance)| format!("{} at {distance:.2}", printable(name))),
+        ]
+    }));
+    emit(&table(&rows));
     Ok(exit::DONE)
 }
 
-pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError> {
-    let Response::Status { status } = response else { return unexpected(response) };
+pub(super) fn looked(looked: &Looked, json: bool) -> Result<u8, CommandError> {
+    let line = |verdict: &Verdict| match verdict {
+        Verdict::Enrolled(picture) => format!("{} enrolled with {}\n", printable(&looked.name), printable(picture)),
+        Verdict::Refused(reason) => format!("refused: {reason}\n"),
+    };
+    match json {
+        true => emit_json(&json!(looked)),
+        false => emit(&looked.verdicts.iter().map(line).collect::<String>()),
+    };
+    let enrolled = looked.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Enrolled(_)));
+    Ok(if enrolled { exit::DONE } else { exit::NO })
+}
+
+pub(super) fn forgotten(json: bool) -> Result<u8, CommandError> {
+    match json {
+        true => emit_json(&json!({ "forgotten": true })),
+        false => emit("forgotten\n"),
+    };
+    Ok(exit::DONE)
+}
+
+pub(super) fn status(status: &Status, json: bool) -> Result<u8, CommandError> {
     if json {
         emit_json(&json!(status));
         return Ok(exit::DONE);
     }
-    let Status { version, pid, uptime_s, mode, camera, camera_ok, relay, .. } = &**status;
+    let Status { version, pid, uptime_s, mode, camera, camera_ok, relay, .. } = status;
     let relay_state = match &status.relay_problem {
         Some(problem) => format!("STUCK: {}", printable(problem)),
         None if status.relay_active => "ACTIVE".into(),
@@ -190,8 +183,7 @@ pub(super) fn status(response: &Response, json: bool) -> Result<u8, CommandError
     Ok(exit::DONE)
 }
 
-pub(super) fn opened(response: &Response, json: bool) -> Result<u8, CommandError> {
-    let Response::Opened = response else { return unexpected(response) };
+pub(super) fn opened(json: bool) -> Result<u8, CommandError> {
     match json {
         true => emit_json(&json!({ "opened": true })),
         false => emit("opened\n"),
@@ -199,31 +191,33 @@ pub(super) fn opened(response: &Response, json: bool) -> Result<u8, CommandError
     Ok(exit::DONE)
 }
 
-pub(super) fn enrolled(response: &Response, json: bool) -> Result<u8, CommandError> {
+pub(super) fn enrolled(enrolled: &Enrolled, json: bool) -> Result<u8, CommandError> {
+    let Enrolled { name, picture, face_px, advice } = enrolled;
     if json {
-        emit_json(&json!(response));
+        let mut value = json!(enrolled);
+        value["answer"] = json!("enrolled");
+        emit_json(&value);
+    } else {
+        let advice: String = advice.iter().map(|advice| format!("{advice}\n")).collect();
+        let (name, picture) = (printable(name), printable(picture));
+        emit(&format!("{name} enrolled as {picture} (face of {face_px} px)\n{advice}"));
     }
-    match response {
-        Response::Enrolled { name, picture, face_px, advice } => {
-            if !json {
-                let advice: String = advice.iter().map(|advice| format!("{advice}\n")).collect();
-                let (name, picture) = (printable(name), printable(picture));
-                emit(&format!("{name} enrolled as {picture} (face of {face_px} px)\n{advice}"));
-            }
-            Ok(exit::DONE)
-        }
-        Response::Refused { reason } => {
-            if !json {
-                emit(&format!("refused: {reason}\n"));
-            }
-            Ok(exit::NO)
-        }
-        other => unexpected(other),
-    }
+    Ok(exit::DONE)
 }
 
-pub(super) fn identified(response: &Response, json: bool) -> Result<u8, CommandError> {
-    let Response::Identified { faces } = response else { return unexpected(response) };
+/// That a picture was refused is an answer; any other trouble is none.
+pub(super) fn not_enrolled(error: CommandError, json: bool) -> Result<u8, CommandError> {
+    let CommandError::Control(ControlError::Failed(Failure { problem, kind: ErrorKind::Refused })) = error else {
+        return Err(error);
+    };
+    match json {
+        true => emit_json(&json!({ "answer": "refused", "reason": problem })),
+        false => emit(&format!("refused: {problem}\n")),
+    };
+    Ok(exit::NO)
+}
+
+pub(super) fn identified(faces: &[IdentifiedFace], json: bool) -> Result<u8, CommandError> {
     match json {
         true => emit_json(&json!(faces)),
         false if faces.is_empty() => emit("no face found (a face on its side or head is not searched for)\n"),
@@ -248,10 +242,9 @@ fn face_line(face: &IdentifiedFace) -> String {
 }
 
 /// Not [`exit::DONE`] when nobody reads any more.
-pub(super) fn events(response: &Response, json: bool) -> Result<u8, CommandError> {
-    let Response::Events { events } = response else { return unexpected(response) };
+pub(super) fn events(events: &[Event], json: bool) -> u8 {
     let line = |event: &Event| if json { format!("{}\n", json!(event)) } else { event_line(event) + "\n" };
-    Ok(if emit(&events.iter().map(line).collect::<String>()) { exit::DONE } else { exit::NO })
+    if emit(&events.iter().map(line).collect::<String>()) { exit::DONE } else { exit::NO }
 }
 
 /// An event as a sentence.

@@ -36,9 +36,9 @@ use super::{
     stream::{Feed, multipart_type},
 };
 use crate::{
+    api::{Ask, ask},
     attendance::Attendance,
     config::{HttpConfig, token::Scope},
-    control::{Request, Response, Service},
     error::ErrorKind,
     service::Services,
 };
@@ -355,28 +355,29 @@ impl App {
     }
 
     /// Asks as a command would, on a thread that may wait.
-    async fn ask(self: &Arc<App>, request: Request, peer: Peer) -> Result<Response, Problem> {
-        self.ask_holding((), request, peer).await
+    async fn ask<Q: Ask + Send + 'static>(self: &Arc<App>, question: Q, peer: Peer) -> Result<Q::Answer, Problem>
+    where
+        Q::Answer: Send + 'static,
+    {
+        self.ask_holding((), question, peer).await
     }
 
     /// The same, and keeps something until the answer is there, even if nobody waits for
     /// it any more.
-    async fn ask_holding<T: Send + 'static>(
-        self: &Arc<App>,
-        held: T,
-        request: Request,
-        peer: Peer,
-    ) -> Result<Response, Problem> {
+    async fn ask_holding<T, Q>(self: &Arc<App>, held: T, question: Q, peer: Peer) -> Result<Q::Answer, Problem>
+    where
+        T: Send + 'static,
+        Q: Ask + Send + 'static,
+        Q::Answer: Send + 'static,
+    {
         let app = Arc::clone(self);
         let asked = task::spawn_blocking(move || {
-            let answer = app.services.answer(request, &format!("page ({})", peer.0));
+            let answer = question.of(&*app.services, &format!("page ({})", peer.0));
             drop(held);
             answer
         });
         match asked.await {
-            Ok(Response::Failed { problem: text, kind }) => Err(problem(status_of(kind), &text)),
-            Ok(Response::Refused { reason }) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, &reason)),
-            Ok(response) => Ok(response),
+            Ok(answer) => answer.map_err(|failure| problem(status_of(failure.kind), &failure.problem)),
             Err(_) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the log says why")),
         }
     }
@@ -386,17 +387,13 @@ impl App {
 fn status_of(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::Invalid => StatusCode::BAD_REQUEST,
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Denied => StatusCode::FORBIDDEN,
         ErrorKind::Conflict => StatusCode::CONFLICT,
         ErrorKind::Io | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
-}
-
-fn internal(response: &Response) -> Problem {
-    log::error!("page: an unexpected answer: {response:?}");
-    problem(StatusCode::INTERNAL_SERVER_ERROR, "an unexpected answer; the log says which")
 }
 
 type Answer = Result<HttpResponse, Problem>;
@@ -474,30 +471,19 @@ async fn log_out(State(app): Shared, Extension(asker): Extension<Asker>) -> Answ
 }
 
 async fn status(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
-    match app.ask(Request::Status, peer).await? {
-        Response::Status { status } => {
-            let mut value = json!(status);
-            value["can_open"] = json!(app.services.config.opens());
-            value["keeps_unknown"] = json!(app.services.config.enroll.keep_unknown > 0);
-            value["viewers"] = json!(app.services.live.viewers());
-            ok(value)
-        }
-        other => Err(internal(&other)),
-    }
+    let mut value = json!(app.ask(ask::Status {}, peer).await?);
+    value["can_open"] = json!(app.services.config.opens());
+    value["keeps_unknown"] = json!(app.services.config.enroll.keep_unknown > 0);
+    value["viewers"] = json!(app.services.live.viewers());
+    ok(value)
 }
 
 async fn people(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
-    match app.ask(Request::People, peer).await? {
-        Response::People { people } => ok(json!({ "people": people })),
-        other => Err(internal(&other)),
-    }
+    ok(json!({ "people": app.ask(ask::People {}, peer).await? }))
 }
 
 async fn calibration(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
-    match app.ask(Request::Calibrate, peer).await? {
-        Response::Calibrated { calibration } => ok(json!(calibration)),
-        other => Err(internal(&other)),
-    }
+    ok(json!(app.ask(ask::Calibrate {}, peer).await?))
 }
 
 #[derive(Deserialize)]
@@ -512,10 +498,7 @@ async fn events(
     Query(Since { since_ms, limit }): Query<Since>,
 ) -> Answer {
     let limit = Some(limit.unwrap_or(100).min(MOST_EVENTS));
-    match app.ask(Request::Events { since_ms, limit, follow: false }, peer).await? {
-        Response::Events { events } => ok(json!({ "events": events })),
-        other => Err(internal(&other)),
-    }
+    ok(json!({ "events": app.ask(ask::Events { since_ms, limit, follow: false }, peer).await? }))
 }
 
 /// Waits until who was admitted is so no more: logged out, or the session expired.
@@ -547,22 +530,13 @@ async fn snapshot(State(app): Shared, Extension(asker): Extension<Asker>) -> Ans
 }
 
 async fn open(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
-    match app.ask(Request::Open, peer).await? {
-        Response::Opened => ok(json!({})),
-        other => Err(internal(&other)),
-    }
+    app.ask(ask::Open {}, peer).await?;
+    ok(json!({}))
 }
 
 #[derive(Deserialize)]
 struct Name {
     name: String,
-}
-
-fn looked(response: Response) -> Answer {
-    match response {
-        Response::Looked { name, verdicts } => ok(json!({ "name": name, "verdicts": verdicts })),
-        other => Err(internal(&other)),
-    }
 }
 
 async fn name_face(
@@ -571,7 +545,7 @@ async fn name_face(
     Path(track): Path<u64>,
     Json(Name { name }): Json<Name>,
 ) -> Answer {
-    looked(app.ask(Request::EnrollFace { track, name }, peer).await?)
+    ok(json!(app.ask(ask::EnrollFace { track, name }, peer).await?))
 }
 
 #[derive(Deserialize)]
@@ -588,12 +562,8 @@ async fn add_picture(
     picture: Bytes,
 ) -> Answer {
     let file_name = file.unwrap_or_else(|| "page.jpg".into());
-    match app.ask_holding(held, Request::Enroll { name, file_name, picture: picture.into() }, peer).await? {
-        Response::Enrolled { name, picture, face_px, advice } => {
-            ok(json!({ "name": name, "picture": picture, "face_px": face_px, "advice": advice }))
-        }
-        other => Err(internal(&other)),
-    }
+    let question = ask::Enroll { name, file_name, picture: picture.into() };
+    ok(json!(app.ask_holding(held, question, peer).await?))
 }
 
 async fn identify(
@@ -602,17 +572,11 @@ async fn identify(
     Extension(held): Extension<Held>,
     picture: Bytes,
 ) -> Answer {
-    match app.ask_holding(held, Request::Identify { picture: picture.into() }, peer).await? {
-        Response::Identified { faces } => ok(json!({ "faces": faces })),
-        other => Err(internal(&other)),
-    }
+    ok(json!({ "faces": app.ask_holding(held, ask::Identify { picture: picture.into() }, peer).await? }))
 }
 
 async fn unknown(State(app): Shared, Extension(peer): Extension<Peer>) -> Answer {
-    match app.ask(Request::Unknown, peer).await? {
-        Response::Unknown { faces } => ok(json!({ "faces": faces })),
-        other => Err(internal(&other)),
-    }
+    ok(json!({ "faces": app.ask(ask::Unknown {}, peer).await? }))
 }
 
 async fn unknown_picture(
@@ -620,12 +584,8 @@ async fn unknown_picture(
     Extension(peer): Extension<Peer>,
     Path((id, look)): Path<(u32, usize)>,
 ) -> Answer {
-    match app.ask(Request::UnknownPicture { id, look }, peer).await? {
-        Response::Picture { picture } => {
-            Ok(([(header::CONTENT_TYPE, "image/jpeg")], Body::from(picture)).into_response())
-        }
-        other => Err(internal(&other)),
-    }
+    let picture = app.ask(ask::UnknownPicture { id, look }, peer).await?;
+    Ok(([(header::CONTENT_TYPE, "image/jpeg")], Body::from(picture)).into_response())
 }
 
 async fn name_unknown(
@@ -634,14 +594,12 @@ async fn name_unknown(
     Path(id): Path<u32>,
     Json(Name { name }): Json<Name>,
 ) -> Answer {
-    looked(app.ask(Request::NameUnknown { id, name }, peer).await?)
+    ok(json!(app.ask(ask::NameUnknown { id, name }, peer).await?))
 }
 
 async fn forget_unknown(State(app): Shared, Extension(peer): Extension<Peer>, Path(id): Path<u32>) -> Answer {
-    match app.ask(Request::ForgetUnknown { id }, peer).await? {
-        Response::Forgotten => ok(json!({})),
-        other => Err(internal(&other)),
-    }
+    app.ask(ask::ForgetUnknown { id }, peer).await?;
+    ok(json!({}))
 }
 
 #[derive(Deserialize)]
@@ -652,10 +610,7 @@ struct Days {
 }
 
 async fn attendance(app: &Arc<App>, peer: Peer, Days { from, to, person }: Days) -> Result<Attendance, Problem> {
-    match app.ask(Request::Attendance { from, to, person }, peer).await? {
-        Response::Attendance { attendance } => Ok(*attendance),
-        other => Err(internal(&other)),
-    }
+    app.ask(ask::Attendance { from, to, person }, peer).await
 }
 
 async fn days(State(app): Shared, Extension(peer): Extension<Peer>, Query(asked): Query<Days>) -> Answer {

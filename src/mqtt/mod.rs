@@ -42,8 +42,8 @@ use self::{
     outbox::{Message, Outbox},
 };
 use crate::{
+    api::{Ask, Backend, Status, ask},
     config::{Broker, Config, EventName, Mode, MqttConfig, secret::secret},
-    control::{Request, Response, Service, Status},
     outside::{iso_time, notice, pause},
     store::{Event, EventKind},
     telemetry::{Counters, printable},
@@ -85,7 +85,7 @@ impl Mqtt {
     ///
     /// # Errors
     /// There can be no thread. A broker that is not there is no error.
-    pub fn start(config: &Config, service: Arc<dyn Service>, counters: Counters) -> io::Result<Option<Mqtt>> {
+    pub fn start(config: &Config, service: Arc<dyn Backend>, counters: Counters) -> io::Result<Option<Mqtt>> {
         let Some(broker) = config.mqtt.broker.clone() else { return Ok(None) };
         let stop = Arc::new(AtomicBool::new(false));
         let mut talk = Talk::new(config, broker, service, counters, Arc::clone(&stop));
@@ -141,7 +141,7 @@ struct Talk {
     name: String,
     topics: Topics,
     unlocks: bool,
-    service: Arc<dyn Service>,
+    service: Arc<dyn Backend>,
     events: Receiver<Event>,
     counters: Counters,
     stop: Arc<AtomicBool>,
@@ -180,7 +180,7 @@ impl Talk {
     fn new(
         config: &Config,
         broker: Broker,
-        service: Arc<dyn Service>,
+        service: Arc<dyn Backend>,
         counters: Counters,
         stop: Arc<AtomicBool>,
     ) -> Talk {
@@ -445,7 +445,7 @@ impl Talk {
             "too soon after the last"
         } else {
             self.last_command = Some(Instant::now());
-            if let Response::Failed { problem, .. } = self.service.answer(Request::Open, "the broker") {
+            if let Err(problem) = (ask::Open {}).of(&*self.service, "the broker") {
                 log::error!("broker {}: the door was not opened: {problem}", self.broker);
             }
             return;
@@ -492,7 +492,7 @@ impl Talk {
             self.temperature_due = Instant::now() + TEMPERATURE_GAP;
             self.temperature = board_temperature();
         }
-        let Response::Status { status } = self.service.answer(Request::Status, "the broker") else { return };
+        let Ok(status) = (ask::Status {}).of(&*self.service, "the broker") else { return };
         self.camera_lost &= !status.camera_ok;
         let state = self.state_of(&status);
         if state != self.state {
@@ -580,9 +580,9 @@ fn explain(error: &ConnectionError, topics: &Topics) -> String {
 }
 
 /// Who was granted last, of the last few events.
-fn last_person(service: &dyn Service) -> Option<(String, String)> {
-    let request = Request::Events { since_ms: None, limit: Some(200), follow: false };
-    let Response::Events { events } = service.answer(request, "the broker") else { return None };
+fn last_person(service: &dyn Backend) -> Option<(String, String)> {
+    let question = ask::Events { limit: Some(200), ..ask::Events::default() };
+    let events = question.of(service, "the broker").ok()?;
     events.into_iter().rev().find_map(|event| match event.kind {
         EventKind::Granted { name, .. } => Some((name, iso_time(event.at_ms))),
         _ => None,

@@ -9,7 +9,7 @@ use image::{RgbImage, imageops};
 
 use super::{Services, quality_limits, why_not};
 use crate::{
-    control::IdentifiedFace,
+    api::IdentifiedFace,
     enroll::{FaceReader, Refusal, decode_picture},
     vision::{
         Face, Vision, VisionError, embed::Embedding, geometry::Detection, model::ModelId, mtcnn::MtcnnSettings,

@@ -37,7 +37,7 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
 }
 
 /// What each room may import of the others. Data moves from left to right: nothing on the right is imported on its left.
-const MAY_IMPORT: [(&str, &[&str]); 34] = [
+const MAY_IMPORT: [(&str, &[&str]); 35] = [
     // What every room may import.
     ("error", &[]),
     ("vision", &[]),
@@ -63,10 +63,11 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
     // Who was there, and what the clock should have shown.
     ("clock", &[]),
     ("attendance", &["clock", "config", "gallery", "names", "store", "telemetry"]),
-    ("control", &["attendance", "calibrate", "store"]),
+    ("api", &["attendance", "calibrate", "store"]),
+    ("control", &["api", "store"]),
     // They see events and ask; they cannot reach what recognises or drives.
     ("outside", &["config", "store"]),
-    ("mqtt", &["config", "control", "outside", "store", "telemetry"]),
+    ("mqtt", &["api", "config", "outside", "store", "telemetry"]),
     ("hooks", &["config", "outside", "program", "store", "telemetry"]),
     ("threshold", &["config", "evidence", "policy", "vision"]),
     ("scale", &["config", "threshold", "vision"]),
@@ -74,10 +75,10 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
     (
         "service",
         &[
+            "api",
             "attendance",
             "calibrate",
             "config",
-            "control",
             "enroll",
             "evidence",
             "gallery",
@@ -93,10 +94,11 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
             "vision",
         ],
     ),
-    ("http", &["attendance", "config", "control", "live", "service", "store", "telemetry"]),
+    ("http", &["api", "attendance", "config", "live", "service", "store", "telemetry"]),
     (
         "daemon",
         &[
+            "api",
             "camera",
             "clock",
             "config",
@@ -122,6 +124,7 @@ const MAY_IMPORT: [(&str, &[&str]); 34] = [
     (
         "cli",
         &[
+            "api",
             "attendance",
             "calibrate",
             "camera",

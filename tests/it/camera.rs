@@ -8,8 +8,9 @@ use std::{
 };
 
 use facelatch::{
+    api::{Status, ask},
     config::{CameraSource, Config},
-    control::{ControlClient, Request, Response, Status},
+    control::ControlClient,
     store::{Event, EventKind, Store},
 };
 use image::{Rgb, RgbImage, imageops};
@@ -31,10 +32,7 @@ fn config(dir: &Path, script: &str) -> Config {
 
 fn status(config: &Config) -> Status {
     let mut client = ControlClient::connect(&config.control.socket).unwrap();
-    match client.ask(&Request::Status).unwrap() {
-        Response::Status { status } => *status,
-        other => panic!("{other:?}"),
-    }
+    client.ask(ask::Status {}).unwrap()
 }
 
 fn events(config: &Config) -> Vec<Event> {

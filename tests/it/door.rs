@@ -11,8 +11,9 @@ use std::{
 };
 
 use facelatch::{
+    api::{Status, ask},
     config::{Broker, CameraSource, Config, EventName, GpioBackend, HookConfig, LineChoice, Mode, PrecisionChoice},
-    control::{ControlClient, Request, Response, Status},
+    control::ControlClient,
     daemon::{self, Signals},
     store::{Event, EventKind, Store},
 };
@@ -168,10 +169,10 @@ impl Running {
         self.signals.reload.store(true, Ordering::Relaxed);
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            let answer = ControlClient::connect(socket).and_then(|mut client| client.ask(&Request::Status));
+            let answer = ControlClient::connect(socket).and_then(|mut client| client.ask(ask::Status {}));
             match answer {
-                Ok(Response::Status { status }) if done(&status) => return,
-                _ => assert!(Instant::now() < until, "not reloaded: {answer:?}"),
+                Ok(status) if done(&status) => return,
+                answer => assert!(Instant::now() < until, "not reloaded: {answer:?}"),
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -181,9 +182,8 @@ impl Running {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             assert!(Instant::now() < until, "the event did not come");
-            if let Response::Events { events } = self.client.next_answer().unwrap()
-                && let Some(event) = events.into_iter().find(|event| wanted(&event.kind))
-            {
+            let events = self.client.next_events().unwrap();
+            if let Some(event) = events.into_iter().find(|event| wanted(&event.kind)) {
                 return event.kind;
             }
         }
@@ -203,7 +203,7 @@ fn a_face_dropped_into_the_folder_is_recognised_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     play(dir.path(), &[(UNKNOWN, 10)]);
     let mut running = Running::start(&config(dir.path()));
-    running.client.ask(&Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    running.client.ask(ask::Events { follow: true, ..ask::Events::default() }).unwrap();
     running.next_event(|kind| matches!(kind, EventKind::Denied { .. }));
     enroll(dir.path(), UNKNOWN, "Eileen Collins");
     let kind = running.next_event(|kind| matches!(kind, EventKind::Granted { .. }));
@@ -218,9 +218,8 @@ fn somebody_authorised_opens_by_command() {
     // Long enough to be seen on a busy machine; the end of the daemon ends it too.
     config.latch.hold = Duration::from_secs(10);
     let mut running = Running::start(&config);
-    assert!(matches!(running.client.ask(&Request::Open).unwrap(), Response::Opened));
-    let status = ControlClient::connect(&config.control.socket).unwrap().ask(&Request::Status).unwrap();
-    let Response::Status { status } = status else { panic!("{status:?}") };
+    running.client.ask(ask::Open {}).unwrap();
+    let status = ControlClient::connect(&config.control.socket).unwrap().ask(ask::Status {}).unwrap();
     assert!(status.relay_active && status.people == 1, "{status:?}");
     drop(running);
     let events = Store::open(&config.store.path, 0).unwrap().0.events(None, None).unwrap();

@@ -9,8 +9,9 @@ use std::{
 };
 
 use facelatch::{
+    api::{Ask, Status, ask},
     config::Config,
-    control::{ControlClient, Request, Response, Service, Status},
+    control::{ControlClient, ControlError},
     service::Services,
     store::{EventKind, Store},
 };
@@ -23,16 +24,15 @@ use crate::{
 const OBAMA: &str = "barack_obama_1.png";
 
 fn follow(running: &mut Running) {
-    running.client.ask(&Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    running.client.ask(ask::Events { follow: true, ..ask::Events::default() }).unwrap();
 }
 
-fn ask(config: &Config, request: &Request) -> Response {
-    ControlClient::connect(&config.control.socket).unwrap().ask(request).unwrap()
+fn ask<Q: Ask>(config: &Config, question: Q) -> Result<Q::Answer, ControlError> {
+    ControlClient::connect(&config.control.socket).unwrap().ask(question)
 }
 
 fn status(config: &Config) -> Status {
-    let Response::Status { status } = ask(config, &Request::Status) else { panic!("no status") };
-    *status
+    ask(config, ask::Status {}).unwrap()
 }
 
 fn is_grant(kind: &EventKind) -> bool {
@@ -154,9 +154,9 @@ fn removals_and_commands_go_before_new_pictures() {
     remove(dir.path(), "Barack Obama.png");
     let picture = fs::read(root().join("tests/data/joe_biden_1.png")).unwrap();
     let asked = Instant::now();
-    let answer = ask(&config, &Request::Enroll { name: "Joe".into(), file_name: "joe.png".into(), picture });
+    let answer = ask(&config, ask::Enroll { name: "Joe".into(), file_name: "joe.png".into(), picture });
     let took = asked.elapsed();
-    assert!(matches!(answer, Response::Enrolled { .. }), "{answer:?}");
+    assert!(answer.is_ok(), "{answer:?}");
     for _ in 1..MANY - 1 {
         running.next_event(|kind| matches!(kind, EventKind::Refused { .. }));
     }
@@ -208,7 +208,7 @@ fn a_wrong_picture_first_does_not_decide_who_it_is() {
         }
     }
     let (services, changes) = Services::open(config).unwrap();
-    assert!(matches!(services.answer(Request::Status, ""), Response::Status { .. }));
+    assert_eq!(services.status().pid, 0);
     let accepted = |i: usize| {
         let of = |(_, name, key): &(_, String, String)| (*name == format!("P{i}")).then(|| key.clone());
         let keys: String = changes.accepted.iter().filter_map(of).filter_map(|key| key.chars().rev().nth(4)).collect();

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use facelatch::control::{ControlClient, Request, Response, Status};
+use facelatch::{
+    api::{Ask, Status, ask},
+    control::ControlClient,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -256,7 +259,7 @@ impl House {
             }
         });
         self.daemon = Some(daemon);
-        wait_until("the daemon answers", || self.ask(&Request::Status));
+        wait_until("the daemon answers", || self.ask(ask::Status {}));
     }
 
     fn stop_by(&mut self, signal: Signal) {
@@ -266,17 +269,16 @@ impl House {
         }
     }
 
-    fn ask(&self, request: &Request) -> Option<Response> {
-        ControlClient::connect(&self.path("control.sock")).ok()?.ask(request).ok()
+    fn ask<Q: Ask>(&self, question: Q) -> Option<Q::Answer> {
+        ControlClient::connect(&self.path("control.sock")).ok()?.ask(question).ok()
     }
 
     fn open(&self) {
-        assert!(matches!(self.ask(&Request::Open), Some(Response::Opened)));
+        assert_eq!(self.ask(ask::Open {}), Some(()));
     }
 
     fn status(&self) -> Status {
-        let Some(Response::Status { status }) = self.ask(&Request::Status) else { panic!("no status") };
-        *status
+        self.ask(ask::Status {}).expect("it answers")
     }
 
     fn counted(&self, counter: &str) -> u64 {

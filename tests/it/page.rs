@@ -12,6 +12,7 @@ use std::{
 };
 
 use facelatch::{
+    api::ask,
     config::{
         Config,
         token::{Scope, Token},
@@ -592,7 +593,7 @@ fn unknown_faces_are_kept_only_if_asked_for_and_can_be_named_or_forgotten() {
     assert_eq!(client.get(&format!("/api/unknown/{id}/pictures/9")).status, 404);
     let named = client.post(&format!("/api/unknown/{id}/name"), &json!({ "name": "Eileen Collins" }));
     assert!(named.json()["verdicts"][0]["enrolled"].is_string(), "{}", String::from_utf8_lossy(&named.body));
-    running.client.ask(&facelatch::control::Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    running.client.ask(ask::Events { follow: true, ..ask::Events::default() }).unwrap();
     running.next_event(|kind| matches!(kind, EventKind::Granted { name, .. } if name == "Eileen Collins"));
     assert_eq!(client.send("DELETE", &format!("/api/unknown/{id}"), &[], "").status, 404, "it has a name now");
     drop(running);
@@ -600,7 +601,7 @@ fn unknown_faces_are_kept_only_if_asked_for_and_can_be_named_or_forgotten() {
     fs::remove_dir_all(dir.path().join("enroll/Eileen Collins")).unwrap();
     config.enroll.keep_unknown = 0;
     let mut running = Running::start(&config);
-    running.client.ask(&facelatch::control::Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    running.client.ask(ask::Events { follow: true, ..ask::Events::default() }).unwrap();
     running.next_event(|kind| matches!(kind, EventKind::Denied { .. }));
     drop(running);
     assert!(Store::open(&config.store.path, 0).unwrap().0.strangers().unwrap().is_empty());
@@ -675,8 +676,7 @@ fn with_a_certificate_it_speaks_https_only_and_the_cookie_is_secure() {
     // A certificate that cannot be read takes the page away, not the door.
     fs::write(&config.http.certificate, "no certificate").unwrap();
     let mut running = Running::start(&config);
-    let answer = running.client.ask(&facelatch::control::Request::Status).unwrap();
-    assert!(matches!(answer, facelatch::control::Response::Status { .. }));
+    running.client.ask(ask::Status {}).unwrap();
     assert!(TcpStream::connect(config.http.listen).is_err());
 }
 
@@ -796,7 +796,7 @@ fn hostile_clients_stall_nothing() {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     let storm: Vec<u16> = (0..400).map(|_| client.get("/api/session").status).collect();
     assert!(storm.contains(&429) && storm[0] == 200, "so many requests are too many");
-    running.client.ask(&facelatch::control::Request::Events { since_ms: None, limit: None, follow: true }).unwrap();
+    running.client.ask(ask::Events { follow: true, ..ask::Events::default() }).unwrap();
     for _ in 0..2 {
         running.next_event(|kind| matches!(kind, EventKind::Granted { .. }));
     }

@@ -11,8 +11,9 @@ use std::{
 };
 
 use facelatch::{
+    api::{Ask, Failure, Status, ask},
     config::{Config, Mode},
-    control::{ControlClient, Request, Response, Status},
+    control::{ControlClient, ControlError},
     daemon::{self, Signals},
     error::ErrorKind as Kind,
     store::{Event, EventKind, Store},
@@ -43,8 +44,17 @@ fn opened(kind: &EventKind) -> bool {
     matches!(kind, EventKind::Opened { .. })
 }
 
-fn ask(config: &Config, request: &Request) -> Option<Response> {
-    ControlClient::connect(&config.control.socket).ok()?.ask(request).ok()
+/// None: nobody answers.
+fn ask<Q: Ask>(config: &Config, question: Q) -> Option<Result<Q::Answer, Failure>> {
+    match ControlClient::connect(&config.control.socket).ok()?.ask(question) {
+        Ok(answer) => Some(Ok(answer)),
+        Err(ControlError::Failed(failure)) => Some(Err(failure)),
+        Err(_) => None,
+    }
+}
+
+fn status_of(config: &Config) -> Option<Status> {
+    ask(config, ask::Status {})?.ok()
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) {
@@ -67,11 +77,10 @@ fn in_attendance_mode_nobody_opens_by_command() {
     play(dir.path(), &[("", 5)]);
     let config = Config { mode: Mode::Attendance, ..door::config(dir.path()) };
     let running = Running::start(&config);
-    let answer = ask(&config, &Request::Open);
-    let Some(Response::Failed { problem, kind: Kind::Conflict }) = answer else { panic!("{answer:?}") };
+    let answer = ask(&config, ask::Open {});
+    let Some(Err(Failure { problem, kind: Kind::Conflict })) = answer else { panic!("{answer:?}") };
     assert!(problem.contains("attendance"), "{problem}");
-    let Some(Response::Status { status }) = ask(&config, &Request::Status) else { panic!("no status") };
-    assert!(!status.relay_active);
+    assert!(!status_of(&config).unwrap().relay_active);
     drop(running);
     assert_eq!(count(&events(&config), opened), 0);
 }
@@ -85,9 +94,9 @@ fn what_is_recorded_as_opened_was_opened() {
     let running = Running::start(&config);
     let (mut done, mut refused) = (0, 0);
     for _ in 0..24 {
-        match ask(&config, &Request::Open).unwrap() {
-            Response::Opened => done += 1,
-            Response::Failed { problem, kind: Kind::Unavailable } if problem.contains("max_hold") => refused += 1,
+        match ask(&config, ask::Open {}).unwrap() {
+            Ok(()) => done += 1,
+            Err(Failure { problem, kind: Kind::Unavailable }) if problem.contains("max_hold") => refused += 1,
             other => panic!("{other:?}"),
         }
         thread::sleep(Duration::from_millis(100));
@@ -110,12 +119,9 @@ fn a_visitor_whom_the_relay_refused_need_not_leave_first() {
         move || run(&config)
     });
     // A command a moment before the visitor: the relay is active or rests when she is recognised.
-    let frames = || match ask(&config, &Request::Status) {
-        Some(Response::Status { status }) => status.counters.get("frames").copied(),
-        _ => None,
-    };
+    let frames = || status_of(&config)?.counters.get("frames").copied();
     wait_for("the visitor", || frames() > Some(50));
-    assert!(matches!(ask(&config, &Request::Open), Some(Response::Opened)));
+    assert_eq!(ask(&config, ask::Open {}), Some(Ok(())));
     let events = daemon.join().unwrap();
     let refused = |kind: &EventKind| matches!(kind, EventKind::Denied { reason, .. } if reason.contains("rests"));
     assert_eq!([count(&events, refused), grants(&events)], [1, 1]);
@@ -172,10 +178,7 @@ fn a_reload_within_a_visit_opens_for_nobody_again() {
     let config = configure(dir.path(), "line = 17");
     let running = Running::start_with(&config, Some(dir.path().join("facelatch.toml")));
     let status = |done: fn(&Status) -> bool| {
-        wait_for(
-            "a status",
-            || matches!(ask(&config, &Request::Status), Some(Response::Status { status }) if done(&status)),
-        );
+        wait_for("a status", || status_of(&config).is_some_and(|status| done(&status)));
     };
     status(|status| status.counters.get("granted") == Some(&1) && !status.relay_active);
     for max_hold in 11..14 {
@@ -240,10 +243,10 @@ fn a_crash_within_a_visit_opens_for_nobody_again() {
     let granted = |status: &Status| status.counters.get("granted") == Some(&1);
     for round in 0..3 {
         let service = Service::start(dir.path());
-        wait_for("a visit", || match ask(&config, &Request::Status) {
-            Some(Response::Status { status }) if round == 0 => granted(&status) && !status.relay_active,
-            Some(Response::Status { status }) => status.counters.get("frames") > Some(&60),
-            _ => false,
+        wait_for("a visit", || match status_of(&config) {
+            Some(status) if round == 0 => granted(&status) && !status.relay_active,
+            Some(status) => status.counters.get("frames") > Some(&60),
+            None => false,
         });
         service.signal(Signal::KILL);
     }
@@ -257,17 +260,17 @@ fn neither_a_reload_nor_a_crash_renews_the_budget() {
     play(dir.path(), &[("", 5)]);
     let limits = |more: &str| configure(dir.path(), &format!("line = 17\nmax_active_per_minute = \"500ms\"\n{more}"));
     let config = limits("");
-    let open = || ask(&config, &Request::Open);
+    let open = || ask(&config, ask::Open {});
     let refused = |answer| match answer {
-        Some(Response::Failed { problem, kind: Kind::Unavailable }) => {
+        Some(Err(Failure { problem, kind: Kind::Unavailable })) => {
             assert!(problem.contains("max_active_per_minute"), "{problem}")
         }
         other => panic!("{other:?}"),
     };
-    let answers = || matches!(ask(&config, &Request::Status), Some(Response::Status { .. }));
+    let answers = || status_of(&config).is_some();
     let service = Service::start(dir.path());
     wait_for("the service", answers);
-    assert!(matches!(open(), Some(Response::Opened)));
+    assert_eq!(open(), Some(Ok(())));
     thread::sleep(Duration::from_millis(400));
     refused(open());
     limits("max_hold = \"11s\"");
@@ -289,20 +292,17 @@ fn a_stuck_relay_is_told_and_the_watchdog_is_not_fed() {
     let config = configure(dir.path(), "line = \"stuck\"");
     play(dir.path(), &[("", 5)]);
     let mut service = Service::start(dir.path());
-    wait_for("a start", || ask(&config, &Request::Status).is_some());
+    wait_for("a start", || status_of(&config).is_some());
     wait_for("a sign of life", || service.fed() > 0);
-    assert!(matches!(ask(&config, &Request::Open), Some(Response::Opened)));
-    let problem = || match ask(&config, &Request::Status) {
-        Some(Response::Status { status }) => status.relay_problem.filter(|_| status.relay_active),
-        _ => None,
-    };
+    assert_eq!(ask(&config, ask::Open {}), Some(Ok(())));
+    let problem = || status_of(&config).filter(|status| status.relay_active)?.relay_problem;
     wait_for("the problem", || problem().is_some());
     thread::sleep(Duration::from_millis(300));
     service.fed();
     thread::sleep(Duration::from_secs(2));
     assert_eq!(service.fed(), 0);
-    let refused = ask(&config, &Request::Open);
-    assert!(matches!(refused, Some(Response::Failed { kind: Kind::Unavailable, .. })), "{refused:?}");
+    let refused = ask(&config, ask::Open {});
+    assert!(matches!(refused, Some(Err(Failure { kind: Kind::Unavailable, .. }))), "{refused:?}");
 
     let begun = Instant::now();
     service.signal(Signal::TERM);

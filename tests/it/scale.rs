@@ -7,7 +7,7 @@ use std::{
 };
 
 use facelatch::{
-    control::{Request, Response, Service},
+    api::{Ask, ask},
     enroll::Changes,
     service::Services,
 };
@@ -122,7 +122,7 @@ fn pictures_of_one_moment_are_said_to_be() {
         }
         let (services, changes) = Services::open(config).unwrap();
         assert_eq!(changes.accepted.len(), 6, "{changes:?}");
-        let Response::People { people } = services.answer(Request::People, "") else { panic!() };
+        let people = ask::People {}.of(&*services, "").unwrap();
         let said = people.iter().map(|person| (person.name.as_str(), person.advice.join(" ")));
         let moment = "3 pictures of one moment; pictures of other days help more";
         for (name, advice) in said {

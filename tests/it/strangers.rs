@@ -3,9 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use facelatch::{
+    api::{Ask, ask},
     calibrate::{AtDoor, Calibration, Likeness},
     config::Config,
-    control::{Request, Response, Service},
     daemon::{self, Signals},
     service::{Services, now_ms},
     store::{Measure, Store},
@@ -38,8 +38,7 @@ fn limit(services: &Services) -> f32 {
 }
 
 fn calibrate(services: &Services) -> Calibration {
-    let Response::Calibrated { calibration } = services.answer(Request::Calibrate, "test") else { panic!("no answer") };
-    *calibration
+    ask::Calibrate {}.of(services, "test").unwrap()
 }
 
 fn at_door(services: &Services) -> AtDoor {
@@ -80,7 +79,7 @@ fn this_doors_own_strangers_tighten_the_limit_and_it_is_said() {
     // Nothing comes back by itself; it does on demand.
     services.weigh_strangers();
     assert_eq!(limit(&services), own);
-    assert!(matches!(services.answer(Request::ForgetStrangers, "test"), Response::Forgotten));
+    ask::ForgetStrangers {}.of(&*services, "test").unwrap();
     assert_eq!((limit(&services), at_door(&services).visits), (by_table, 0));
 }
 

@@ -17,8 +17,9 @@ use ureq::{Agent, http::Uri, tls::TlsConfig};
 
 use super::{Check, Verdict, check, ok};
 use crate::{
+    api::ask,
     config::{Config, HookConfig, HttpConfig, MqttConfig, secret::secret},
-    control::{ControlClient, Request, Response},
+    control::ControlClient,
     hooks, http, mqtt,
     store::Store,
     telemetry::printable,
@@ -278,11 +279,8 @@ fn strangers(config: &Config, running: bool) -> Option<Check> {
         return None;
     }
     let kept = if running {
-        let asked = ControlClient::connect(&config.control.socket).and_then(|mut client| client.ask(&Request::Unknown));
-        match asked {
-            Ok(Response::Unknown { faces }) => Some(faces.len()),
-            _ => None,
-        }
+        let asked = ControlClient::connect(&config.control.socket).and_then(|mut client| client.ask(ask::Unknown {}));
+        asked.ok().map(|faces| faces.len())
     } else if config.store.path.exists() {
         let opened = Store::open(&config.store.path, crate::service::now_ms());
         opened.ok().and_then(|(store, _)| store.strangers().ok()).map(|strangers| strangers.len())
