@@ -1,7 +1,7 @@
 //! What can be asked of a facelatch, and who answers it.
 //!
-//! Each question is a type and knows the type of its answer, whether it is asked in this process (the
-//! page, the broker) or through the socket of `control` (the commands).
+//! Each question is a type and knows the type of its answer, whether it is asked in this
+//! process (the page, the broker) or through the socket of `control` (the commands).
 
 use std::{fmt, sync::mpsc::Receiver};
 
@@ -50,7 +50,8 @@ pub trait Ask: Into<Request> {
     fn of(self, backend: &dyn Backend, asker: &str) -> Result<Self::Answer, Failure>;
 }
 
-/// For each question its type, a variant of [`Request`], and the method of [`Backend`] that answers it.
+/// For each question its type, a variant of [`Request`], and the method of [`Backend`]
+/// that answers it.
 macro_rules! questions {
     ($($(#[$about:meta])* $question:ident { $($(#[$mark:meta])* $field:ident: $type:ty),* } $answers:ident -> $answer:ty;)*) => {
         /// The questions.
@@ -112,8 +113,8 @@ questions! {
     /// Events since a moment (milliseconds since 1970; None: all), at most `limit` and
     /// [`MOST_EVENTS`], oldest first; the newest ones when there are more.
     Events { since_ms: Option<i64>, limit: Option<usize>, follow: bool } events -> Vec<Event>;
-    /// Events with a higher number, oldest first, at most [`MOST_EVENTS`]: to read them all, ask
-    /// on from the last one.
+    /// Events with a higher number, oldest first, at most [`MOST_EVENTS`]: to read them
+    /// all, ask on from the last one.
     EventsAfter { id: u64, since_ms: Option<i64> } events_after -> Vec<Event>;
     Status {} status -> Status;
     /// Takes a picture into the enroll folder.
@@ -123,8 +124,8 @@ questions! {
     Calibrate {} calibrate -> Calibration;
     /// Forgets how near strangers came to this door.
     ForgetStrangers {} forget_strangers -> ();
-    /// Enrols a face that is in view now, by its number on the live page: good looks are waited
-    /// for and taken in as pictures.
+    /// Enrols a face that is in view now, by its number on the live page: good looks are
+    /// waited for and taken in as pictures.
     EnrollFace { track: u64, name: String } enroll_face -> Looked;
     /// Who came to the door and is not enrolled, as far as such people are kept.
     Unknown {} unknown -> Vec<UnknownFace>;
@@ -133,8 +134,8 @@ questions! {
     /// Enrols an unknown person by the pictures kept.
     NameUnknown { id: u32, name: String } name_unknown -> Looked;
     ForgetUnknown { id: u32 } forget_unknown -> ();
-    /// Who was there on the days from `from` to `to`, both included; without them, the last seven
-    /// days.
+    /// Who was there on the days from `from` to `to`, both included; without them, the
+    /// last seven days.
     Attendance { from: Option<Date>, to: Option<Date>, person: Option<String> } attendance -> Attendance;
     /// Pulse the relay for somebody authorised.
     Open {} open -> ();
@@ -187,7 +188,8 @@ pub struct PersonSummary {
     pub advice: Vec<String>,
 }
 
-/// Whether a look at somebody was taken in: its place in the enroll folder, or the reason why not.
+/// Whether a look at somebody was taken in: its place in the enroll folder, or the reason
+/// why not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -223,7 +225,8 @@ pub struct IdentifiedFace {
     pub why_not: Option<String>,
     pub nearest: Option<String>,
     pub distance: Option<f32>,
-    /// The distance as of one picture against one, to which the daemon's limit applies: more where that person's pictures are averaged.
+    /// The distance as of one picture against one, to which the daemon's limit applies:
+    /// more where that person's pictures are averaged.
     pub distance_as_single: Option<f32>,
     pub runner_up: Option<String>,
     pub runner_up_distance: Option<f32>,
@@ -239,6 +242,9 @@ pub struct Status {
     pub mode: String,
     pub camera: String,
     pub camera_ok: bool,
+    /// What to do about the camera, if the daemon noticed something; a part of `camera`, too.
+    #[serde(default)]
+    pub camera_advice: Option<String>,
     pub relay: String,
     pub relay_active: bool,
     /// Why the relay cannot be released; None: it can.
@@ -249,7 +255,8 @@ pub struct Status {
     pub max_distance: f32,
     /// Of strangers' visits; None: it was not measured for a distance so loose.
     pub false_match_rate: Option<f64>,
-    /// The people who set that limit, and where the evidence of them ends; None: the configuration set it.
+    /// The people who set that limit, and where the evidence of them ends; None: the
+    /// configuration set it.
     #[serde(default)]
     pub limit_basis: Option<String>,
     pub people: usize,
@@ -260,7 +267,8 @@ pub struct Status {
     /// What to better about people who are enrolled, by name.
     #[serde(default)]
     pub advice: Vec<String>,
-    /// Why nobody can be enrolled or removed now: the folder is lost, or its thread hangs.
+    /// Why nobody can be enrolled or removed now: the folder is lost, or its thread
+    /// hangs.
     #[serde(default)]
     pub enroll_problem: Option<String>,
     /// Named counters of this run: frames, broken_frames, faces, granted, denied, ...

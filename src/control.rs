@@ -434,6 +434,15 @@ mod tests {
         (dir, path, server)
     }
 
+    /// A client, and the daemon's end of its connection.
+    fn both_ends() -> (ControlClient, UnixStream) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = ControlClient::connect(&path).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
     #[test]
     fn a_request_with_a_picture_is_answered() {
         let (_dir, path, _server) = server();
@@ -446,11 +455,9 @@ mod tests {
 
     #[test]
     fn who_is_turned_away_before_asking_hears_why() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("control.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let mut client = ControlClient::connect(&path).unwrap();
-        send(&mut listener.accept().unwrap().0, &failed(ErrorKind::Unavailable, "full"), &[]).unwrap();
+        let (mut client, mut daemon) = both_ends();
+        send(&mut daemon, &failed(ErrorKind::Unavailable, "full"), &[]).unwrap();
+        drop(daemon);
         let error = client.ask(ask::Open {}).unwrap_err();
         assert_eq!((error.to_string().as_str(), error.kind()), ("full", ErrorKind::Unavailable));
     }
@@ -589,11 +596,7 @@ mod tests {
     /// Command and daemon may be of different versions.
     #[test]
     fn an_answer_to_another_question_is_told_as_such() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("control.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let mut client = ControlClient::connect(&path).unwrap();
-        let mut daemon = listener.accept().unwrap().0;
+        let (mut client, mut daemon) = both_ends();
         send(&mut daemon, &Ok::<_, Failure>("opened"), &[]).unwrap();
         let error = client.ask(ask::Status {}).unwrap_err();
         assert!(error.to_string().contains("of the same version?"), "{error}");

@@ -195,7 +195,17 @@ impl Roster {
 struct Running {
     latch: LatchHandle,
     camera: (String, bool),
+    /// What to do about the camera.
+    camera_advice: Option<String>,
     relay: String,
+}
+
+impl Running {
+    /// The camera's description, with what to do about it.
+    fn camera(&self) -> String {
+        let advice = self.camera_advice.as_ref().map_or_else(String::new, |advice| format!("; {advice}"));
+        format!("{}{advice}", self.camera.0)
+    }
 }
 
 /// See the module.
@@ -380,19 +390,19 @@ impl Services {
 
     /// From now on there is a latch, and a relay of this description.
     pub fn set_running(&self, latch: LatchHandle, relay: String) {
-        *self.running() = Some(Running { latch, camera: ("opening".into(), false), relay });
+        *self.running() = Some(Running { latch, camera: ("opening".into(), false), camera_advice: None, relay });
     }
 
     pub fn set_camera(&self, description: String, ok: bool) {
         if let Some(running) = self.running().as_mut() {
-            running.camera = (description, ok);
+            (running.camera, running.camera_advice) = ((description, ok), None);
         }
     }
 
-    /// Adds to the camera's description what should be done about it.
+    /// What should be done about the camera.
     pub fn advise_on_camera(&self, advice: &str) {
         if let Some(running) = self.running().as_mut() {
-            running.camera.0 = format!("{}; {advice}", running.camera.0);
+            running.camera_advice = Some(advice.to_owned());
         }
     }
 
@@ -537,7 +547,8 @@ impl Services {
             pid: running.map_or(0, |_| std::process::id()),
             uptime_s: self.started.elapsed().as_secs(),
             mode: if self.config.mode == Mode::Unlock { "unlock" } else { "attendance" }.into(),
-            camera: running.map_or_else(String::new, |running| running.camera.0.clone()),
+            camera: running.map_or_else(String::new, Running::camera),
+            camera_advice: running.and_then(|running| running.camera_advice.clone()),
             camera_ok: running.is_some_and(|running| running.camera.1),
             relay: running.map_or_else(String::new, |running| running.relay.clone()),
             relay_active: running.is_some_and(|running| running.latch.relay_active()),

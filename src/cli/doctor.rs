@@ -183,7 +183,7 @@ fn camera(config: &Config) -> Vec<Check> {
 /// A camera that hangs upside down or on its side, as the daemon noticed it.
 fn turned(status: &Status) -> Option<Check> {
     let remedy = "mend camera.rotate in the configuration, then systemctl reload facelatch";
-    status.camera.contains("set camera.rotate").then(|| check("camera", Verdict::Warn, &status.camera, remedy))
+    status.camera_advice.is_some().then(|| check("camera", Verdict::Warn, &status.camera, remedy))
 }
 
 /// The configured camera, if it is not among those there are.
