@@ -15,8 +15,8 @@ use crate::{
     vision::model::ModelId,
 };
 
-/// Width of a histogram's bin, as a distance, and their number. Strangers lie around √2 of each
-/// other where embeddings are spread evenly; hardly any lie beyond the last bin.
+/// Width of a histogram's bin, as a distance, and their number. Strangers lie around √2
+/// of each other where embeddings are spread evenly; hardly any lie beyond the last bin.
 pub const BIN: f32 = 0.02;
 const BINS: usize = 90;
 /// Fewer pictures of a person do not show how that person looks on another day.

@@ -1,4 +1,5 @@
-//! What kind of trouble an error is. The commands make an exit code of it, the page an HTTP status.
+//! What kind of trouble an error is. The commands make an exit code of it, the page an
+//! HTTP status.
 
 use std::io;
 

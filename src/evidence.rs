@@ -91,8 +91,8 @@ impl Width {
         Some(Width { deviation, floor: table.last()?.distance })
     }
 
-    /// The nearest of `comparisons` distances lies within this of the centre in a share `rate`
-    /// of all visits.
+    /// The nearest of `comparisons` distances lies within this of the centre in a share
+    /// `rate` of all visits.
     fn below_centre(&self, rate: f64, comparisons: u32) -> f64 {
         // 1 - (1 - rate)^(1 / comparisons), without losing digits.
         let single = -((-rate).ln_1p() / f64::from(comparisons.max(1))).exp_m1();
@@ -137,8 +137,8 @@ impl Fit {
         Some(Fit { visits, centre: at(last / 2)?, interval: (at(low)?, at(last.saturating_sub(low))?), width })
     }
 
-    /// The limit at which a share `per_visit` of the visits of this door's strangers is let in, with
-    /// `comparisons` enrolled now.
+    /// The limit at which a share `per_visit` of the visits of this door's strangers is
+    /// let in, with `comparisons` enrolled now.
     pub fn limit(&self, per_visit: f64, comparisons: usize) -> OwnLimit {
         let comparisons = u32::try_from(comparisons).unwrap_or(u32::MAX);
         let below = self.width.below_centre(per_visit, comparisons);

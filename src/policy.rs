@@ -319,7 +319,8 @@ impl Policy {
         first
     }
 
-    /// Nothing was decided about the face yet, or its last look spoke for somebody who was not let in.
+    /// Nothing was decided about the face yet, or its last look spoke for somebody who
+    /// was not let in.
     fn is_undecided(&self, track: TrackId) -> bool {
         let undecided = |reason| matches!(reason, Reason::NotYet(..) | Reason::Cooldown(_));
         self.faces.get(&track).is_none_or(|face| !face.settled || undecided(face.reason))

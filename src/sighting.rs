@@ -1,4 +1,5 @@
-//! The border between sight and policy: what was seen of a face, and which faces deserve a look.
+//! The border between sight and policy: what was seen of a face, and which faces deserve
+//! a look.
 
 use std::collections::HashSet;
 
@@ -23,8 +24,8 @@ pub enum Sighting {
     EmptyGallery,
     /// Not good enough to be compared.
     Rejected(Flaw),
-    /// The face is there, but brings no evidence: it was decided on, or the frame shows nothing new
-    /// of it.
+    /// The face is there, but brings no evidence: it was decided on, or the frame shows
+    /// nothing new of it.
     Skipped,
 }
 
@@ -37,7 +38,8 @@ impl Sighting {
 /// Which faces deserve a look, as of the last decision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attention {
-    /// Faces decided on: these need a look only now and then, in case another person stands there.
+    /// Faces decided on: these need a look only now and then, in case another person
+    /// stands there.
     pub decided: HashSet<TrackId>,
     /// Faces for which all frames but one agree.
     pub nearly_open: HashSet<TrackId>,

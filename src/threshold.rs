@@ -33,8 +33,8 @@ pub struct Threshold {
     pub beyond_measured: bool,
     /// The population whose people come nearest, which set the limit; None: the distance was given.
     pub set_by: Option<Arc<str>>,
-    /// The rate per comparison is smaller than what is known of this population; of a distance that
-    /// was given, the rate may be smaller.
+    /// The rate per comparison is smaller than what is known of this population; of a
+    /// distance that was given, the rate may be smaller.
     pub evidence_ends: Option<EvidenceEnd>,
     /// Where this door's own strangers set it.
     pub own: Option<Own>,
@@ -390,7 +390,8 @@ mod tests {
 
     #[test]
     fn it_is_said_where_the_evidence_of_other_people_ends() {
-        // Here the table of the first population is the strictest: nothing is known of the others.
+        // Here the table of the first population is the strictest: nothing is known of
+        // the others.
         let said = Threshold::choose(&shipped("mobilefacenet"), &wanted(1e-5), 2).unwrap().to_string();
         let ending =
             "; set by LFW; of adults of nine groups (UTKFace) there is no evidence beyond 1 in 1000 comparisons";

@@ -334,7 +334,8 @@ pub struct EvalArguments {
     pub pairs: Option<PathBuf>,
     #[command(flatten)]
     pub model: ModelArguments,
-    /// Draw each group's false-match rate over distance into this folder: populations.svg.
+    /// Draw each group's false-match rate over distance into this folder:
+    /// populations.svg.
     ///
     /// Of one folder also the ROC and the histogram of distances: roc.svg, distances.svg.
     #[arg(long, value_name = "DIR")]

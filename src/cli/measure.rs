@@ -1,4 +1,5 @@
-//! What `eval` and `train` share: models, embeddings of a folder's pictures, progress, and files.
+//! What `eval` and `train` share: models, embeddings of a folder's pictures, progress,
+//! and files.
 
 use std::{
     fs,

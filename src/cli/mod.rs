@@ -1,4 +1,5 @@
-//! The commands: thin. Each reads its arguments, asks a [`Backend`](crate::api::Backend), prints the answer and returns an exit code.
+//! The commands: thin. Each reads its arguments, asks a [`Backend`](crate::api::Backend),
+//! prints the answer and returns an exit code.
 
 mod annotate;
 pub mod arguments;
@@ -310,8 +311,8 @@ fn start_again(environment: &[(&str, &str)]) -> io::Error {
     again.args(arguments).envs(environment.iter().copied()).exec()
 }
 
-/// The threshold of a door that knows nobody yet; None: the models are not there to ask, as on
-/// the PC where a configuration is written.
+/// The threshold of a door that knows nobody yet; None: the models are not there to ask,
+/// as on the PC where a configuration is written.
 fn threshold_of(config: &Config) -> Result<Option<Threshold>, CommandError> {
     if !config.models.dir.exists() {
         return Ok(None);

@@ -70,8 +70,8 @@ impl Curve {
     }
 }
 
-/// False-match rate over distance, for each population; `limits`, the nearest first, are named
-/// upright lines.
+/// False-match rate over distance, for each population; `limits`, the nearest first, are
+/// named upright lines.
 ///
 /// # Errors
 /// As [`roc`].

@@ -124,8 +124,8 @@ impl Population {
         Some(Tail { value, interval, pairs })
     }
 
-    /// Distances, and the share of comparisons of two people within each: at most twelve points
-    /// for each power of ten from `least` on.
+    /// Distances, and the share of comparisons of two people within each: at most twelve
+    /// points for each power of ten from `least` on.
     pub fn curve(&self, least: f64) -> Vec<(f64, f64)> {
         const PER_DECADE: f64 = 12.0;
         let all = self.impostor.len() as f64;
@@ -139,7 +139,8 @@ impl Population {
         distances.into_iter().map(|distance| (distance.into(), share(distance))).collect()
     }
 
-    /// Share of comparisons of two people from which on enough pairs of people are as near.
+    /// Share of comparisons of two people from which on enough pairs of people are as
+    /// near.
     pub fn evidence_from(&self) -> f64 {
         let mut pairs = BTreeSet::new();
         let enough = self.impostor.iter().position(|(one, other, _)| {

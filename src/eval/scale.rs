@@ -8,10 +8,11 @@ use ndarray::{Array1, ArrayView2};
 use super::statistics::{Distances, distance};
 use crate::triplet::Random;
 
-/// Of two pictures of one person, one pair in this number is farther apart than `max_spread`. Of
-/// several pictures, whose mean counts, it is one in more.
+/// Of two pictures of one person, one pair in this number is farther apart than
+/// `max_spread`. Of several pictures, whose mean counts, it is one in more.
 const REFUSED: f64 = 1.0 / 40.0;
-/// Of known people who come, one in this number is nearer to the next person than `margin` asks.
+/// Of known people who come, one in this number is nearer to the next person than
+/// `margin` asks.
 const UNDECIDED: f64 = 1.0 / 1000.0;
 /// Of two different people one pair in this number is within `same_face`.
 const MIXED: f64 = 1e-4;

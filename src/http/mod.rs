@@ -1,8 +1,8 @@
 //! The live page and its JSON API, for whoever wants to see what the door sees.
 //!
 //! All of it runs on threads of its own and takes from the door only what that gives without waiting ([`crate::live`], the store's
-//! events): a slow, hostile or absent reader changes nothing there. What the page can do goes through the same [`Backend`] as the
-//! commands do.
+//! events): a slow, hostile or absent reader changes nothing there. What the page can do
+//! goes through the same [`Backend`] as the commands do.
 //!
 //! [`Backend`]: crate::api::Backend
 

@@ -83,7 +83,8 @@ impl Backend for Services {
         let (roster, recognition) = (self.roster(), &self.config.recognition);
         let mut pictures = Vec::new();
         for person in roster.people.iter() {
-            // One that has no direction cannot be matched either: nothing is lost by leaving it out.
+            // One that has no direction cannot be matched either: nothing is lost by
+            // leaving it out.
             let whole = person.pictures.iter().filter_map(|picture| {
                 let embedding = Embedding::new(picture.embedding.clone(), picture.model).ok()?;
                 Some(Picture { path: picture.path.clone(), template: Template { person: person.id, embedding } })

@@ -718,7 +718,8 @@ impl NetEntry {
             .min_by(|(one, _), (other, _)| one.total_cmp(other));
         let own = distance;
         let (distance, set_by) = nearest.filter(|(other, _)| *other < own).unwrap_or((own, first));
-        // The first population may be the stricter one because nothing more is known of the others.
+        // The first population may be the stricter one because nothing more is known of
+        // the others.
         let nearest = nearest.map(|(_, population)| population);
         let evidence = [Some(set_by), nearest].into_iter().flatten().filter_map(|of| of.no_evidence_of(fmr));
         let evidence_ends = evidence.max_by(|one, other| one.rate.total_cmp(&other.rate));
@@ -755,8 +756,8 @@ impl NetEntry {
         Some(Rate { at_most, evidence_ends })
     }
 
-    /// Whether nothing was measured at a distance so large, of one at least of the populations that
-    /// set the limit; and the rate that is surely exceeded.
+    /// Whether nothing was measured at a distance so large, of one at least of the
+    /// populations that set the limit; and the rate that is surely exceeded.
     pub fn looser_than_measured(&self, distance: f32) -> Option<f64> {
         let limiting = self.populations.iter().filter(|population| population.sets_limit);
         let loosest = limiting.filter_map(|population| population.thresholds.first());

@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Identifies what made an embedding: backbone, last layer, preparation of pixels and alignment. The same for every
-/// precision of the same net. Embeddings of different models are never compared.
+/// Identifies what made an embedding: backbone, last layer, preparation of pixels and
+/// alignment. The same for every precision of the same net. Embeddings of different
+/// models are never compared.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelId(pub [u8; 16]);
 

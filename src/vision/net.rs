@@ -80,8 +80,8 @@ impl NetFile {
 }
 
 impl NetFile {
-    /// A file may fix the size of its input. With another one the library does not always fail: it
-    /// may look for sizes that fit until the memory is full.
+    /// A file may fix the size of its input. With another one the library does not always
+    /// fail: it may look for sizes that fit until the memory is full.
     fn fits(&self, height: usize, width: usize) -> Result<(), NetError> {
         let fixed = fixed_input(&self.model);
         if [height, width].iter().zip(fixed).all(|(side, fixed)| fixed.is_none_or(|fixed| fixed == *side as i64)) {

@@ -23,16 +23,17 @@ impl Frame {
     /// The whole picture as 8-bit RGB, at full resolution.
     ///
     /// # Errors
-    /// Too few bytes for its size, or a broken JPEG. Never panics, whatever the bytes are.
+    /// Too few bytes for its size, or a broken JPEG. Never panics, whatever the bytes
+    /// are.
     pub fn rgb(&self) -> Result<RgbImage, FrameError> {
         let mut picture = RgbImage::default();
         self.decode(self.region(), &mut picture)?;
         Ok(picture)
     }
 
-    /// Decodes at least a region to where it lies in `picture`, which becomes as large as the
-    /// frame; what it holds elsewhere is of no meaning. Its memory is used again. Returns the
-    /// region decoded: of a JPEG all.
+    /// Decodes at least a region to where it lies in `picture`, which becomes as large as
+    /// the frame; what it holds elsewhere is of no meaning. Its memory is used again.
+    /// Returns the region decoded: of a JPEG all.
     ///
     /// # Errors
     /// As [`Frame::rgb`].

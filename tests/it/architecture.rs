@@ -214,15 +214,16 @@ fn paths(tree: &str) -> Vec<String> {
     named.flat_map(|part| paths(part)).map(|path| format!("{}{path}", before.trim())).collect()
 }
 
-/// A file's module: `src/vision/mod.rs` is `vision`, `src/enroll/scan.rs` is `enroll::scan`.
+/// A file's module: `src/vision/mod.rs` is `vision`, `src/enroll/scan.rs` is
+/// `enroll::scan`.
 fn module(path: &Path) -> String {
     let within = path.strip_prefix(root().join("src")).unwrap().with_extension("");
     let parts: Vec<_> = within.iter().map(|part| part.to_str().unwrap()).filter(|part| *part != "mod").collect();
     parts.join("::")
 }
 
-/// The modules that a file uses. A module's own parts, and what it takes from those around it, are left out:
-/// these are one room.
+/// The modules that a file uses. A module's own parts, and what it takes from those
+/// around it, are left out: these are one room.
 fn uses(of: &str, code: &str, modules: &[String]) -> Vec<String> {
     let trees = code.split("use ").skip(1).filter_map(|rest| rest.split_once(';')).map(|(tree, _)| tree);
     let absolute = trees.flat_map(paths).filter_map(|path| {
